@@ -1,0 +1,18 @@
+"""Predict one label with one shuffle of the folds: result.h5ad in; a table of folds x classifiers out."""
+
+from nmfbench.job import job
+
+with job(snakemake) as run:
+    from nmfbench.metrics.classification import classify
+    from nmfbench.results import read_embedding
+    from nmfbench.tables.files import write_table
+
+    H, obs = read_embedding(snakemake.input.result)
+    table = classify(
+        H,
+        obs[snakemake.wildcards.label],
+        cv_seed=int(snakemake.wildcards.cv_seed),
+        n_jobs=run.threads,
+        **snakemake.params.classification,
+    )
+    write_table(table, snakemake.output.folds)

@@ -1,0 +1,88 @@
+"""All tables of one dataset, whatever of it is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nmfbench.tables.coverage import coverage
+from nmfbench.tables.files import write_table
+from nmfbench.tables.published import classification_csv, clustering_csv
+from nmfbench.tables.resources import collect_resources
+from nmfbench.tables.runs import Cell
+from nmfbench.tables.scores import (
+    collect_clusterings,
+    collect_folds,
+    collect_scores,
+    seed_spread,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Significant digits of the published CSVs; the tidy tables have all of them.
+CSV_DIGITS = 6
+
+
+def collect_dataset(
+    dataset: str,
+    grid: Sequence[Cell],
+    directory: str | Path,
+    out_dir: str | Path,
+    *,
+    log_patterns: Mapping[str, str] | None = None,
+    benchmark_patterns: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """Write every table of one dataset.
+
+    Parameters
+    ----------
+    dataset : str
+        Dataset; runs of others in `grid` are passed over.
+    grid : sequence of mapping
+        Expected runs in the order of the config (:mod:`nmfbench.tables.runs`).
+    directory : path
+        Folder above the datasets, ``results`` in the workflow.
+    out_dir : path
+        Folder of the tables.
+    log_patterns, benchmark_patterns : mapping of str to str, optional
+        Log and benchmark file of each step, see :func:`~nmfbench.tables.coverage.coverage` and
+        :func:`~nmfbench.tables.resources.collect_resources`.
+
+    Returns
+    -------
+    dict
+        Path of each file written, by its name. Missing results are gaps in the tables and rows of
+        ``coverage.tsv``, never an error. ``seeds.tsv`` is written for several training seeds only.
+    """
+    grid = [cell for cell in grid if cell["dataset"] == dataset]
+    clusterings = collect_clusterings(grid, directory)
+    folds = collect_folds(grid, directory)
+    scores = collect_scores(grid, directory, clusterings, folds)
+    covered = coverage(grid, directory, log_patterns)
+    tables = {
+        "folds.tsv": folds,
+        "scores.tsv": scores,
+        "resources.tsv": collect_resources(grid, directory, benchmark_patterns),
+        "coverage.tsv": covered,
+    }
+    spread = seed_spread(scores)
+    if spread is None:
+        # left by an earlier config with more seeds, it would speak of runs that are no longer asked for
+        Path(out_dir, "seeds.tsv").unlink(missing_ok=True)
+    else:
+        tables["seeds.tsv"] = spread
+    for label, rank in dict.fromkeys((label, cell["rank"]) for cell in grid for label in cell["labels"]):
+        clustering = clustering_csv(scores, grid, label=label, rank=rank)
+        classification = classification_csv(scores, folds, grid, label=label, rank=rank)
+        tables[f"clustering_metrics_by_{label}_k{rank}.csv"] = clustering
+        tables[f"classification_summary_by_{label}_k{rank}.csv"] = classification
+
+    gaps = covered[covered["status"] != "ok"]
+    logger.info("%s: %d of %d results complete", dataset, len(covered) - len(gaps), len(covered))
+    for row in gaps.itertuples():
+        logger.warning("%s %s rank %s seed %s: %s", row.status, row.step, row.rank, row.seed, row.reason)
+    return {
+        name: write_table(table, Path(out_dir, name), digits=CSV_DIGITS if name.endswith(".csv") else None)
+        for name, table in tables.items()
+    }
