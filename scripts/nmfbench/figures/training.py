@@ -1,0 +1,127 @@
+"""Training curves: the objective and the relative error against epochs and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nmfbench.figures import style
+from nmfbench.figures.palette import MISSING_COLOUR
+
+VALUES = {"objective": "objective (own unit of each model)", "relative_error": "relative error ‖E‖² / ‖X‖²"}
+CLOCKS = {"epoch": "epoch", "seconds": "training time (s)"}
+_LEFT, _HEAD, _PANEL_WIDTH, _PANEL_HEIGHT, _ACROSS, _DOWN = 15.0, 9.0, 73.0, 44.0, 91.0, 56.0  # mm
+
+
+@style.styled
+def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | None = None) -> Figure:
+    """Draw every training run, two panels by two for each rank.
+
+    Parameters
+    ----------
+    history : DataFrame
+        The history.tsv files under one another, with columns model, rank and
+        seed added: epoch, objective, relative_error, seconds (cumulative).
+    display_names : mapping of str to str, optional
+        Model name to display name, in the order of the legend. A model without
+        history is named as missing there.
+
+    Returns
+    -------
+    Figure
+    """
+    style.require_columns(history, ["model", "rank", "seed", "epoch"], "history")
+    names = dict(display_names or {})
+    history = history.assign(model=history["model"].astype(str))
+    models = style.order_models(history["model"], names)
+    present = set(history["model"])
+    shown = [
+        style.shorten(style.plain(names.get(m, m)), 60) + ("" if m in present else " (missing)")
+        for m in models
+    ]
+    ranks = sorted(history["rank"].unique())
+    values = [value for value in VALUES if value in history and history[value].notna().any()] or ["objective"]
+    across, legend_rows = style.legend_grid(shown, style.DOUBLE_COLUMN - 4, handle=9)
+    block = _HEAD + len(values) * _DOWN
+    legend_top = max(len(ranks), 1) * block
+    figure = style.new_figure(style.DOUBLE_COLUMN, legend_top + legend_rows * style.LEGEND_ROW + 2)
+    styles = style.model_styles(models)
+    if not ranks:
+        style.add_text(figure, _LEFT, 20, "missing: no training history", color=MISSING_COLOUR)
+    for place, rank in enumerate(ranks):
+        rows = history[history["rank"] == rank]
+        top = place * block + 1.5
+        style.add_text(figure, 1, top, f"rank {rank}", fontsize=style.LARGE, fontweight="bold")
+        for line, value in enumerate(values):
+            for column, clock in enumerate(CLOCKS):
+                top = place * block + _HEAD + line * _DOWN
+                axes = style.add_axes(figure, _LEFT + column * _ACROSS, top, _PANEL_WIDTH, _PANEL_HEIGHT)
+                _draw_runs(axes, rows, clock, value, [m for m in models if m in present], styles)
+                axes.set_ylabel(VALUES[value], labelpad=1.5)
+                axes.set_xlabel(CLOCKS[clock], labelpad=1.5)
+    handles = [_sample(styles[m]) if m in present else Line2D([], [], linestyle="") for m in models]
+    if models:
+        style.add_legend(figure, 2, legend_top, handles, shown, across)
+    return figure
+
+
+def _sample(looks: style.ModelStyle) -> Line2D:
+    """Line and marker of a model, for the legend."""
+    line = Line2D([], [], color=looks.colour, linestyle=looks.line, linewidth=1.5, marker=looks.marker)
+    line.set(markersize=3.5, markeredgecolor="black", markeredgewidth=0.3)
+    return line
+
+
+def _draw_runs(
+    axes: Axes, rows: pd.DataFrame, clock: str, value: str, models: list[str], styles: dict
+) -> None:
+    """One line per model and seed, a dot where it stopped."""
+    drawn_x, drawn_y = [], []
+    for model in models:
+        mine = rows[rows["model"] == model]
+        seeds = sorted(mine["seed"].unique())
+        for turn, seed in enumerate(seeds):
+            run = mine[mine["seed"] == seed]
+            if clock not in run or value not in run:
+                continue
+            x = pd.to_numeric(run[clock], errors="coerce").to_numpy(float)
+            y = pd.to_numeric(run[value], errors="coerce").to_numpy(float)
+            kept = np.isfinite(x) & np.isfinite(y)
+            if not kept.any():
+                continue
+            colour = _shade(styles[model].colour, turn, len(seeds))
+            # NaN stays in the line: a gap is a gap.
+            axes.plot(x, np.where(kept, y, np.nan), color=colour, linestyle=styles[model].line, linewidth=1.0)
+            axes.plot(
+                x[kept][-1], y[kept][-1], marker=styles[model].marker, color=colour, markersize=3.5,
+                markeredgecolor="black", markeredgewidth=0.3, linestyle="", clip_on=False, zorder=4,
+            )  # fmt: skip
+            drawn_x.append(x[kept])
+            drawn_y.append(y[kept])
+    if not drawn_x:
+        axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", color=MISSING_COLOUR)
+        axes.texts[-1].set_fontstyle("italic")
+        axes.set(xticks=[], yticks=[])
+        return
+    for axis, set_scale, drawn, span in (
+        (axes.xaxis, axes.set_xscale, drawn_x, 30),
+        (axes.yaxis, axes.set_yscale, drawn_y, 10),
+    ):
+        # A logarithm helps where a few epochs or seconds would crowd at one end, and only there.
+        values = np.concatenate(drawn)
+        if values.min() > 0 and values.max() > span * values.min():
+            set_scale("log")
+            style.plain_log_ticks(axis)
+    axes.grid()
+
+
+def _shade(colour: str, turn: int, of: int) -> tuple[float, float, float]:
+    """The model's colour for its first seed, paler ones for the next."""
+    pale = 0.0 if of < 2 else 0.55 * turn / (of - 1)
+    return tuple((1 - pale) * part + pale for part in to_rgb(colour))

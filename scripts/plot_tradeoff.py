@@ -1,0 +1,12 @@
+"""Draw cell-type scores against donor scores of one dataset and rank: scores.tsv in; PNG and PDF out."""
+
+from nmfbench.job import job
+
+with job(snakemake):
+    import pandas as pd
+
+    from nmfbench.figures import save, tradeoff_figure
+
+    scores = pd.read_csv(snakemake.input.scores, sep="\t", dtype={"model": str, "label": str})
+    figure = tradeoff_figure(scores, snakemake.params.rank, snakemake.params.display_names)
+    save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -1,0 +1,150 @@
+"""Colours, names, text and files: what all figures share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from nmfbench.errors import InputError
+from nmfbench.figures import palette, style
+
+
+def test_importing_figures_is_light(repository):
+    code = "import sys, nmfbench.figures; print([m for m in ('matplotlib', 'pandas') if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository / "scripts", capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_unknown_name_is_an_attribute_error():
+    import nmfbench.figures
+
+    with pytest.raises(AttributeError, match="pie_figure"):
+        nmfbench.figures.pie_figure  # noqa: B018
+    assert callable(nmfbench.figures.save)
+
+
+# ---- colours
+
+
+def test_simulation_keeps_white_black_and_grey():
+    rgb = palette.hex_to_rgb(["#FFFFFF", "#000000", "#808080"])
+    np.testing.assert_allclose(palette.simulate_deuteranopia(rgb), palette.to_linear(rgb), atol=1e-5)
+
+
+def test_simulation_confuses_red_and_green():
+    pair = ["#B05A00", "#6E7A00"]
+    assert palette.smallest_distance(pair, deuteranope=True) < 0.5 * palette.smallest_distance(pair)
+
+
+@pytest.mark.parametrize(("n", "normal", "deuteranope"), [(4, 15, 15), (8, 15, 7)])
+def test_model_colours_stay_apart(n, normal, deuteranope):
+    colours = palette.MODEL_COLOURS[:n]
+    assert palette.smallest_distance(colours) > normal
+    assert palette.smallest_distance(colours, deuteranope=True) > deuteranope
+
+
+def test_forty_categories_stay_apart():
+    colours = palette.categorical(40)
+    assert len(set(colours)) == 40
+    assert palette.smallest_distance(colours) > 9
+    assert palette.smallest_distance(colours, deuteranope=True) > 4.5
+    assert colours[:24] == palette.categorical(24)  # donors keep their colours when one is added
+
+
+def test_more_categories_than_colours_repeat():
+    colours = palette.categorical(300)
+    assert len(colours) == 300
+    assert colours[256:] == colours[:44]
+
+
+def test_hex_round_trip():
+    assert tuple(palette.rgb_to_hex(palette.hex_to_rgb(palette.MODEL_COLOURS))) == palette.MODEL_COLOURS
+
+
+def test_model_styles_are_fixed_and_distinct():
+    many = [*style.KNOWN_MODELS, *(f"variant_{i}" for i in range(16))]
+    styles = style.model_styles(many)
+    assert len({(s.colour, s.hatch) for s in styles.values()}) == 20
+    assert len({(s.colour, s.marker) for s in styles.values()}) == 20
+    assert style.model_styles(["cae_nmf2"])["cae_nmf2"] == styles["cae_nmf2"]
+    assert style.model_styles(reversed(many)) == styles
+
+
+# ---- names and text
+
+
+def test_natural_order():
+    names = ["donor 10", "Donor 2", "donor 1", "10", "9", "ß-cell"]
+    assert sorted(names, key=style.natural_key) == ["9", "10", "donor 1", "Donor 2", "donor 10", "ß-cell"]
+
+
+def test_text_is_shown_to_the_letter():
+    assert style.plain("a $x$\n b") == r"a \$x\$ b"
+
+
+def test_shorten_fits():
+    long = "naive thymus-derived CD4-positive, alpha-beta T cell"
+    short = style.shorten(long, 30.0)
+    assert short.endswith("…")
+    assert style.text_width(short) <= 30.0 < style.text_width(long)
+    assert style.shorten("B cell", 30.0) == "B cell"
+
+
+def test_models_keep_the_order_of_the_config():
+    assert style.order_models(["x", "b", "x"], {"b": "B", "a": "A"}) == ["b", "a", "x"]
+
+
+def test_missing_column_names_the_table():
+    with pytest.raises(InputError, match=r"scores\.tsv: columns"):
+        style.require_columns(pd.DataFrame({"model": []}), ["model", "value"], "scores.tsv")
+
+
+# ---- files
+
+
+def test_save_writes_the_same_bytes_and_embeds_fonts(tmp_path):
+    for turn in "ab":
+        figure = style.new_figure(60, 30)
+        style.add_text(figure, 5, 5, "größer → β")
+        style.save(figure, [tmp_path / turn / "f.png", tmp_path / turn / "f.pdf"])
+    for name in ("f.png", "f.pdf"):
+        first, second = ((tmp_path / turn / name).read_bytes() for turn in "ab")
+        assert first == second
+        assert len(first) > 500
+    pdf = (tmp_path / "a" / "f.pdf").read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+
+
+def test_size_is_in_millimetres():
+    figure = style.new_figure(183, 100)
+    np.testing.assert_allclose(style.size_mm(figure), (183, 100))
+    axes = style.add_axes(figure, 20, 10, 50, 30)
+    box = axes.get_position()
+    placed = [box.x0 * 183, (1 - box.y1) * 100, box.width * 183, box.height * 100]
+    np.testing.assert_allclose(placed, [20, 10, 50, 30])
+
+
+def test_matplotlib_settings_are_left_alone():
+    before = dict(matplotlib.rcParams)
+
+    @style.styled
+    def draw():
+        return matplotlib.rcParams["pdf.fonttype"]
+
+    assert draw() == 42
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_script_without_glyphs_does_not_stop_a_figure(tmp_path):
+    figure = style.new_figure(60, 30)
+    style.add_text(figure, 5, 5, "免疫細胞")
+    style.save(figure, [tmp_path / "f.png"])
+    assert style.text_width("免疫細胞") > 0
