@@ -1,0 +1,200 @@
+"""Which cells of a file can be used, told from obs alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nmfbench.data.h5ad import frame_column, frame_columns, frame_index, reading
+from nmfbench.data.labels import as_text, clean_labels, require_columns
+from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+LABEL, DONOR = "cell_type", "donor_id"
+
+
+@dataclass
+class CellTable:
+    """What is known of the cells of a file before any count is read.
+
+    Attributes
+    ----------
+    obs : pandas.DataFrame
+        The columns that are kept, one row a cell of the file; labels as clean categories.
+    keep : numpy.ndarray, shape (cells,)
+        Booleans: the cell passes the filters and has its labels.
+    dropped : dict
+        Number of cells by reason; the first reason counts.
+    warnings : list of str
+        For the provenance.
+    """
+
+    obs: pd.DataFrame
+    keep: np.ndarray
+    dropped: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, keep: np.ndarray) -> None:
+        """Keep only cells for which `keep`, shape (cells,), is true; count the others under `reason`."""
+        count = int(np.count_nonzero(self.keep & ~keep))
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.keep &= keep
+        if count:
+            logger.info("dropped %d cells: %s", count, reason.replace("_", " "))
+
+
+def read_cells(
+    file: h5py.File,
+    path: Path,
+    *,
+    cell_type_column: str,
+    donor_column: str,
+    condition_columns: Sequence[str] = (),
+    keep_obs: Sequence[str] = (),
+    obs_filters: Mapping[str, Any] | None = None,
+) -> CellTable:
+    """Read the columns of obs that matter and decide which cells can be used.
+
+    Cell type and donor are also stored under the standard names ``cell_type`` and ``donor_id``, which
+    stand for them in `condition_columns` too. Cells without one of the labels are dropped.
+
+    Parameters
+    ----------
+    file, path
+        The open h5ad file and its name.
+    cell_type_column, donor_column
+        Columns with the cell type and the donor.
+    condition_columns
+        Further columns a model may be conditioned on.
+    keep_obs
+        Further columns to keep.
+    obs_filters
+        Column -> value or list of values that a cell must have.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or no cell is left.
+    """
+    import pandas as pd
+
+    filters = dict(obs_filters or {})
+    condition_columns = [name for name in condition_columns if name not in (LABEL, DONOR)]
+    wanted = [("cell_type_column", cell_type_column), ("donor_column", donor_column)]
+    wanted += [("condition_columns", name) for name in condition_columns]
+    wanted += [("keep_obs", name) for name in keep_obs]
+    columns = frame_columns(file["obs"])
+    require_columns([*wanted, *(("obs_filters", name) for name in filters)], columns, path)
+
+    with reading(path, "obs"):
+        index, notes = unique_names(frame_index(file["obs"]), "cell ids")
+        source = {name: frame_column(file["obs"], name) for name in {name for _, name in wanted}}
+        filtered_on = {name: clean_labels(frame_column(file["obs"], name)) for name in filters}
+
+    labels = {
+        name: clean_labels(source[name]) for name in (cell_type_column, donor_column, *condition_columns)
+    }
+    obs = pd.DataFrame(index=pd.Index(index, dtype=object))
+    for name in dict.fromkeys(name for _, name in wanted):
+        obs[name] = labels.get(name, _plain(source[name]))
+    notes += _add_standard_names(obs, cell_type_column, donor_column, columns)
+
+    table = CellTable(obs, np.ones(len(obs), dtype=bool), {}, notes)
+    for name, values in filters.items():
+        _apply_filter(table, path, name, values, filtered_on[name])
+    for reason, name in (("missing_label", cell_type_column), ("missing_donor", donor_column)):
+        table.drop(reason, labels[name].codes >= 0)
+    for name in condition_columns:
+        table.drop("missing_condition", labels[name].codes >= 0)
+    if not table.keep.any():
+        raise InputError(
+            f"{path}: obs",
+            f"cells with a {cell_type_column!r} and a {donor_column!r}",
+            f"none of {len(obs)} cells is left: {json.dumps(table.dropped)}",
+            "choose other columns with datasets.<name>.cell_type_column, donor_column, condition_columns",
+        )
+    return table
+
+
+def _plain(values: Any) -> Any:
+    """A kept column as it is, but text as clean categories."""
+    import pandas as pd
+
+    is_text = isinstance(values, pd.Categorical) or pd.api.types.infer_dtype(values, skipna=True) in (
+        "string", "bytes", "mixed", "empty",
+    )  # fmt: skip
+    return clean_labels(values) if is_text else values
+
+
+def _add_standard_names(obs: pd.DataFrame, label: str, donor: str, columns: Sequence[str]) -> list[str]:
+    """Give obs the columns ``cell_type`` and ``donor_id``; returns warnings about what they hide."""
+    notes = []
+    chosen = {LABEL: obs[label].array, DONOR: obs[donor].array}
+    for standard, name in ((LABEL, label), (DONOR, donor)):
+        if name == standard or standard not in columns:
+            continue
+        notes.append(f"{standard} of the results is {name!r} of the source, not its own {standard!r}")
+        if standard in obs and standard not in (label, donor):
+            obs[f"source_{standard}"] = obs[standard]
+    for standard, values in chosen.items():
+        obs[standard] = values
+    return notes
+
+
+def _apply_filter(table: CellTable, path: Path, name: str, values: Any, column: pd.Categorical) -> None:
+    """Keep the cells whose `column` has one of `values`."""
+    wanted = {as_text(value) for value in (values if isinstance(values, list | tuple | set) else [values])}
+    there = np.array([*column.categories, None], dtype=object)  # the code -1 is a missing value
+    hit = np.array([value in wanted for value in there])[column.codes]
+    counts = np.bincount(column.codes[table.keep & (column.codes >= 0)], minlength=len(column.categories))
+    available = ", ".join(
+        f"{value!r} ({count})" for value, count in zip(column.categories, counts, strict=True) if count
+    )
+    if not (hit & table.keep).any():
+        raise InputError(
+            f"{path}: obs[{name!r}]",
+            f"some cells with {' or '.join(repr(value) for value in sorted(wanted))}",
+            f"none; the values are {available or 'all missing'}",
+            f"change datasets.<name>.obs_filters.{name}",
+        )
+    unknown = sorted(wanted - set(column.categories))
+    if unknown:
+        table.warnings.append(f"obs_filters.{name}: no cell has {', '.join(map(repr, unknown))}")
+    table.drop("obs_filters", hit)
+
+
+def unique_names(names: np.ndarray, words: str) -> tuple[np.ndarray, list[str]]:
+    """Names made unique by ``-1``, ``-2``; with a warning when there was need.
+
+    Parameters
+    ----------
+    names
+        Text, shape (n,).
+    words
+        What they are, for the warning.
+    """
+    import pandas as pd
+    from anndata.utils import make_index_unique
+
+    index = pd.Index(names, dtype=object)
+    repeated = index[index.duplicated()]
+    if not len(repeated):
+        return names, []
+    examples = ", ".join(map(repr, repeated.unique()[:3]))
+    with warnings.catch_warnings():  # "a-1" may have been there before; the next free number is taken
+        warnings.simplefilter("ignore", UserWarning)
+        unique = np.asarray(make_index_unique(index), dtype=object)
+    note = f"{len(repeated)} {words} are duplicates and got a number ({examples})"
+    return unique, [note]

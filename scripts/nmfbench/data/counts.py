@@ -1,0 +1,288 @@
+"""Find the counts of an h5ad file and stream them as CSR row blocks.
+
+CSR and dense matrices are read by slices of rows. A CSC matrix is first turned into a CSR
+matrix in a scratch file (:mod:`nmfbench.data.csc`), once, with bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import sparse
+
+from nmfbench.data.h5ad import frame_length, reading
+from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+
+MAX_BLOCK_NONZEROS = 2_000_000  # 24 MB of float32 values and int64 columns
+MAX_BLOCK_ROWS = 65_536
+MAX_DENSE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class CountsLocation:
+    """Where a matrix lies in an h5ad file.
+
+    Attributes
+    ----------
+    source : str
+        In the words of anndata: ``raw.X``, ``X`` or ``layers['name']``.
+    key, var_key : str
+        HDF5 paths of the matrix and of the genes that belong to it.
+    form : str
+        How it is stored.
+    dtype : numpy.dtype
+        Type of the stored values.
+    shape : tuple of int
+        Cells x genes.
+    """
+
+    source: str
+    key: str
+    var_key: str
+    form: Literal["csr", "csc", "dense"]
+    dtype: np.dtype
+    shape: tuple[int, int]
+
+
+def locate_counts(file: h5py.File, path: str | Path, source: str = "auto") -> CountsLocation:
+    """Find the matrix that holds the counts.
+
+    Parameters
+    ----------
+    file
+        The open h5ad file.
+    path
+        Its name, for messages.
+    source
+        - ``auto``: ``raw.X`` where there is one, else ``X``, as the CELLxGENE schema has it;
+        - ``X`` or ``raw``;
+        - the name of a layer.
+
+    Raises
+    ------
+    InputError
+        There is no such matrix, it is not a matrix of numbers, it is empty, or its shape does not
+        fit obs and var.
+    """
+    there = list_matrices(file)
+    if not there:
+        raise InputError(
+            f"{path}: X", "a matrix of counts", "a file without X, raw or layers", "give a file with counts"
+        )
+    wanted = _name_of(source, there)
+    if wanted not in there:
+        raise InputError(
+            f"{path}: {wanted}",
+            f"counts where matrix.source = {source!r} says",
+            f"no such matrix; there are {', '.join(there)}",
+            "set datasets.<name>.matrix.source to auto, X, raw or the name of a layer",
+        )
+    key, var_key = there[wanted]
+    return _describe(file, path, wanted, key, var_key)
+
+
+def list_matrices(file: h5py.File) -> dict[str, tuple[str, str]]:
+    """Matrices of a file: name in the words of anndata -> HDF5 paths of the matrix and its genes."""
+    found = {}
+    if _is_matrix(file, "X"):
+        found["X"] = ("X", "var")
+    if _is_matrix(file, "raw/X"):
+        found["raw.X"] = ("raw/X", "raw/var" if "raw/var" in file else "var")
+    for name in file.get("layers", ()):
+        found[f"layers[{name!r}]"] = (f"layers/{name}", "var")
+    return found
+
+
+def config_word(key: str) -> str:
+    """What matrix.source says for the matrix at the HDF5 path `key`."""
+    return "raw" if key == "raw/X" else key.removeprefix("layers/")
+
+
+def _is_matrix(file: h5py.File, key: str) -> bool:
+    return key in file and file[key].attrs.get("encoding-type") != "null"
+
+
+def _name_of(source: str, there: dict[str, tuple[str, str]]) -> str:
+    if source == "auto":
+        return "raw.X" if "raw.X" in there else "X"
+    if source in ("raw", "raw.X", "raw/X"):
+        return "raw.X"
+    return "X" if source == "X" else f"layers[{source.removeprefix('layers/')!r}]"
+
+
+def _describe(file: h5py.File, path: str | Path, source: str, key: str, var_key: str) -> CountsLocation:
+    import h5py
+
+    item = file[key]
+    if isinstance(item, h5py.Dataset):
+        form, shape, dtype = "dense", item.shape, item.dtype
+    else:
+        encoding = str(item.attrs.get("encoding-type", item.attrs.get("h5sparse_format", "")))
+        form = encoding.removesuffix("_matrix")
+        shape = item.attrs.get("shape", item.attrs.get("h5sparse_shape", ()))
+        dtype = item["data"].dtype if "data" in item else np.dtype(object)
+    if form not in ("csr", "csc", "dense") or len(shape) != 2 or dtype.kind not in "iufb":
+        raise InputError(
+            f"{path}: {source}",
+            "a dense, CSR or CSC matrix of numbers",
+            f"{form or 'something else'} of type {dtype}",
+            "choose another matrix with datasets.<name>.matrix.source",
+        )
+    shape = (int(shape[0]), int(shape[1]))
+    for axis, frame, words in ((0, "obs", "cells"), (1, var_key, "genes")):
+        with reading(path, frame):
+            length = frame_length(file[frame])
+        if length != shape[axis]:
+            raise InputError(
+                f"{path}: {source}",
+                f"as many {words} as {frame} has rows ({length})",
+                f"a matrix of {shape[0]} x {shape[1]}",
+                "write the file again from consistent data",
+            )
+    if 0 in shape:
+        raise InputError(
+            f"{path}: {source}",
+            "at least one cell and one gene",
+            f"an empty matrix of {shape[0]} x {shape[1]}",
+            "give a file with cells and genes",
+        )
+    return CountsLocation(source, key, var_key, form, dtype, shape)
+
+
+class CountsReader:
+    """Row blocks of a stored matrix, in the type it is stored in.
+
+    Parameters
+    ----------
+    matrix
+        A dense dataset, or a group with ``data``, ``indices`` and ``indptr`` of a CSR matrix.
+    location
+        What the matrix is.
+    path
+        The file, for messages.
+    """
+
+    def __init__(self, matrix: h5py.Group | h5py.Dataset, location: CountsLocation, path: str | Path) -> None:
+        self.location = location
+        self.path = Path(path)
+        self.n_cells, self.n_genes = location.shape
+        self._matrix = matrix
+        self._indptr = None
+        if location.form != "dense":
+            with reading(path, f"{location.source} indptr"):
+                self._indptr = matrix["indptr"][:].astype(np.int64)
+            self._check_indptr()
+
+    def blocks(self, keep: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        """Blocks of rows in file order, each of bounded size.
+
+        Parameters
+        ----------
+        keep
+            Rows that are wanted, shape (cells,), booleans. Blocks without any are not read.
+
+        Yields
+        ------
+        rows : numpy.ndarray, shape (block,)
+            Row numbers in the file.
+        block : scipy.sparse.csr_matrix, shape (block, genes)
+            Sorted, without stored zeros and without entries given twice.
+        """
+        for start, stop in self._spans():
+            rows = np.arange(start, stop) if keep is None else start + np.flatnonzero(keep[start:stop])
+            if rows.size == 0:
+                continue
+            block = self.rows(start, stop)
+            yield rows, block if rows.size == stop - start else block[rows - start]
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Rows `start` to `stop`, shape (stop - start, genes), in canonical form."""
+        with reading(self.path, f"{self.location.source}, rows {start} to {stop}"):
+            block = self._read(start, stop)
+        block.sum_duplicates()
+        block.eliminate_zeros()
+        return block
+
+    def _read(self, start: int, stop: int) -> sparse.csr_matrix:
+        if self._indptr is None:
+            return sparse.csr_matrix(_usable(self._matrix[start:stop, :]))
+        first, last = int(self._indptr[start]), int(self._indptr[stop])
+        indices = self._matrix["indices"][first:last]
+        if indices.size and (indices.min() < 0 or indices.max() >= self.n_genes):
+            raise OSError(f"a gene number outside 0 to {self.n_genes - 1}")
+        indptr = self._indptr[start : stop + 1] - first
+        data = _usable(self._matrix["data"][first:last])
+        return sparse.csr_matrix((data, indices, indptr), shape=(stop - start, self.n_genes))
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        if self._indptr is None:
+            row_bytes = max(1, self.n_genes * self.location.dtype.itemsize)
+            step = max(1, min(MAX_BLOCK_ROWS, MAX_DENSE_BYTES // row_bytes))
+            for start in range(0, self.n_cells, step):
+                yield start, min(start + step, self.n_cells)
+            return
+        start = 0
+        while start < self.n_cells:
+            limit = self._indptr[start] + MAX_BLOCK_NONZEROS
+            stop = int(np.searchsorted(self._indptr, limit, side="right")) - 1
+            stop = min(max(stop, start + 1), start + MAX_BLOCK_ROWS, self.n_cells)
+            yield start, stop
+            start = stop
+
+    def _check_indptr(self) -> None:
+        indptr, stored = self._indptr, self._matrix["data"].shape[0]
+        if len(indptr) != self.n_cells + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+            problem = "row pointers that do not rise from 0"
+        elif indptr[-1] != stored or self._matrix["indices"].shape[0] != stored:
+            problem = f"{stored} values where the row pointers say {indptr[-1]}"
+        else:
+            return
+        raise InputError(
+            f"{self.path}: {self.location.source}",
+            "a consistent CSR matrix",
+            problem,
+            "the file is damaged: download or write it again",
+        )
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
+    """The same values in a type scipy's sparse matrices can hold."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    wanted = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    return values.astype(wanted, copy=False)
+
+
+@contextmanager
+def open_counts(
+    file: h5py.File, location: CountsLocation, path: str | Path, scratch: str | Path
+) -> Iterator[CountsReader]:
+    """Give row blocks of the matrix at `location`.
+
+    Parameters
+    ----------
+    file
+        The open h5ad file.
+    location
+        Which matrix, from :func:`locate_counts`.
+    path
+        The name of the file, for messages.
+    scratch
+        A file name that may be used for a CSC matrix turned into CSR (12 to 16 bytes a nonzero); it is
+        removed afterwards. Not used for other forms.
+    """
+    if location.form != "csc":
+        yield CountsReader(file[location.key], location, path)
+        return
+    from nmfbench.data.csc import rows_from_columns
+
+    with rows_from_columns(file[location.key], location, path, Path(scratch)) as by_rows:
+        yield CountsReader(by_rows, location, path)

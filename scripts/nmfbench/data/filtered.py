@@ -1,0 +1,191 @@
+"""Read ``filtered.h5ad`` and normalise its counts: the one place where either is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from nmfbench.data.h5ad import frame_length, open_h5ad, read_frame, reading
+from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROVENANCE_KEY = "nmfbench_filter"
+TARGET_SUM = 1e4  # counts per cell after normalisation, as in the published runs
+_LOAD_ROWS = 4096
+
+
+class FilteredCounts:
+    """The counts of the kept cells, on disk.
+
+    Parameters
+    ----------
+    path
+        A file written by :func:`nmfbench.data.filter_donors`.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    provenance : dict
+        ``uns["nmfbench_filter"]``.
+    fingerprint : str
+        SHA-256 of counts, names and labels.
+    n_cells, n_genes, nnz : int
+    indptr : numpy.ndarray, shape (cells + 1,)
+        Row pointers, int64.
+
+    Raises
+    ------
+    InputError
+        The file is not one of ours, or is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from anndata.io import read_elem
+
+        self.path = Path(path)
+        with open_h5ad(self.path) as file:
+            if f"uns/{PROVENANCE_KEY}" not in file or "X/indptr" not in file:
+                raise InputError(
+                    f"{self.path}: uns[{PROVENANCE_KEY!r}]",
+                    "a file written by the rule filter_donors",
+                    "an h5ad file of other origin",
+                    "run the workflow from the original file, or call nmfbench.data.filter_donors",
+                )
+            with reading(self.path, "X and uns"):
+                self.provenance: dict[str, Any] = _plain(read_elem(file["uns"][PROVENANCE_KEY]))
+                self.indptr = file["X/indptr"][:].astype(np.int64)
+                self.n_genes = frame_length(file["var"])
+        self.fingerprint = str(self.provenance["fingerprint"])
+        self.n_cells = len(self.indptr) - 1
+        self.nnz = int(self.indptr[-1])
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """Cells: labels, conditions and kept columns."""
+        return self._frame("obs")
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """Genes."""
+        return self._frame("var")
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        with open_h5ad(self.path) as file, reading(self.path, name):
+            return read_frame(file[name])
+
+    def blocks(self, block_size: int = 4096) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """One pass over the raw counts in row order.
+
+        Parameters
+        ----------
+        block_size
+            Rows per block; the last may have fewer.
+
+        Yields
+        ------
+        start : int
+            Number of the first row.
+        block : scipy.sparse.csr_matrix, shape (rows, genes), float32
+        """
+        with open_h5ad(self.path) as file:
+            data, indices = file["X/data"], file["X/indices"]
+            for start in range(0, self.n_cells, block_size):
+                stop = min(start + block_size, self.n_cells)
+                first, last = int(self.indptr[start]), int(self.indptr[stop])
+                with reading(self.path, f"X, rows {start} to {stop}"):
+                    parts = data[first:last], indices[first:last]
+                yield start, csr_of(*parts, self.indptr[start : stop + 1] - first, self.n_genes)
+
+
+def read_filtered(path: str | Path) -> FilteredCounts:
+    """Open a file written by :func:`nmfbench.data.filter_donors`; the counts stay on disk."""
+    return FilteredCounts(path)
+
+
+def csr_of(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+    """CSR matrix over given arrays, without copies, known to be sorted and free of duplicates."""
+    shape = (len(indptr) - 1, n_genes)
+    matrix = sparse.csr_matrix((data, indices, indptr.astype(indices.dtype, copy=False)), shape=shape)
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def normalise_block(
+    block: sparse.csr_matrix, target_sum: float | None = TARGET_SUM, log1p: bool = True
+) -> sparse.csr_matrix:
+    """Library-size normalised values of raw counts, ``log1p(x / sum(x) * target_sum)``.
+
+    Parameters
+    ----------
+    block
+        Raw counts, shape (cells, genes).
+    target_sum
+        Sum of each cell before the logarithm; None leaves the counts as they are.
+    log1p
+        Whether to take the logarithm.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix, shape (cells, genes), float32
+        A new matrix with the same nonzeros (it may share the index arrays). A cell of zeros stays one.
+
+    Notes
+    -----
+    Sums are taken in float64, the rest is float32, as in :func:`scanpy.pp.normalize_total`.
+    """
+    data = block.data.astype(np.float32)
+    if target_sum is not None:
+        sums = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        scale = np.divide(target_sum, sums, out=np.zeros_like(sums), where=sums > 0)
+        data *= np.repeat(scale.astype(np.float32), np.diff(block.indptr))
+    if log1p:
+        np.log1p(data, out=data)
+    result = sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
+    result.has_sorted_indices = block.has_sorted_indices
+    return result
+
+
+def load_normalised(
+    path: str | Path, target_sum: float | None = TARGET_SUM, log1p: bool = True
+) -> sparse.csr_matrix:
+    """All normalised counts in memory, for training on the whole matrix.
+
+    The arrays are allocated once at their final size and filled block by block, so the peak is the
+    matrix (8 bytes a nonzero, 12 above 2^31 nonzeros) and one block.
+
+    Parameters
+    ----------
+    path
+        A file written by :func:`nmfbench.data.filter_donors`.
+    target_sum, log1p
+        See :func:`normalise_block`.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix, shape (cells, genes), float32
+    """
+    counts = read_filtered(path)
+    index_type = np.int32 if counts.nnz < 2**31 else np.int64
+    data = np.empty(counts.nnz, dtype=np.float32)
+    indices = np.empty(counts.nnz, dtype=index_type)
+    for start, block in counts.blocks(_LOAD_ROWS):
+        place = slice(counts.indptr[start], counts.indptr[start] + block.nnz)
+        data[place] = normalise_block(block, target_sum, log1p).data
+        indices[place] = block.indices
+    return csr_of(data, indices, counts.indptr.astype(index_type), counts.n_genes)
+
+
+def _plain(value: Any) -> Any:
+    """Python values in place of the numpy ones that come out of uns."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.item()) if value.ndim == 0 else [_plain(item) for item in value.tolist()]
+    return value.item() if isinstance(value, np.generic) else value
