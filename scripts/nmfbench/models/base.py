@@ -1,0 +1,340 @@
+"""What the autoencoding estimators share: parameters, training, and the names of their results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from nmfbench.linalg import SparseRows
+from nmfbench.models.embedding import Embedding
+from nmfbench.models.labels import Conditions, encode_conditions, encode_strata
+from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
+from nmfbench.models.problem import AutoencoderProblem
+from nmfbench.models.start import STARTS, start_loadings
+from nmfbench.training.checkpoint import Checkpoint
+from nmfbench.training.device import resolve_device
+from nmfbench.training.loop import Schedule, State, train
+from nmfbench.training.rows import BLOCK_ROWS, InMemoryRows, RowSource
+from nmfbench.training.samplers import Sampler
+
+_SHARED_PARAMETERS = """Parameters
+    ----------
+    n_components : int, default=80
+        Number of factors k.
+    max_epochs : int, default=100
+        Passes over the cells, at most.
+    batch_size : int, default=512
+        Cells in a minibatch, at most.
+    learning_rate_W, learning_rate_U : float
+        Adam's learning rates.
+    learning_rate_schedule : {"constant", "cosine"}
+        ``cosine``: the learning rates fall to zero along a half cosine over `max_epochs`.
+    penalty_W, penalty_U : float
+        Weights of the squared norms (lambda_W, lambda_U).
+    row_norm : bool
+        Bring the rows of W to unit norm after each step.
+    init : {"nndsvd", "random", "uniform"}
+        Start of W, see :func:`nmfbench.models.start.start_loadings`; ``uniform`` is the published one.
+    batches : {"proportional", "round_robin", "random"} (and "by_condition", model 2)
+        How minibatches are drawn, see :class:`nmfbench.training.samplers.Sampler`. The first two follow
+        `strata` and are ``random`` without them.
+    patience : int, default=6
+        Epochs without a better objective after which training ends.
+    tol : float, default=1e-6
+        Better means lower by more than this share.
+    random_state : int, RandomState, Generator or None
+    device : {"auto", "cpu", "cuda", "mps"}, default="auto"
+    verbose : int, default=0
+        Above 0: a progress bar, whether or not stderr is a terminal."""
+
+
+@dataclass(frozen=True)
+class FitData:
+    """All cells and their labels."""
+
+    source: RowSource
+    conditions: Conditions
+    strata: np.ndarray | None
+
+    def fingerprint(self) -> str:
+        """A text that changes with the matrix, the conditions or the strata."""
+        digest = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=16)
+        digest.update(repr([list(c) for c in self.conditions.categories]).encode())
+        digest.update(np.ascontiguousarray(self.conditions.codes).data)
+        digest.update(b"no strata" if self.strata is None else self.strata.data)
+        return digest.hexdigest()
+
+
+class Autoencoder(Embedding):
+    """An embedding ``H = X Wᵀ`` learnt by minibatch Adam on exact sparse gradients."""
+
+    _conditional = False
+    _loadings_name = "W_tied"
+    _model_name = ""
+    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_epochs", "save_u"}
+    _limits: ClassVar[dict[str, Limit]] = Embedding._limits | {
+        "max_epochs": real(1, whole=True),
+        "batch_size": real(1, whole=True),
+        "learning_rate_W": real(0, above=True),
+        "learning_rate_schedule": one_of("constant", "cosine"),
+        "penalty_W": real(0),
+        "row_norm": one_of(True, False),
+        "init": one_of(*STARTS),
+        "batches": one_of("proportional", "round_robin", "random"),
+        "patience": real(1, whole=True),
+        "tol": real(0),
+        "verbose": real(0, whole=True),
+    }
+
+    def __init__(
+        self,
+        n_components=80,
+        *,
+        max_epochs=100,
+        batch_size=512,
+        learning_rate_W=1e-3,
+        learning_rate_schedule="constant",
+        penalty_W=1e-2,
+        row_norm=False,
+        init="nndsvd",
+        batches="proportional",
+        patience=6,
+        tol=1e-6,
+        random_state=None,
+        device="auto",
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate_W = learning_rate_W
+        self.learning_rate_schedule = learning_rate_schedule
+        self.penalty_W = penalty_W
+        self.row_norm = row_norm
+        self.init = init
+        self.batches = batches
+        self.patience = patience
+        self.tol = tol
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def __init_subclass__(cls, **arguments) -> None:
+        super().__init_subclass__(**arguments)
+        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", _SHARED_PARAMETERS)
+
+    def fit(
+        self,
+        X,
+        y=None,
+        *,
+        conditions: Any = None,
+        strata: Any = None,
+        checkpoint: str | Path | None = None,
+        fingerprint: str | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        progress: bool | None = None,
+    ):
+        """Learn the loadings.
+
+        Parameters
+        ----------
+        X : CSR, CSC or dense of shape (cells, genes)
+            Non-negative, float32 or float64 (kept); converted to CSR once where it is something else.
+        y : ignored
+        conditions : array-like of shape (cells,) or (cells, columns), Series, DataFrame or None
+            Labels that a conditional model is conditioned on; None: one condition for all.
+        strata : array-like of shape (cells,) or None
+            Cell types, for the batches and the invariance penalty; without them neither uses a label.
+        checkpoint : path or None
+            A folder to keep the state in. Training goes on from it where it holds one.
+        fingerprint : str or None
+            A text that identifies the content of X; computed where a checkpoint needs it and it is None.
+        should_stop : callable or None
+            Asked after each step; once it says True the state is written and training ends with
+            ``stop_reason_ == "interrupted"``.
+        progress : bool or None
+            True: a bar; False: lines in the log; None: a bar if stderr is a terminal.
+
+        Returns
+        -------
+        self
+        """
+        check_parameters(self, self._limits)
+        resolve_device(self.device)
+        X = self._check_input(X, reset=True)
+        return self._fit_source(
+            InMemoryRows(X, fingerprint),
+            conditions=conditions,
+            strata=strata,
+            checkpoint=checkpoint,
+            should_stop=should_stop,
+            progress=True if self.verbose else progress,
+        )
+
+    def _fit_source(self, source: RowSource, *, conditions, strata, checkpoint, should_stop, progress):
+        """Learn from rows wherever they come from."""
+        device = resolve_device(self.device)
+        self._check_rank(source.n_rows, source.n_columns)
+        data = FitData(
+            source,
+            encode_conditions(conditions if self._conditional else None, source.n_rows),
+            encode_strata(strata, source.n_rows),
+        )
+        keeper, stored = None, None
+        if checkpoint is not None:
+            keeper = Checkpoint(checkpoint, self._checkpoint_settings(), data.fingerprint())
+            stored = keeper.load()
+        seed = seed_from(self.random_state) if stored is None else stored[1]["seed"]
+        k = self.n_components
+        if stored is None:
+            W = start_loadings(source, k, self.init, seed, unit_rows=self.row_norm, device=device)
+        else:
+            dtype = torch.float64 if source.dtype == np.float64 else torch.float32
+            W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
+        self.seed_, self.device_, self.conditions_ = seed, str(device), data.conditions
+        problem = self._problem(data, W)
+        sampler = self._sampler(data, seed)
+        state = train(
+            problem,
+            sampler,
+            Schedule(self.max_epochs, self.patience, self.tol, self.learning_rate_schedule == "cosine"),
+            name=type(self).__name__,
+            checkpoint=keeper,
+            stored=stored,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        self._keep_state(state)
+        self.uses_labels_ = strata is not None and (
+            sampler.order in ("proportional", "round_robin") or self._labels_in_the_loss()
+        )
+        self._keep(problem.weights())
+        self.embedding_ = self._embed(source)
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
+        check_is_fitted(self)
+        return self._embed(InMemoryRows(self._check_input(X, reset=False)))
+
+    def loadings(self) -> dict[str, np.ndarray]:
+        """Arrays for varm, genes x ., by the published keys."""
+        check_is_fitted(self)
+        return {f"{self._loadings_name}_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
+
+    def unstructured(self, **preparation: Any) -> dict[str, Any]:
+        """Entries for uns, by the published keys.
+
+        Parameters
+        ----------
+        **preparation
+            How X was made (``libsize_log1p``, ``target_sum``, ``use_hvg``), as the published files say it.
+        """
+        check_is_fitted(self)
+        names = {"model_name": self._model_name, "k_rank": self.n_components_}
+        return {**names, **preparation, **self._published_settings()}
+
+    # What a model adds ------------------------------------------------------------------------------
+
+    def _problem(self, data: FitData, W: torch.Tensor) -> AutoencoderProblem:
+        raise NotImplementedError
+
+    def _published_settings(self) -> dict[str, Any]:
+        return {}
+
+    def _labels_in_the_loss(self) -> bool:
+        return False
+
+    def _keep(self, weights: dict[str, np.ndarray]) -> None:
+        self.components_ = np.ascontiguousarray(weights["W"].T)
+        self.n_components_ = self.components_.shape[0]
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _sampler(self, data: FitData, seed: int) -> Sampler:
+        order = self.batches
+        if order in ("proportional", "round_robin") and data.strata is None:
+            order = "random"
+        return Sampler(
+            order,
+            data.source.n_rows,
+            self.batch_size,
+            seed,
+            strata=data.strata,
+            conditions=data.conditions.codes[:, 0],
+        )
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        left_out = set(self._not_in_checkpoint)
+        if self.learning_rate_schedule == "cosine":
+            left_out.remove("max_epochs")  # the learning rates depend on it
+        settings = {name: value for name, value in self.get_params().items() if name not in left_out}
+        if not isinstance(self.random_state, (int, np.integer)):
+            settings["random_state"] = "not a number"
+        return {"model": type(self).__name__, **settings}
+
+    def _keep_state(self, state: State) -> None:
+        self.history_ = state.history
+        self.n_iter_ = state.epoch
+        self.best_epoch_ = state.best_epoch
+        self.objective_ = state.best
+        self.relative_error_ = state.best_error
+        self.stop_reason_ = state.stop_reason
+        self.converged_ = state.stop_reason == "converged"
+
+    def _embed(self, source: RowSource) -> np.ndarray:
+        # Always on the CPU: new cells and training cells then get the same numbers, to the last bit.
+        W = torch.from_numpy(np.ascontiguousarray(self.components_.T, dtype=source.dtype))
+        H = np.empty((source.n_rows, W.shape[1]), dtype=source.dtype)
+        for start, block in source.blocks(BLOCK_ROWS):
+            H[start : start + block.shape[0]] = SparseRows(block).times(W).numpy()
+        return H
+
+
+class ConditionalAutoencoder(Autoencoder):
+    """An autoencoder with weights U that belong to conditions (donors)."""
+
+    _conditional = True
+    _loadings_name = "W_concat"
+    _limits: ClassVar[dict[str, Limit]] = Autoencoder._limits | {
+        "learning_rate_U": real(0, above=True),
+        "penalty_U": real(0),
+    }
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Arrays for obsm: the shared embedding, the conditions' part, and both side by side."""
+        k = self.n_components_
+        condition = np.ascontiguousarray(self._condition_embedding(), dtype=self.embedding_.dtype)
+        return {
+            f"H_shared_k{k}": self.embedding_,
+            f"H_cond_latent_k{k}": condition,
+            f"H_concat_full_k{k}": np.hstack([self.embedding_, condition]),
+        }
+
+    def unstructured(self, **preparation: Any) -> dict[str, Any]:
+        record = {f"cond_meta_concat_k{self.n_components_}": self._condition_record()}
+        return {**super().unstructured(**preparation), **record}
+
+    def _start_U(self, shape: tuple[int, ...], W: torch.Tensor) -> torch.Tensor:
+        """U to begin with: 0.01 uniform as published, else no difference between the conditions."""
+        if self.init != "uniform":
+            return torch.zeros(shape, dtype=W.dtype, device=W.device)
+        rng = np.random.default_rng([self.seed_, 0x55])
+        U = torch.empty(shape, dtype=W.dtype)
+        for part in U:  # one condition at a time: the double-precision draws are then small
+            part.copy_(torch.from_numpy(rng.random(part.shape)).mul_(0.01))
+        return U.to(W.device)
+
+    def _condition_embedding(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def _condition_record(self) -> dict[str, Any]:
+        raise NotImplementedError

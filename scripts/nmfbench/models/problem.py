@@ -1,0 +1,150 @@
+"""What the autoencoding models share in training: weights, Adam, the pass over all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nmfbench.linalg import SparseRows
+from nmfbench.models.start import unit_factors
+from nmfbench.training.adam import Adam
+from nmfbench.training.loop import Evaluation
+from nmfbench.training.rows import BLOCK_ROWS, RowSource
+from nmfbench.training.samplers import Batch
+
+GENES_PER_SUM, NUMBERS_PER_SUM = 2048, 65_536
+"""How much is summed in single precision before it joins a double-precision sum."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient ``scale * tensor + decay * weights``, ready to be applied.
+
+    Attributes
+    ----------
+    name : str
+        The weight array.
+    tensor : Tensor
+        A buffer that the next gradient may overwrite.
+    scale, decay : float
+    part : int
+        The part of a stacked array that it belongs to.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    scale: float
+    decay: float
+    part: int = 0
+
+
+class AutoencoderProblem:
+    """Weights, optimiser and data of one fit; a model adds its gradients and its objective.
+
+    Dense factors are stored genes x k, so that a gene's k numbers are neighbours.
+
+    Parameters
+    ----------
+    source : RowSource
+        All cells.
+    weights : dict of str to Tensor
+        ``"W"`` (genes x k), and what else the model has.
+    rates : dict of str to float
+        Adam's learning rate of each weight array.
+    penalty_W : float
+    row_norm : bool
+        Whether every factor is brought to unit norm after each step.
+    stacked : frozenset of str
+        Weight arrays whose parts are updated one at a time.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        weights: dict[str, torch.Tensor],
+        rates: dict[str, float],
+        *,
+        penalty_W: float,
+        row_norm: bool,
+        stacked: frozenset[str] = frozenset(),
+    ) -> None:
+        self.source = source
+        self.n_rows = source.n_rows
+        self.W = weights["W"]
+        self.penalty_W = penalty_W
+        self.row_norm = row_norm
+        self._weights = weights
+        self._rates = rates
+        self._adam = {name: Adam(weights[name], stacked=name in stacked) for name in rates}
+        self._gradient_W = torch.empty_like(self.W)
+        self.squared_norm = sum(SparseRows(block).squared_norm() for _, block in source.blocks(BLOCK_ROWS))
+
+    # What a model adds ------------------------------------------------------------------------------
+
+    def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
+        """The batch's gradients, each at the weights from before the step."""
+        raise NotImplementedError
+
+    def evaluate(self) -> Evaluation:
+        """The full objective at the present weights, all cells, sums in double precision."""
+        raise NotImplementedError
+
+    # What the loop asks for -------------------------------------------------------------------------
+
+    def step(self, batch: Batch, epoch: int, rate: float) -> None:
+        """One update of all weights that the batch touches."""
+        for g in self.gradients(self.rows(batch.rows), batch, epoch):
+            adam = self._adam[g.name]
+            adam.step(g.tensor, rate * self._rates[g.name], scale=g.scale, decay=g.decay, part=g.part)
+        if self.row_norm:
+            unit_factors(self.W)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: w.cpu().numpy() for name, w in self._weights.items()}
+
+    def set_weights(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, w in self._weights.items():
+            w.copy_(torch.from_numpy(arrays[name]))
+
+    def moments(self) -> dict[str, np.ndarray]:
+        return {key: value for name, adam in self._adam.items() for key, value in adam.state(name).items()}
+
+    def set_moments(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, adam in self._adam.items():
+            adam.load_state(name, arrays)
+
+    # Shared arithmetic ------------------------------------------------------------------------------
+
+    def rows(self, indices: np.ndarray) -> SparseRows:
+        """The cells `indices` on the weights' device."""
+        return SparseRows(self.source.rows(indices), self.W.device)
+
+    def blocks(self) -> Iterator[tuple[int, SparseRows]]:
+        """All cells in order: the first row's number and the block."""
+        for start, block in self.source.blocks(BLOCK_ROWS):
+            yield start, SparseRows(block, self.W.device)
+
+    def evaluation(self, squared_error: float, **parts: float) -> Evaluation:
+        """The objective from ``||E||²`` over all cells and the other terms."""
+        shared = {
+            "reconstruction": squared_error / self.n_rows,
+            "penalty_W": self.penalty_W * squared_norm(self.W),
+        }
+        relative = squared_error / self.squared_norm if self.squared_norm else float("nan")
+        return Evaluation({**shared, **parts}, relative)
+
+
+def gram(W: torch.Tensor) -> torch.Tensor:
+    """``Wᵀ W`` of a genes x k array in double precision, without a double-precision copy of it."""
+    total = torch.zeros((W.shape[1], W.shape[1]), dtype=torch.float64, device=W.device)
+    for part in W.split(GENES_PER_SUM):
+        total += part.T @ part
+    return total
+
+
+def squared_norm(W: torch.Tensor) -> float:
+    """``||W||²``, summed as in :func:`gram`."""
+    return sum(float(torch.dot(part, part)) for part in W.reshape(-1).split(NUMBERS_PER_SUM))

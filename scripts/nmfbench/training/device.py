@@ -1,0 +1,73 @@
+"""The device of a fit, checked before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nmfbench.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that `name` asks for.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda", "mps"}
+        ``auto`` is the GPU where torch sees a CUDA device, else the CPU. ``cuda:1`` names one of several.
+
+    Raises
+    ------
+    InputError
+        If the device is not there or cannot run the sparse products.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device: a GPU was asked for and there is none",
+            "a CUDA device that torch can use",
+            f"{_torch_build()}; {_driver()}",
+            "run on a node with a GPU, with the CUDA build of torch, or set device: auto (or cpu)",
+        )
+    if kind == "mps":
+        _check_mps(name)
+    return torch.device(name)
+
+
+def _check_mps(name: str) -> None:
+    try:
+        if not torch.backends.mps.is_available():
+            raise RuntimeError(f"no Metal device; {_torch_build()}")
+        # What exists on Metal depends on the version of torch: try what is used. The objective is summed in
+        # double precision, which Metal has not had so far.
+        torch.ones(1, dtype=torch.float64, device=name)
+        probe = torch.eye(2).to_sparse_csr().to(name)
+        torch.sparse.mm(probe.t().to_sparse_csr(), torch.ones(2, 2, device=name))
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            "device: mps cannot run the models",
+            "an Apple GPU and a torch with sparse products and double precision on it",
+            str(error).split("\n")[0],
+            "set device: cpu; its sparse kernels use all threads",
+        ) from error
+
+
+def _torch_build() -> str:
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+    return f"torch {torch.__version__}, {built}"
+
+
+def _driver() -> str:
+    version = Path("/proc/driver/nvidia/version")
+    try:
+        first = version.read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return "no NVIDIA driver is loaded"
+    return (
+        f"driver: {first}, {torch.cuda.device_count() if torch.version.cuda else 0} devices visible to torch"
+    )
