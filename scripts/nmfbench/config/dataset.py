@@ -1,0 +1,113 @@
+"""Config sections of a dataset: where it comes from and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from nmfbench.config.base import Column, Section, Seed
+
+
+class Matrix(Section):
+    """Where the counts lie in the .h5ad and what is accepted as counts."""
+
+    source: str = Field(
+        "auto",
+        description="`auto` (raw.X where there is one, else X), `X`, `raw`, or the name of a layer.",
+    )
+    assume: Literal["check", "counts"] = Field(
+        "check",
+        description="`check`: the values must look like counts. `counts`: take them as they are, with a "
+        "warning in run.json; `{source: X, assume: counts}` reproduces the published input.",
+    )
+    allow_non_integer: bool = Field(
+        False, description="Accept values that are not whole numbers, with a warning in run.json."
+    )
+
+
+class Genes(Section):
+    """Which genes are kept."""
+
+    select: Literal["none", "min_cells", "hvg"] = Field(
+        "none",
+        description="`none`: all; `min_cells`: seen in enough cells; `hvg`: highly variable "
+        "(seurat_v3 on the counts of the kept cells).",
+    )
+    min_cells: int = Field(10, ge=1, description="`min_cells`: a gene is kept when seen in this many cells.")
+    n_top: int = Field(2000, ge=1, description="`hvg`: how many genes are kept.")
+
+
+class Simulation(Section):
+    """A simulated atlas in the CELLxGENE layout, deterministic by seed."""
+
+    n_cells: int = Field(3000, ge=50, description="Cells of the large donors and the small ones together.")
+    n_genes: int = Field(1500, ge=20, description="Genes.")
+    n_cell_types: int = Field(8, ge=2, description="Cell types; each mixes several shared gene programs.")
+    n_donors: int = Field(6, ge=1, description="Donors with enough cells.")
+    n_small_donors: int = Field(2, ge=0, description="Further donors below the cell minimum.")
+    mean_counts: float = Field(1500.0, gt=0, description="Mean counts of a cell (log-normal).")
+    library_spread: float = Field(0.35, ge=0, description="Standard deviation of the log of a cell's counts.")
+    ambient: float = Field(0.1, ge=0, lt=1, description="Mean share of a donor's own additive profile.")
+    donor_strength: float = Field(
+        0.35, ge=0, description="Standard deviation of the log of the donors' factors on program genes."
+    )
+    dispersion: float = Field(
+        0.0, ge=0, description="Negative binomial counts with variance mu + dispersion mu²; 0 is Poisson."
+    )
+    seed: Seed = Field(0, description="Seed of the simulation.")
+
+
+class Dataset(Section):
+    """One dataset. Exactly one of `path`, `url` and `simulate` says where it comes from."""
+
+    path: str | None = Field(None, description="A local .h5ad file, used in place.")
+    url: str | None = Field(None, description="Where the .h5ad is downloaded from; needs `sha256`.")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Checksum of the downloaded file."
+    )
+    size: int | None = Field(
+        None, ge=1, description="Bytes of the download, where known: checked before the checksum."
+    )
+    simulate: Simulation | None = Field(None, description="Simulate the dataset instead of reading one.")
+    cell_type_column: str = Field(
+        "cell_type", description="Column of obs with the cell type; written out as `cell_type`."
+    )
+    donor_column: str = Field(
+        "donor_id", description="Column of obs with the donor; written out as `donor_id`."
+    )
+    condition_columns: list[Column] = Field(
+        ["donor_id"],
+        min_length=1,
+        description="Columns that the conditional models are conditioned on. cae_nmf1 takes several; "
+        "cae_nmf2 takes one.",
+    )
+    keep_obs: list[Column] = Field(
+        [], description="Further columns of obs to carry into the results (needed for further `labels`)."
+    )
+    obs_filters: dict[str, Any] = Field(
+        {},
+        description="Keep only cells whose column has this value, or one of this list; for example "
+        '`assay: ["10x 3\' v3"]`.',
+    )
+    min_cells_per_donor: int = Field(
+        5000, ge=1, description="Donors with fewer cells (after the filters) are dropped."
+    )
+    matrix: Matrix = Field(Matrix(), description="Where the counts lie.")
+    genes: Genes = Field(Genes(), description="Which genes are kept.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Dataset:
+        given = [key for key in ("path", "url", "simulate") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of path, url and simulate is needed, got {given or 'none'}")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError("a url needs its sha256, so that everybody computes on the same bytes")
+        return self
+
+
+class Normalisation(Section):
+    """What happens to the counts of a cell before they are factorised."""
+
+    target_sum: float = Field(1e4, gt=0, description="Every cell's counts are scaled to this sum.")
+    log1p: bool = Field(True, description="Then log(1 + x).")

@@ -1,0 +1,40 @@
+"""Config sections of the scores and the figures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nmfbench.config.base import Section, Seed
+
+
+class Clustering(Section):
+    """Leiden clusters of the z-scored embedding, scored by ARI and NMI."""
+
+    n_neighbours: int = Field(25, ge=2, description="Nearest neighbours (euclidean).")
+    resolution: float = Field(0.8, gt=0, description="Leiden resolution.")
+    n_iterations: int = Field(2, ge=-1, description="Leiden iterations; -1 runs until nothing improves.")
+    flavor: Literal["igraph", "leidenalg"] = Field("igraph", description="Which Leiden implementation.")
+    seeds: list[Seed] = Field(list(range(10)), min_length=1, description="Leiden is repeated with these.")
+
+
+class Classification(Section):
+    """Cross-validated classification of the embedding."""
+
+    min_cells_per_class: int = Field(10, ge=2, description="Rarer classes are left out.")
+    n_folds: int = Field(5, ge=2, description="Stratified folds.")
+    seeds: list[Seed] = Field([42, 52, 62, 72, 82], min_length=1, description="Shuffles of the folds.")
+    classifiers: list[Literal["logistic_regression", "knn", "random_forest"]] = Field(
+        ["logistic_regression", "knn", "random_forest"],
+        min_length=1,
+        description="Multinomial logistic regression, 15 nearest neighbours, random forest of 200.",
+    )
+    subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
+
+
+class Umap(Section):
+    """The UMAP figures."""
+
+    max_cells: int = Field(50_000, ge=100, description="Larger datasets are drawn from a stratified sample.")
+    seed: Seed = Field(0, description="Seed of the UMAP.")

@@ -1,0 +1,139 @@
+"""The whole configuration, and how a mapping becomes one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
+from nmfbench.config.dataset import Dataset, Normalisation
+from nmfbench.config.evaluation import Classification, Clustering, Umap
+from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Models
+from nmfbench.errors import InputError
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="One entry for each dataset.")
+    models: Models = Field(
+        {name: {} for name in ("base_nmf", "ae_nmf", "cae_nmf1", "cae_nmf2")},
+        min_length=1,
+        validate_default=True,
+        description="One entry for each model. The key is the name in paths; `kind` names the model where "
+        "the key is not one (for variants).",
+    )
+    ranks: list[Rank] = Field([80], min_length=1, description="Numbers of factors k.")
+    seeds: list[Seed] = Field(
+        [42], min_length=1, description="Training seeds. The CSVs hold the first; all are in scores.tsv."
+    )
+    device: Device = Field("auto", description="Where the autoencoders train: auto, cpu, cuda or mps.")
+    normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
+    labels: list[Column] = Field(
+        ["cell_type", "donor_id"], min_length=1, description="Columns of obs that embeddings are scored by."
+    )
+    clustering: Clustering = Field(Clustering(), description="Clustering scores.")
+    classification: Classification = Field(Classification(), description="Classification scores.")
+    umap: Umap = Field(Umap(), description="UMAP figures.")
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Config:
+        for key in ("ranks", "seeds", "labels"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {values} holds a value twice")
+        for name, dataset in self.datasets.items():
+            known = {"cell_type", "donor_id", *dataset.condition_columns, *dataset.keep_obs}
+            if missing := [label for label in self.labels if label not in known]:
+                raise ValueError(f"labels: add {missing} to datasets.{name}.keep_obs, so that they are kept")
+            if len(dataset.condition_columns) > 1 and (
+                models := [key for key, model in self.models.items() if model.kind == "cae_nmf2"]
+            ):
+                raise ValueError(
+                    f"datasets.{name}.condition_columns: {models[0]} is conditioned on one column, "
+                    f"got {dataset.condition_columns}"
+                )
+        shown = [self.display_name(name) for name in self.models]
+        if len(set(shown)) < len(shown):
+            raise ValueError(f"models: two models share a display_name in {shown}")
+        return self
+
+    def display_name(self, name: str) -> str:
+        """Name of a model in CSVs and figures."""
+        section = self.models[name]
+        return section.display_name or (DISPLAY_NAMES[section.kind] if name == section.kind else name)
+
+
+def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
+    """Check a parsed configuration and fill in the defaults.
+
+    Parameters
+    ----------
+    mapping : mapping
+        What the YAML files and ``--config`` gave.
+    where : str
+        Name of the file, for the message.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    InputError
+        One message with every mistake: its path, what was expected, what was
+        got, and for an unknown key the nearest known one.
+    """
+    try:
+        return Config.model_validate(dict(mapping))
+    except ValidationError as error:
+        mistakes = [_mistake(entry) for entry in error.errors(include_url=False)]
+        raise InputError(
+            thing=f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''} in the configuration",
+            expected="the keys of config/README.md",
+            got="".join(f"\n    - {mistake}" for mistake in mistakes),
+            remedy="correct the lines above in the config file (or the --config argument)",
+        ) from None
+
+
+def _mistake(entry: Mapping[str, Any]) -> str:
+    """One line for one of pydantic's findings."""
+    location = [part for part in entry["loc"] if part != "[key]"]
+    # pydantic puts the kind of a model between its name and its keys
+    if location[:1] == ["models"] and len(location) > 2:
+        del location[2]
+    path = ".".join(str(part) for part in location) or "the whole"
+    if entry["type"] == "extra_forbidden":
+        known = _keys_beside(location)
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if entry["type"] == "union_tag_invalid":
+        near = difflib.get_close_matches(str(entry["ctx"]["tag"]), MODEL_KINDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "give `kind` for a variant with a name of its own"
+        return f"{path}: no such model; known: {', '.join(MODEL_KINDS)}; {hint}"
+    message = entry["msg"].removeprefix("Value error, ")
+    got = "" if entry["type"] in ("missing", "value_error") else f", got {entry['input']!r}"
+    return f"{path}: {message}{got}"
+
+
+def _keys_beside(location: list[Any]) -> list[str]:
+    """Known keys of the section in which an unknown key was found."""
+    section: Any = Config
+    for part in location[:-1]:
+        if isinstance(section, str):  # the name of a dataset or model was just passed
+            section = Dataset if section == "datasets" else MODEL_KINDS.get(str(part), MODEL_KINDS["ae_nmf"])
+        elif part in ("datasets", "models"):
+            section = part
+        else:
+            section = next(iter(_sections(section.model_fields[part].annotation)), section)
+    return list(section.model_fields) if isinstance(section, type) else []
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Section classes inside an annotation such as ``Simulation | None``."""
+    candidates = getattr(annotation, "__args__", (annotation,))
+    yield from (item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
