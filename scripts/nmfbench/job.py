@@ -1,0 +1,201 @@
+"""What surrounds the work of a rule: log, threads, signals, errors, ``run.json``.
+
+A script of the workflow is ``with job(snakemake) as run: ...``. Inside, everything that
+is printed (also by C libraries and child processes) lands in the rule's log
+file, the thread count that Snakemake granted holds for every numerical
+library, SIGTERM and SIGUSR1 set :attr:`Job.stop_requested`, and an
+:class:`~nmfbench.errors.InputError` ends the job with its message alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from nmfbench.errors import InputError
+from nmfbench.memory import peak_mb
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run it again, it resumes
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+VERSIONED = ("anndata", "igraph", "leidenalg", "numpy", "pandas", "scanpy", "scikit-learn", "scipy", "torch")
+
+log = logging.getLogger("nmfbench")
+
+
+@dataclass
+class Job:
+    """A running job, as a script sees it.
+
+    Attributes
+    ----------
+    threads : int
+        Threads granted by Snakemake.
+    terminal : TextIO or None
+        The person's terminal where there is one, for progress bars; else None.
+    started : float
+        ``time.monotonic()`` at the start.
+    signals : list of str
+        Names of the stop signals received.
+    """
+
+    threads: int
+    terminal: TextIO | None = None
+    started: float = field(default_factory=time.monotonic)
+    signals: list[str] = field(default_factory=list)
+
+    def stop_requested(self) -> bool:
+        """Whether the scheduler asked this job to end."""
+        return bool(self.signals)
+
+
+class Interrupted(Exception):
+    """The work stopped at a safe point after a signal; running it again resumes it."""
+
+
+@contextlib.contextmanager
+def job(smk: Any) -> Iterator[Job]:
+    """Run the body of a script as a job of the workflow.
+
+    Parameters
+    ----------
+    smk : snakemake.script.Snakemake
+        The object that Snakemake gives to a script.
+
+    Yields
+    ------
+    Job
+    """
+    terminal = _terminal()
+    if smk.log:
+        _redirect_output(Path(smk.log[0]))
+    style = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True, **style)
+    if terminal is not None:
+        logging.getLogger().addHandler(_terminal_handler(terminal, smk.rule))
+    logging.captureWarnings(True)
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(smk.threads)
+    run = Job(threads=smk.threads, terminal=terminal)
+    for signal_number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signal_number, lambda number, _: run.signals.append(signal.Signals(number).name))
+    wildcards = ", ".join(f"{key}={value}" for key, value in smk.wildcards.items())
+    log.info("%s (%s) starts on %s with %d threads", smk.rule, wildcards, platform.node(), smk.threads)
+    try:
+        yield run
+    except InputError as error:
+        log.error("%s cannot use its input.\n%s", smk.rule, error)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except Interrupted as stop:
+        log.error("%s stopped after %s: %s", smk.rule, ", ".join(run.signals) or "a request", stop)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            log.error("%s", disk_error(error, smk.output[0] if smk.output else "the output"))
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        log.exception("%s failed", smk.rule)
+        raise SystemExit(1) from None
+    except Exception:
+        # the traceback belongs into the log, before the interpreter says it again with shifted lines
+        log.exception("%s failed", smk.rule)
+        raise SystemExit(1) from None
+    log.info("%s done in %.1f s, peak memory %.0f MB", smk.rule, time.monotonic() - run.started, peak_mb())
+
+
+_DISK_ERRORS = {28: "the disk is full", 122: "the disk quota is used up", 27: "a file size limit is hit"}
+
+
+def disk_error(error: OSError, path: str) -> InputError:
+    """Say what a failed write means for the reader."""
+    return InputError(
+        thing=f"{path}: {_DISK_ERRORS.get(error.errno or 0, 'it cannot be written')}",
+        expected="room for the output",
+        got=str(error),
+        remedy="free space, or run in a folder on a larger disk (snakemake --directory); "
+        "nothing half-written was left, so the same command goes on from here",
+    )
+
+
+def _terminal() -> TextIO | None:
+    """Give a handle on the person's terminal that survives the redirection of stderr."""
+    if not os.isatty(2):
+        return None
+    return os.fdopen(os.dup(2), "w", encoding="utf-8")
+
+
+def _terminal_handler(terminal: TextIO, rule: str) -> logging.Handler:
+    """Show the lines of the log to a person who is watching, with the rule in front."""
+    handler = logging.StreamHandler(terminal)
+    handler.setFormatter(logging.Formatter(f"[{rule}] %(message)s"))
+    return handler
+
+
+def _redirect_output(path: Path) -> None:
+    """Send the stdout and stderr descriptors, and so child processes too, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, nmfbench and of the numerical libraries that are installed."""
+    from nmfbench import __version__
+
+    found = {"python": platform.python_version(), "nmfbench": __version__}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def commit(folder: Path | None = None) -> str | None:
+    """Commit of the checkout that holds this package, with ``+`` when files differ from it."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder or Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}+" if changes else head
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step: it is there whole, or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy scalars and arrays into what JSON knows."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")

@@ -1,0 +1,159 @@
+"""The results-only .h5ad: which keys it has, written and read with the same checks.
+
+A result holds the embedding and the loadings of one fit, the labels of its
+cells and no counts: ``X`` is empty. The keys of ``obsm``, ``varm`` and ``uns``
+are those of the published benchmark scripts, so that these read our files
+unchanged; ``uns["nmfbench"]`` adds what this workflow needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+SCHEMA = "nmfbench-result-1"
+REQUIRED_OBS = ("cell_type", "donor_id")
+REQUIRED_UNS = ("schema", "model", "display_name", "rank", "seed", "embedding", "uses_labels")
+
+
+def write_result(
+    path: str | Path,
+    *,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    obsm: Mapping[str, np.ndarray],
+    varm: Mapping[str, np.ndarray],
+    uns: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Write a result, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the .h5ad goes. A temporary file beside it is renamed at the end.
+    obs : DataFrame of n cells
+        At least ``cell_type`` and ``donor_id``.
+    var : DataFrame of p genes
+    obsm : mapping of str to ndarray of shape (n, .)
+        Embeddings, as :meth:`embeddings` of a model gives them.
+    varm : mapping of str to ndarray of shape (p, .)
+        Loadings, as :meth:`loadings` of a model gives them.
+    uns : mapping
+        Further keys of the published format, as :meth:`unstructured` gives them.
+    record : mapping
+        What goes into ``uns["nmfbench"]``: ``model``, ``display_name``, ``rank``, ``seed``,
+        ``embedding`` (the key of obsm that is scored) and ``uses_labels``.
+
+    Raises
+    ------
+    InputError
+        If the content does not follow the schema (a defect of a model, not of its user), or the disk is
+        full.
+    """
+    import anndata
+
+    from nmfbench.data.writer import whole_h5ad, write_sections
+
+    path = Path(path)
+    adata = anndata.AnnData(
+        obs=obs.copy(),
+        var=var.copy(),
+        obsm={key: np.asarray(value) for key, value in obsm.items()},
+        varm={key: np.asarray(value) for key, value in varm.items()},
+        uns={**_storable(uns), "nmfbench": {"schema": SCHEMA, **_storable(record)}},
+    )
+    check_result(adata, path)
+    with whole_h5ad(path) as new:
+        sections = {name: getattr(adata, name) for name in ("obs", "var", "uns")}
+        sections |= {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
+        write_sections(new.hdf5, sections)
+
+
+def read_result(path: str | Path) -> anndata.AnnData:
+    """Read a result and check that it follows the schema.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or not a result of this workflow.
+    """
+    import anndata
+
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file", "a result.h5ad", "nothing", "run the rule that trains it")
+    try:
+        adata = anndata.read_h5ad(path)
+    except Exception as error:
+        raise InputError(
+            f"{path}: it cannot be read",
+            "a result.h5ad of this workflow",
+            f"{type(error).__name__}: {error}",
+            "delete the file and run snakemake again; it will be trained anew",
+        ) from error
+    check_result(adata, path)
+    return adata
+
+
+def read_embedding(path: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
+    """Read what is scored: the embedding and the labels of its cells.
+
+    Returns
+    -------
+    H : ndarray of shape (n, k)
+        The embedding named by ``uns["nmfbench"]["embedding"]``, float32.
+    obs : DataFrame of n cells
+    """
+    adata = read_result(path)
+    H = np.asarray(adata.obsm[adata.uns["nmfbench"]["embedding"]], dtype=np.float32)
+    return H, adata.obs
+
+
+def check_result(adata: anndata.AnnData, path: str | Path) -> None:
+    """Check the schema of a result; the message names every key that is amiss."""
+    record = adata.uns.get("nmfbench", {})
+    faults = []
+    if record.get("schema") != SCHEMA:
+        faults.append(f"uns['nmfbench']['schema'] is {record.get('schema')!r}, not {SCHEMA!r}")
+    faults += [f"uns['nmfbench'] lacks {key!r}" for key in REQUIRED_UNS if key not in record]
+    faults += [f"obs lacks {key!r}" for key in REQUIRED_OBS if key not in adata.obs]
+    if "model_name" not in adata.uns:
+        faults.append("uns lacks 'model_name'")
+    if record.get("embedding") not in adata.obsm:
+        faults.append(f"obsm lacks the scored embedding {record.get('embedding')!r}")
+    elif adata.obsm[record["embedding"]].shape[1] < 1:
+        faults.append(f"obsm[{record['embedding']!r}] has no factor")
+    for kind, arrays in (("obsm", adata.obsm), ("varm", adata.varm)):
+        for key, values in arrays.items():
+            if not np.isfinite(values).all():
+                faults.append(f"{kind}[{key!r}] holds values that are not finite")
+            elif values.size and values.min() < 0:
+                faults.append(f"{kind}[{key!r}] holds negative values (smallest {values.min():.3g})")
+    if not adata.varm:
+        faults.append("varm holds no loadings")
+    if faults:
+        raise InputError(
+            f"{path}: not a valid result",
+            f"the schema {SCHEMA}",
+            "; ".join(faults),
+            "delete the file and train it again; if it comes back, report it with the log of the rule",
+        )
+
+
+def _storable(value: Any) -> Any:
+    """Turn a nested mapping into what .h5ad can hold: no None, lists of strings as arrays."""
+    if isinstance(value, Mapping):
+        return {str(key): _storable(item) for key, item in value.items() if item is not None}
+    if isinstance(value, tuple | list):
+        return np.asarray(value)
+    return value

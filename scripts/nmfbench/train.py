@@ -1,0 +1,178 @@
+"""One fit, from filtered counts to a results-only .h5ad, its history and its ``run.json``."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nmfbench.errors import InputError
+from nmfbench.job import Interrupted, Job, commit, versions, write_json
+from nmfbench.memory import peak_mb
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    filtered: str,
+    *,
+    result: str,
+    history: str,
+    record: str,
+    kind: str,
+    name: str,
+    display_name: str,
+    settings: Mapping[str, Any],
+    rank: int,
+    seed: int,
+    device: str,
+    normalisation: Mapping[str, Any],
+    condition_columns: Sequence[str],
+    run: Job,
+) -> None:
+    """Fit one model and write what it learnt.
+
+    A checkpoint is kept in a folder beside the outputs while training runs, so
+    that a job that was killed goes on from there; it is removed at the end.
+
+    Parameters
+    ----------
+    filtered : str
+        The filtered counts.
+    result, history, record : str
+        The results-only .h5ad, the table with a row for each epoch, and ``run.json``.
+    kind, name, display_name : str
+        The registered model, its name in the config and its name in figures.
+    settings : mapping
+        The estimator's parameters from the config.
+    rank, seed : int
+        Number of factors and training seed.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    normalisation : mapping
+        ``target_sum`` and ``log1p``.
+    condition_columns : sequence of str
+        Columns of obs that a conditional model is conditioned on.
+    run : Job
+        The job around the fit: threads, terminal, stop signals.
+
+    Raises
+    ------
+    InputError
+        If the data cannot carry this fit (rank, donors, device ...).
+    Interrupted
+        If the job was told to stop; the checkpoint holds the state.
+    """
+    import pandas as pd
+    from threadpoolctl import threadpool_limits
+
+    from nmfbench.data import load_normalised, read_filtered
+    from nmfbench.models import MODELS, get_model
+    from nmfbench.results import write_result
+
+    started = time.monotonic()
+    entry = MODELS[kind]
+    data = read_filtered(filtered)
+    _check_rank(filtered, rank, data.n_cells, data.n_genes)
+    conditions = data.obs[list(condition_columns)].astype(str) if entry.conditional else None
+    model_class = get_model(kind)
+    accepted = inspect.signature(model_class).parameters
+    model = model_class(
+        rank,
+        **settings,
+        random_state=seed,
+        **({"device": device} if "device" in accepted else {}),
+    )
+    checkpoint = Path(result).parent / "checkpoint"
+    with threadpool_limits(run.threads):
+        X = load_normalised(filtered, **normalisation)
+        loaded = time.monotonic()
+        log.info("%d cells x %d genes, %d nonzeros, loaded in %.1f s", *X.shape, X.nnz, loaded - started)
+        model.fit(
+            X,
+            conditions=conditions,
+            strata=data.obs["cell_type"].astype(str).to_numpy(),
+            checkpoint=checkpoint,
+            fingerprint=f"{data.fingerprint} {dict(normalisation)}",
+            should_stop=run.stop_requested,
+            progress=False,  # lines in the log, which job() also shows on a terminal
+        )
+    if model.stop_reason_ == "interrupted":
+        raise Interrupted(f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on")
+    trained = time.monotonic()
+    seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * entry.conditional
+    pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
+    published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
+    write_result(
+        result,
+        obs=data.obs,
+        var=data.var,
+        obsm=model.embeddings(),
+        varm=model.loadings(),
+        uns=model.unstructured(**published),
+        record={
+            "model": name,
+            "display_name": display_name,
+            "rank": rank,
+            "seed": seed,
+            "embedding": model.embedding_key_,
+            "uses_labels": ",".join(seen),
+        },
+    )
+    write_json(
+        record,
+        {
+            "model": name,
+            "kind": kind,
+            "display_name": display_name,
+            "rank": rank,
+            "seed": seed,
+            "parameters": model.get_params(),
+            "normalisation": dict(normalisation),
+            "condition_columns": list(condition_columns) if entry.conditional else [],
+            "uses_labels": seen,
+            "device": model.device_,
+            "threads": run.threads,
+            "n_cells": data.n_cells,
+            "n_genes": data.n_genes,
+            "nonzeros": int(X.nnz),
+            "seconds": trained - loaded,
+            "seconds_to_load": loaded - started,
+            "peak_mb": peak_mb(),
+            "gpu_peak_mb": _gpu_peak_mb(model.device_),
+            "epochs": int(model.n_iter_),
+            "stop_reason": model.stop_reason_,
+            "converged": bool(model.converged_),
+            "objective": float(model.objective_),
+            "relative_error": float(model.relative_error_),
+            "data_fingerprint": data.fingerprint,
+            "warnings": list(data.provenance.get("warnings", [])),
+            "versions": versions(),
+            "commit": commit(),
+        },
+    )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:
+    """Refuse a rank that the data cannot carry before anything is loaded."""
+    if rank > min(n_cells, n_genes):
+        raise InputError(
+            f"{path}: rank {rank} is larger than the data",
+            f"a rank of at most {min(n_cells, n_genes)}",
+            f"{n_cells} cells x {n_genes} genes",
+            "lower `ranks` in the config, or keep more genes (datasets.<name>.genes)",
+        )
+
+
+def _gpu_peak_mb(device: str) -> float | None:
+    """Largest GPU memory that torch held, in megabytes; None where there was no GPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 1e6

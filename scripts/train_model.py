@@ -1,0 +1,24 @@
+"""Fit one model: filtered counts in; results-only .h5ad, history and run.json out."""
+
+from nmfbench.job import job
+
+with job(snakemake) as run:
+    from nmfbench.train import train
+
+    smk = snakemake
+    train(
+        smk.input.filtered,
+        result=smk.output.result,
+        history=smk.output.history,
+        record=smk.output.record,
+        kind=smk.params.kind,
+        name=smk.wildcards.model,
+        display_name=smk.params.display_name,
+        settings=smk.params.settings,
+        rank=int(smk.wildcards.rank),
+        seed=int(smk.wildcards.seed),
+        device=smk.params.device,
+        normalisation=smk.params.normalisation,
+        condition_columns=smk.params.dataset["condition_columns"],
+        run=run,
+    )

@@ -1,0 +1,195 @@
+# Config, grid, inputs and resources for the rules. Functions only; the rules are in the other files.
+
+import hashlib
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(workflow.basedir).parent
+sys.path.append(str(REPOSITORY / "scripts"))
+
+from nmfbench import manifest
+from nmfbench.config import load_config
+from nmfbench.errors import InputError
+
+try:
+    cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+
+# ---- names
+
+
+wildcard_constraints:
+    dataset="|".join(cfg.datasets),
+    model="|".join(cfg.models),
+    label="|".join(cfg.labels),
+    rank=r"\d+",
+    seed=r"\d+",
+    cv_seed=r"\d+",
+
+
+def fit_of(kind):
+    """Folder of a fit, for the models of one kind only (it matches nothing when there are none)."""
+    names = "|".join(name for name, model in cfg.models.items() if model.kind == kind) or "(?!)"
+    return f"{{dataset}}/{{model,{names}}}/rank-{{rank}}/seed-{{seed}}"
+
+
+def datasets_from(source):
+    """Names of the datasets that come from `url` or `simulate`, as a wildcard constraint."""
+    names = [name for name, dataset in cfg.datasets.items() if getattr(dataset, source) is not None]
+    return "|".join(names) or "(?!)"
+
+
+def code(*patterns):
+    """Digest of the package files that a rule's result depends on: as a parameter, an edit re-runs the rule."""
+    package = REPOSITORY / "scripts" / "nmfbench"
+    files = sorted(path for pattern in patterns for path in package.glob(pattern))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+# ---- inputs
+
+
+def source_file(wildcards):
+    """The .h5ad a dataset starts from: the person's own file, or the one we download or simulate."""
+    return cfg.datasets[wildcards.dataset].path or f"<results>/{wildcards.dataset}/source.h5ad"
+
+
+def fits(pattern, **fixed):
+    """Expand a pattern over the grid of fits, with some of its wildcards fixed or widened."""
+    grid = {"dataset": list(cfg.datasets), "model": list(cfg.models), "rank": cfg.ranks, "seed": cfg.seeds}
+    return expand(
+        workflow.pathvars.apply(pattern),
+        **{**grid, "label": cfg.labels, "cv_seed": cfg.classification.seeds, **fixed},
+    )
+
+
+def fits_of(pattern, *given):
+    """An input function: the pattern over the fits of the job's dataset; wildcards named here are the job's."""
+    return lambda wildcards: fits(
+        pattern, dataset=wildcards.dataset, **{key: wildcards[key] for key in given}
+    )
+
+
+# What is drawn for one fit is drawn for the first training seed.
+FIRST_FIT = f"{{dataset}}/{{model}}/rank-{{rank}}/seed-{cfg.seeds[0]}"
+
+
+def targets():
+    """Everything the benchmark makes: tables and figures of every dataset."""
+    tables = ["scores", "folds", "resources", "coverage"]
+    figures = ["scores-rank-{rank}", "tradeoff-rank-{rank}", "training-rank-{rank}", "resources"]
+    figures += ["{model}/umap-rank-{rank}", "{model}/factors-rank-{rank}"]
+    files = fits("<results>/{dataset}/tables/clustering_metrics_by_{label}_k{rank}.csv")
+    files += fits("<results>/{dataset}/tables/classification_summary_by_{label}_k{rank}.csv")
+    for table in tables:
+        files += fits(f"<results>/{{dataset}}/tables/{table}.tsv")
+    for figure in figures:
+        files += fits(f"<results>/{{dataset}}/figures/{figure}.png")
+    return sorted(set(files))
+
+
+# ---- parameters: only what changes the result
+
+
+def dataset_settings(*keys):
+    """A function that gives some keys of a dataset's section to a rule."""
+    return lambda wildcards: cfg.datasets[wildcards.dataset].model_dump(include=set(keys))
+
+
+def model_settings(wildcards):
+    """The section of a model, without the keys that are not its estimator's."""
+    return cfg.models[wildcards.model].model_dump(exclude={"kind", "display_name", "training"})
+
+
+def model_kind(wildcards):
+    """Which of the registered models a name in the config stands for."""
+    return cfg.models[wildcards.model].kind
+
+
+def model_display_name(wildcards):
+    """Name of a model in figures and CSVs."""
+    return cfg.display_name(wildcards.model)
+
+
+def model_device(wildcards):
+    """Where a model trains. scikit-learn's NMF knows only the CPU, whatever the config says."""
+    return "cpu" if model_kind(wildcards) == "base_nmf" else cfg.device
+
+
+def display_names():
+    """Name in figures and CSVs of every model, in the order of the config."""
+    return {name: cfg.display_name(name) for name in cfg.models}
+
+
+def step_patterns(folder, suffix):
+    """Path of the log or benchmark file of each step, with the wildcards left in."""
+    steps = {step: "<fit>" for step in ("train", "cluster_embedding", "score_clusters", "compute_umap")}
+    steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
+    steps["filter_donors"] = "{dataset}"
+    return {step: workflow.pathvars.apply(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
+
+
+def expected_fits(wildcards):
+    """The fits that the tables of a dataset expect, in the order of the config; at one rank if there is a wildcard."""
+    ranks = [int(wildcards.rank)] if hasattr(wildcards, "rank") else cfg.ranks
+    return [
+        {
+            "dataset": wildcards.dataset,
+            "model": model,
+            "display_name": cfg.display_name(model),
+            "rank": rank,
+            "seed": seed,
+            "labels": cfg.labels,
+            "cv_seeds": cfg.classification.seeds,
+            "leiden_seeds": cfg.clustering.seeds,
+            "n_folds": cfg.classification.n_folds,
+            "classifiers": cfg.classification.classifiers,
+            "umap": seed == cfg.seeds[0],
+        }
+        for model in cfg.models
+        for rank in ranks
+        for seed in cfg.seeds
+    ]
+
+
+def present_results(wildcards):
+    """Which result files of a dataset are there now."""
+    files = fits("<results>/<fit>/run.json", dataset=wildcards.dataset)
+    files += fits("<results>/<fit>/clustering.tsv", dataset=wildcards.dataset)
+    files += fits("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv", dataset=wildcards.dataset)
+    return [file for file in files if Path(file).exists()]
+
+
+# Where each step leaves its log and its benchmark, for the tables of gaps and of resources.
+LOG_PATTERNS = step_patterns("<logs>", "log")
+BENCHMARK_PATTERNS = step_patterns("<benchmarks>", "tsv")
+
+
+# ---- resources: they grow with the input and with each attempt
+
+
+def memory(base, per_input_mb=0.0):
+    """Megabytes of memory: a base and a share of the input's size, doubled with each further attempt."""
+    return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+
+def minutes(base, per_input_mb=0.0):
+    """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
+    return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+
+# ---- handlers
+
+
+def write_manifest():
+    """Before any work: what was asked for, by which code, where."""
+    manifest.write(
+        workflow.pathvars.apply("<results>/manifest.json"), cfg.model_dump(), REPOSITORY, workflow.configfiles
+    )
+
+
+def say_what_is_missing():
+    """After a failure: which fits are there, which are not, and where to look."""
+    manifest.say_what_is_missing(fits("<results>/<fit>/result.h5ad"), workflow.pathvars.apply("<logs>"))

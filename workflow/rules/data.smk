@@ -1,0 +1,81 @@
+# From a source to the filtered counts.
+
+
+rule fetch_dataset:
+    output:
+        "<results>/{dataset}/source.h5ad",
+    log:
+        "<logs>/fetch_dataset/{dataset}.log",
+    benchmark:
+        "<benchmarks>/fetch_dataset/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=datasets_from("url"),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(600),
+    params:
+        source=dataset_settings("url", "sha256", "size"),
+    script:
+        "../../scripts/fetch_dataset.py"
+
+
+rule simulate_dataset:
+    output:
+        "<results>/{dataset}/source.h5ad",
+    log:
+        "<logs>/simulate_dataset/{dataset}.log",
+    benchmark:
+        "<benchmarks>/simulate_dataset/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=datasets_from("simulate"),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(60),
+    params:
+        code=code("data/simulate.py", "data/labels.py"),
+        source=dataset_settings("simulate", "min_cells_per_donor"),
+    script:
+        "../../scripts/simulate_dataset.py"
+
+
+rule filter_donors:
+    input:
+        source=source_file,
+    output:
+        filtered="<results>/{dataset}/filtered.h5ad",
+        donors=report(
+            "<results>/{dataset}/donors.tsv",
+            caption="../report/donors.rst",
+            category="Data",
+            labels={"dataset": "{dataset}", "table": "donors kept and dropped"},
+        ),
+    log:
+        "<logs>/filter_donors/{dataset}.log",
+    benchmark:
+        "<benchmarks>/filter_donors/{dataset}.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(20, 0.03),
+    params:
+        code=code("data/[!s]*.py"),
+        dataset=dataset_settings(
+            "cell_type_column",
+            "donor_column",
+            "condition_columns",
+            "keep_obs",
+            "obs_filters",
+            "min_cells_per_donor",
+            "matrix",
+            "genes",
+        ),
+    script:
+        "../../scripts/filter_donors.py"

@@ -1,0 +1,173 @@
+# From embeddings to scores.
+
+
+rule cluster_embedding:
+    input:
+        result="<results>/<fit>/result.h5ad",
+    output:
+        clusters="<results>/<fit>/clusters.tsv.gz",
+    log:
+        "<logs>/cluster_embedding/<fit>.log",
+    benchmark:
+        "<benchmarks>/cluster_embedding/<fit>.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(2000, 20),
+        runtime=minutes(60, 4),
+    params:
+        code=code("metrics/clustering.py", "metrics/labels.py"),
+        clustering=cfg.clustering.model_dump(),
+    script:
+        "../../scripts/cluster_embedding.py"
+
+
+rule score_clusters:
+    input:
+        clusters="<results>/<fit>/clusters.tsv.gz",
+        result="<results>/<fit>/result.h5ad",
+    output:
+        scores="<results>/<fit>/clustering.tsv",
+    log:
+        "<logs>/score_clusters/<fit>.log",
+    benchmark:
+        "<benchmarks>/score_clusters/<fit>.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 10),
+        runtime=minutes(10, 0.1),
+    params:
+        code=code("metrics/clustering.py", "metrics/labels.py"),
+        labels=cfg.labels,
+    script:
+        "../../scripts/score_clusters.py"
+
+
+rule classify_embedding:
+    input:
+        result="<results>/<fit>/result.h5ad",
+    output:
+        folds="<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv",
+    log:
+        "<logs>/classify_embedding/<fit>/{label}-cv-seed-{cv_seed}.log",
+    benchmark:
+        "<benchmarks>/classify_embedding/<fit>/{label}-cv-seed-{cv_seed}.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 20),
+        runtime=minutes(60, 10),
+    params:
+        code=code("metrics/classification.py", "metrics/labels.py"),
+        classification=cfg.classification.model_dump(exclude={"seeds"}),
+    script:
+        "../../scripts/classify_embedding.py"
+
+
+rule compute_umap:
+    input:
+        result="<results>/<fit>/result.h5ad",
+    output:
+        umap="<results>/<fit>/umap.tsv.gz",
+    log:
+        "<logs>/compute_umap/<fit>.log",
+    benchmark:
+        "<benchmarks>/compute_umap/<fit>.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 20),
+        runtime=minutes(60),
+    params:
+        code=code("metrics/projection.py", "metrics/clustering.py", "metrics/labels.py"),
+        umap=cfg.umap.model_dump(),
+        n_neighbours=cfg.clustering.n_neighbours,
+    script:
+        "../../scripts/compute_umap.py"
+
+
+rule collect_tables:
+    input:
+        records=fits_of("<results>/<fit>/run.json"),
+        clusterings=fits_of("<results>/<fit>/clustering.tsv"),
+        folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
+    output:
+        clustering=report(
+            expand(
+                "<results>/{{dataset}}/tables/clustering_metrics_by_{label}_k{rank}.csv",
+                label=cfg.labels,
+                rank=cfg.ranks,
+            ),
+            caption="../report/clustering_csv.rst",
+            category="Tables",
+            labels={"dataset": "{dataset}", "table": "clustering (ARI, NMI)"},
+        ),
+        classification=report(
+            expand(
+                "<results>/{{dataset}}/tables/classification_summary_by_{label}_k{rank}.csv",
+                label=cfg.labels,
+                rank=cfg.ranks,
+            ),
+            caption="../report/classification_csv.rst",
+            category="Tables",
+            labels={"dataset": "{dataset}", "table": "classification (F1, AUROC ...)"},
+        ),
+        scores="<results>/{dataset}/tables/scores.tsv",
+        folds="<results>/{dataset}/tables/folds.tsv",
+        resources="<results>/{dataset}/tables/resources.tsv",
+        coverage=report(
+            "<results>/{dataset}/tables/coverage.tsv",
+            caption="../report/coverage.rst",
+            category="Overview",
+            labels={"dataset": "{dataset}", "table": "expected and present"},
+        ),
+    log:
+        "<logs>/collect_tables/{dataset}.log",
+    localrule: True
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("tables/*.py"),
+        grid=expected_fits,
+        log_patterns=LOG_PATTERNS,
+        benchmark_patterns=BENCHMARK_PATTERNS,
+    script:
+        "../../scripts/collect_tables.py"
+
+
+# The scores of whatever is there already, with its gaps listed: for a run of which a part failed.
+rule collect_partial_tables:
+    output:
+        coverage="<results>/{dataset}/partial_tables/coverage.tsv",
+    log:
+        "<logs>/collect_partial_tables/{dataset}.log",
+    localrule: True
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("tables/*.py"),
+        grid=expected_fits,
+        log_patterns=LOG_PATTERNS,
+        benchmark_patterns=BENCHMARK_PATTERNS,
+        present=present_results,  # so that it is made again when something new is there
+    script:
+        "../../scripts/collect_tables.py"
+
+
+rule partial_tables:
+    input:
+        expand("<results>/{dataset}/partial_tables/coverage.tsv", dataset=list(cfg.datasets)),
+    localrule: True

@@ -1,0 +1,173 @@
+# From tables to figures. Both formats of a figure are made; the PNG stands in the report.
+
+
+rule plot_scores:
+    input:
+        scores="<results>/{dataset}/tables/scores.tsv",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/scores-rank-{rank}.png",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "figure": "all scores"},
+        ),
+        pdf="<results>/{dataset}/figures/scores-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_scores/{dataset}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("figures/scores.py", "figures/summary.py", "figures/style.py", "figures/palette.py"),
+        rank=lambda wildcards: int(wildcards.rank),
+        display_names=display_names(),
+    script:
+        "../../scripts/plot_scores.py"
+
+
+rule plot_tradeoff:
+    input:
+        scores="<results>/{dataset}/tables/scores.tsv",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/tradeoff-rank-{rank}.png",
+            caption="../report/tradeoff.rst",
+            category="Scores",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "figure": "cell type against donor"},
+        ),
+        pdf="<results>/{dataset}/figures/tradeoff-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_tradeoff/{dataset}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code(
+            "figures/tradeoff.py",
+            "figures/scores.py",
+            "figures/summary.py",
+            "figures/style.py",
+            "figures/palette.py",
+        ),
+        rank=lambda wildcards: int(wildcards.rank),
+        display_names=display_names(),
+    script:
+        "../../scripts/plot_tradeoff.py"
+
+
+rule plot_training:
+    input:
+        histories=fits_of("<results>/<fit>/history.tsv", "rank"),
+    output:
+        png=report(
+            "<results>/{dataset}/figures/training-rank-{rank}.png",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "figure": "training curves"},
+        ),
+        pdf="<results>/{dataset}/figures/training-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_training/{dataset}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("figures/training.py", "figures/style.py", "figures/palette.py"),
+        runs=expected_fits,
+    script:
+        "../../scripts/plot_training.py"
+
+
+rule plot_umap:
+    input:
+        umap=f"<results>/{FIRST_FIT}/umap.tsv.gz",
+        result=f"<results>/{FIRST_FIT}/result.h5ad",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/{model}/umap-rank-{rank}.png",
+            caption="../report/umap.rst",
+            category="Embeddings",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "model": "{model}", "figure": "UMAP"},
+        ),
+        pdf="<results>/{dataset}/figures/{model}/umap-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_umap/{dataset}-{model}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 10),
+        runtime=minutes(20),
+    params:
+        code=code("figures/umap.py", "figures/style.py", "figures/palette.py"),
+        labels=cfg.labels,
+        display_name=model_display_name,
+    script:
+        "../../scripts/plot_umap.py"
+
+
+rule plot_factors:
+    input:
+        result=f"<results>/{FIRST_FIT}/result.h5ad",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/{model}/factors-rank-{rank}.png",
+            caption="../report/factors.rst",
+            category="Embeddings",
+            labels={
+                "dataset": "{dataset}",
+                "rank": "{rank}",
+                "model": "{model}",
+                "figure": "factors by cell type",
+            },
+        ),
+        pdf="<results>/{dataset}/figures/{model}/factors-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_factors/{dataset}-{model}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 10),
+        runtime=minutes(20),
+    params:
+        code=code("figures/factors.py", "figures/style.py", "figures/palette.py"),
+        label="cell_type",
+        display_name=model_display_name,
+    script:
+        "../../scripts/plot_factors.py"
+
+
+rule plot_resources:
+    input:
+        resources="<results>/{dataset}/tables/resources.tsv",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/resources.png",
+            caption="../report/resources.rst",
+            category="Resources",
+            labels={"dataset": "{dataset}", "figure": "time and memory"},
+        ),
+        pdf="<results>/{dataset}/figures/resources.pdf",
+    log:
+        "<logs>/plot_resources/{dataset}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("figures/resources.py", "figures/style.py", "figures/palette.py"),
+        display_names=display_names(),
+    script:
+        "../../scripts/plot_resources.py"

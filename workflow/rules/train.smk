@@ -1,0 +1,62 @@
+# One rule for each model, so that a site can give each its own resources; they share one script.
+
+TRAINING_CODE = [
+    "train.py",
+    "results.py",
+    "linalg.py",
+    "data/filtered.py",
+    "training/*.py",
+    "models/base.py",
+]
+
+
+rule train_base_nmf:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+    output:
+        result="<results>/<fit>/result.h5ad",
+        history="<results>/<fit>/history.tsv",
+        record="<results>/<fit>/run.json",
+    log:
+        "<logs>/train/<fit>.log",
+    benchmark:
+        "<benchmarks>/train/<fit>.tsv"
+    pathvars:
+        fit=fit_of("base_nmf"),
+    conda:
+        "../../envs/models.yaml"
+    threads: 4
+    resources:
+        mem_mb=memory(3000, 12),
+        runtime=minutes(60, 2),
+    params:
+        code=code(*TRAINING_CODE, "models/base_nmf.py"),
+        kind=model_kind,
+        settings=model_settings,
+        display_name=model_display_name,
+        device=model_device,
+        normalisation=cfg.normalisation.model_dump(),
+        dataset=dataset_settings("condition_columns"),
+    script:
+        "../../scripts/train_model.py"
+
+
+use rule train_base_nmf as train_ae_nmf with:
+    pathvars:
+        fit=fit_of("ae_nmf"),
+    params:
+        code=code(*TRAINING_CODE, "models/ae_nmf.py"),
+
+
+use rule train_ae_nmf as train_cae_nmf1 with:
+    pathvars:
+        fit=fit_of("cae_nmf1"),
+    params:
+        code=code(*TRAINING_CODE, "models/cae_nmf1.py"),
+
+
+use rule train_ae_nmf as train_cae_nmf2 with:
+    pathvars:
+        fit=fit_of("cae_nmf2"),
+    params:
+        code=code(*TRAINING_CODE, "models/cae_nmf2.py"),
