@@ -6,7 +6,7 @@ TRAINING_CODE = [
     "linalg.py",
     "data/filtered.py",
     "training/*.py",
-    "models/base.py",
+    *[f"models/{name}.py" for name in ("base", "labels", "limits", "penalties", "problem", "start")],
 ]
 
 
