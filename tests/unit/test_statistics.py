@@ -1,0 +1,292 @@
+"""Statistics against the dense computation, the laws of merging, and damaged files."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import reference_solvers as reference
+from nmfbench.errors import InputError
+from nmfbench.solvers import sums_of_blocks
+from nmfbench.statistics import (
+    Layout,
+    check_memory,
+    choose_method,
+    gather_shard,
+    gather_to_disk,
+    gram_bytes,
+    load,
+    merge,
+    save,
+)
+
+N, P = 90, 31
+
+
+def cells():
+    """X in float32 with an all-zero gene and an all-zero cell, (donor, batch) codes and cell types."""
+    rng = np.random.default_rng(5)
+    X = reference.counts(N, P, seed=6).astype(np.float32).tolil()
+    X[:, 4] = 0
+    X[7] = 0
+    codes = np.column_stack([rng.integers(3, size=N), rng.integers(2, size=N)])
+    return sp.csr_matrix(X), codes, rng.integers(4, size=N)
+
+
+def layout(**changes) -> Layout:
+    values = {
+        "fingerprint": "abc",
+        "genes": tuple(f"gene {i}" for i in range(P)),
+        "n_cells": N,
+        "n_shards": 4,
+        "normalisation": {"target_sum": 1e4, "log1p": True},
+        "conditions": {"donor_id": ("a", "b", "ç/,"), "batch": ("x", "y")},
+        "types": ("T", "B", "NK", "Mono"),
+        "dtype": "float64",
+    }
+    return Layout(**(values | changes))
+
+
+def blocks(plan: Layout, shard: int, size: int = 10):
+    X, codes, types = cells()
+    start, stop = plan.range(shard)
+    for low in range(start, stop, size):
+        rows = slice(low, min(low + size, stop))
+        yield X[rows], codes[rows], types[rows]
+
+
+def gather(plan: Layout, shard: int = 0, **options):
+    return gather_shard(blocks(plan, shard), plan, shard, **options)
+
+
+def gathered(plan: Layout):
+    return merge(gather(plan, shard) for shard in range(plan.n_shards))
+
+
+@pytest.mark.parametrize("method", ["sparse", "dense"])
+@pytest.mark.parametrize("n_shards", [1, 4])
+def test_equal_to_dense(method, n_shards):
+    X, codes, types = cells()
+    found = gathered(layout(method=method, n_shards=n_shards, donor_grams=True))
+    dense = X.toarray().astype(float)
+    tight = {"rtol": 1e-12, "atol": 1e-12} if method == "sparse" else {"rtol": 1e-6, "atol": 1e-5}
+    np.testing.assert_allclose(found.gram, dense.T @ dense, **tight)
+    for c in range(3):
+        rows = dense[codes[:, 0] == c]
+        np.testing.assert_allclose(found.donor_grams[c], rows.T @ rows, **tight)
+    assert found.squared_norm == pytest.approx((dense**2).sum(), rel=1e-12)
+    np.testing.assert_allclose(found.gene_sums, dense.sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.gene_squares, (dense**2).sum(axis=0), rtol=1e-12)
+    expected = sums_of_blocks(X, codes, types)
+    np.testing.assert_allclose(found.group_sums, expected.sums, rtol=1e-12)
+    np.testing.assert_array_equal(found.group_counts, expected.counts)
+    np.testing.assert_array_equal(found.type_sizes, np.bincount(types))
+    assert found.complete
+    assert found.n_cells == N
+    assert found.gram.dtype == np.float64
+
+
+def test_single_precision_result_and_symmetry():
+    found = gathered(layout(dtype="float32"))
+    assert found.gram.dtype == np.float32
+    np.testing.assert_array_equal(found.gram, found.gram.T)
+    np.testing.assert_allclose(found.gram, gathered(layout()).gram, rtol=1e-6)
+
+
+def test_dense_on_torch_equals_numpy():
+    plan = layout(method="dense", n_shards=1, donor_grams=True)
+    # "cpu:0" is torch's name for the processor: the way a GPU goes, without one
+    here, there = gather(plan), gather(plan, device="cpu:0")
+    np.testing.assert_allclose(there.gram, here.gram, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(there.donor_grams, here.donor_grams, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="dense"):
+        gather(layout(n_shards=1), device="cpu:0")
+
+
+def test_without_conditions_or_types():
+    X, *_ = cells()
+    plan = layout(conditions={}, types=("",), n_shards=1)
+    found = gather_shard([(X, np.zeros((N, 0)), None)], plan)
+    assert found.group_sums.shape == (1, 0, P)
+    assert found.type_sizes.tolist() == [N]
+
+
+def test_block_size_does_not_change_the_checksum():
+    plan = layout(n_shards=1)
+    parts = [gather_shard(blocks(plan, 0, size), plan) for size in (7, 90)]
+    assert parts[0].digests == parts[1].digests
+    other = layout(n_shards=1, conditions={"donor_id": ("a", "b", "c"), "batch": ("x", "y", "z")})
+    assert gather_shard(blocks(plan, 0), other).digests == parts[0].digests
+    X, codes, types = cells()
+    X.data[3] += 1e-3
+    assert gather_shard([(X, codes, types)], plan).digests != parts[0].digests
+
+
+def test_order_of_shards_does_not_matter():
+    plan = layout(dtype="float32")
+    shards = [gather(plan, shard) for shard in range(4)]
+    forward, backward = merge(shards), merge(shards[::-1])
+    np.testing.assert_array_equal(forward.gram, backward.gram)
+    np.testing.assert_array_equal(forward.group_sums, backward.group_sums)
+    assert forward.digests == backward.digests
+    assert shards[0].shards == (0,), "merging leaves its input as it was"
+    np.testing.assert_array_equal(shards[0].gram, gather(plan, 0).gram)
+
+
+def test_same_bits_from_one_and_two_processes():
+    plan = layout(dtype="float32", donor_grams=True)
+    here = gathered(plan)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        there = merge(pool.starmap(gather, [(plan, shard) for shard in range(plan.n_shards)]))
+    for name in ("gram", "donor_grams", "group_sums", "gene_sums", "gene_squares"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+    assert here.squared_norm == there.squared_norm
+    assert here.digests == there.digests
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"fingerprint": "other"}, "fingerprint"),
+        ({"genes": tuple(f"other {i}" for i in range(P))}, "genes"),
+        ({"normalisation": {"target_sum": 1e3, "log1p": True}}, "normalisation"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"n_shards": 5}, "n_shards"),
+    ],
+)
+def test_merge_refuses_mismatched_shards(change, word):
+    shards = [gather(layout(), shard) for shard in range(4)]
+    shards[2] = replace(shards[2], layout=replace(shards[2].layout, **change))
+    with pytest.raises(InputError, match=word):
+        merge(shards)
+
+
+def test_merge_refuses_missing_and_doubled_shards():
+    shards = [gather(layout(), shard) for shard in range(4)]
+    with pytest.raises(InputError, match=r"missing: \[2\]"):
+        merge([shards[0], shards[1], shards[3]])
+    with pytest.raises(InputError, match="twice"):
+        merge([*shards, shards[1]])
+    with pytest.raises(InputError, match="at least one"):
+        merge([])
+    with pytest.raises(InputError, match="cells"):
+        merge([replace(shards[0], n_cells=3), *shards[1:]])
+
+
+def test_changed_number_of_cells_is_refused():
+    with pytest.raises(InputError, match="22 cells"):
+        gather_shard(blocks(layout(), 1), layout(), 0)
+
+
+@pytest.mark.parametrize("wrong", ["genes", "codes", "types", "nan", "columns"])
+def test_bad_blocks_are_refused(wrong):
+    X, codes, types = cells()
+    if wrong == "genes":
+        X = X[:, :-1]
+    elif wrong == "codes":
+        codes[3, 0] = 3
+    elif wrong == "types":
+        types[0] = -1
+    elif wrong == "nan":
+        X.data[0] = np.nan
+    else:
+        codes = codes[:, :1]
+    with pytest.raises(InputError):
+        gather_shard([(X, codes, types)], layout(n_shards=1))
+
+
+def test_save_and_load(tmp_path):
+    found = gathered(layout(dtype="float32", donor_grams=True))
+    save(found, tmp_path / "statistics.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.h5"]
+    for memory_map in (False, True):
+        again = load(tmp_path / "statistics.h5", memory_map=memory_map)
+        assert again.layout == found.layout
+        assert again.digests == found.digests
+        assert again.squared_norm == found.squared_norm
+        for name in ("gram", "donor_grams", "group_sums", "group_counts", "type_sizes", "gene_squares"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+        assert isinstance(again.gram, np.memmap) == memory_map
+    again.require(fingerprint="abc", normalisation={"target_sum": 1e4, "log1p": True})
+    with pytest.raises(InputError, match="fingerprint"):
+        again.require(fingerprint="another")
+    with pytest.raises(InputError, match="missing"):
+        gather(layout(), 1).require()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "flipped", "header", "foreign"])
+def test_damaged_files_are_refused(tmp_path, damage):
+    import h5py
+
+    path = tmp_path / "statistics.h5"
+    if damage != "missing":
+        save(gathered(layout()), path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "text":
+        path.write_text("not an HDF5 file")
+    elif damage in {"flipped", "header"}:
+        with h5py.File(path, "r+") as file:
+            if damage == "flipped":
+                file["gram"][3, 8] += 1e-3
+            else:
+                file.attrs["n_cells"] = 17
+    elif damage == "foreign":
+        with h5py.File(path, "w") as file:
+            file["x"] = 1
+    with pytest.raises(InputError, match=r"statistics\.h5"):
+        load(path)
+
+
+def test_statistics_that_contradict_themselves_are_refused():
+    found = gathered(layout())
+    with pytest.raises(InputError, match="trace"):
+        replace(found, gram=found.gram * 1.01).check()
+
+
+def test_memory_is_refused_before_work():
+    assert gram_bytes(20_000) == 20_000**2 * 12
+    assert gram_bytes(1000, n_grams=5) > 5 * gram_bytes(1000) * 0.9
+    plan = layout(n_shards=1)
+
+    def never():
+        raise AssertionError("work began")
+        yield
+
+    need = gram_bytes(P, dtype="float64") / 2**20
+    with pytest.raises(InputError, match="MiB"):
+        gather_shard(never(), plan, memory_mb=need * 0.9)
+    with pytest.raises(InputError, match="donors"):
+        check_memory(layout(donor_grams=True), need)
+    check_memory(plan, need * 1.01)
+
+
+def test_method_depends_on_density_alone():
+    assert choose_method(1000, 2000, 100_000) == "sparse"
+    assert choose_method(1000, 2000, 600_000) == "dense"
+
+
+@pytest.mark.parametrize("method", ["sparse", "dense"])
+def test_tiles_on_disk_equal_memory(tmp_path, method):
+    plan = layout(n_shards=1, method=method)
+    calls = []
+
+    def read():
+        calls.append(1)
+        return blocks(plan, 0)
+
+    expected = gather(plan)
+    path = tmp_path / "tiles.h5"
+    found = gather_to_disk(read, plan, path, memory_mb=P * 9 * 8 / 2**20)
+    assert len(calls) == 4, "one pass for each tile of rows"
+    assert isinstance(found.gram, np.memmap)
+    tight = {"rtol": 1e-12} if method == "sparse" else {"rtol": 1e-6, "atol": 1e-5}
+    np.testing.assert_allclose(found.gram, expected.gram, **tight)
+    np.testing.assert_array_equal(found.gram, np.asarray(found.gram).T)
+    assert [item.name for item in tmp_path.iterdir()] == ["tiles.h5"]
+    with pytest.raises(InputError, match="row"):
+        gather_to_disk(read, plan, path, memory_mb=1e-6)
