@@ -23,20 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from nmfbench.compiled import compiled
+
 _POOL: dict[int, ThreadPoolExecutor] = {}
-
-
-def compiled(function):
-    """Compile a loop with numba, without the interpreter lock, caching the machine code where possible."""
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder can hold the cache: compile in every process
-        return numba.njit(nogil=True, error_model="numpy")(function)
+compiled_loop = compiled(nogil=True, error_model="numpy")
 
 
 def _pool() -> ThreadPoolExecutor:
@@ -74,7 +68,7 @@ def even_cuts(length: int, smallest: int = 1) -> np.ndarray:
     return np.linspace(0, length, parts + 1).astype(np.int64)
 
 
-@compiled
+@compiled_loop
 def _times(indptr, indices, data, dense, out, low, high):
     k = dense.shape[1]
     for i in range(low, high):
@@ -103,7 +97,7 @@ def _times(indptr, indices, data, dense, out, low, high):
             j += 1
 
 
-@compiled
+@compiled_loop
 def _transposed_times(indptr, indices, data, dense, out, accumulate, low, high):
     n = indptr.shape[0] - 1
     k = dense.shape[1]
@@ -149,7 +143,7 @@ def _transposed_times(indptr, indices, data, dense, out, accumulate, low, high):
             j += 1
 
 
-@compiled
+@compiled_loop
 def _group_sums(indptr, indices, data, codes, out):
     for i in range(indptr.shape[0] - 1):
         o = out[codes[i]]

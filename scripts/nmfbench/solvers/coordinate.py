@@ -30,6 +30,7 @@ def fit_ae_nmf(
     max_seconds: float | None = None,
     state: dict | None = None,
     callback=None,
+    watch=None,
 ) -> SolverResult:
     """Minimise ||X - X Wᵀ W||²/n + λ_W ||W||² over W >= 0.
 
@@ -44,7 +45,7 @@ def fit_ae_nmf(
     init : {"nndsvd", "random"} or (k, genes) array
     seed : int
         Of the start.
-    max_iter, tol, relax, max_seconds, state, callback
+    max_iter, tol, relax, max_seconds, state, callback, watch
         See `nmfbench.solvers.loop.descend`.
 
     Returns
@@ -63,6 +64,7 @@ def fit_ae_nmf(
         max_seconds=max_seconds,
         state=state,
         callback=callback,
+        watch=watch,
     )
     return _result(problem, run, None)
 
@@ -85,6 +87,7 @@ def fit_cae_nmf1(
     max_seconds: float | None = None,
     state: dict | None = None,
     callback=None,
+    watch=None,
 ) -> SolverResult:
     """Minimise ||X - X Wᵀ W - C U||²/n + λ_W ||W||² + λ_U ||U||² + (γ Inv(W) + η HSIC(W))/n over W, U >= 0.
 
@@ -96,7 +99,7 @@ def fit_cae_nmf1(
         Penalties, per cell.
     centred : bool
         Whether the invariance term leaves out the cell type's own mean.
-    operator, n_components, init, seed, max_iter, tol, relax, max_seconds, state, callback
+    operator, n_components, init, seed, max_iter, tol, relax, max_seconds, state, callback, watch
         As for `fit_ae_nmf`.
 
     Returns
@@ -129,6 +132,7 @@ def fit_cae_nmf1(
         max_seconds=max_seconds,
         state=state,
         callback=callback,
+        watch=watch,
     )
     return _result(problem, run, np.ascontiguousarray(problem.U.T))
 
@@ -147,6 +151,7 @@ def fit_cae_nmf2(
     max_seconds: float | None = None,
     state: dict | None = None,
     callback=None,
+    watch=None,
 ) -> SolverResult:
     """Minimise Σ_c ||X_c - X_c Wᵀ (W + U_c)||²/n + λ_W ||W||² + λ_U ||U||² over W, U >= 0.
 
@@ -156,7 +161,7 @@ def fit_cae_nmf2(
         With one group of cells per donor.
     lambda_W, lambda_U : float
         Penalties, per cell.
-    n_components, init, seed, max_iter, tol, relax, max_seconds, state, callback
+    n_components, init, seed, max_iter, tol, relax, max_seconds, state, callback, watch
         As for `fit_ae_nmf`.
 
     Returns
@@ -175,6 +180,7 @@ def fit_cae_nmf2(
         max_seconds=max_seconds,
         state=state,
         callback=callback,
+        watch=watch,
     )
     return _result(problem, run, np.ascontiguousarray(problem.U.transpose(0, 2, 1)))
 
@@ -240,7 +246,7 @@ class TiedProblem:
             parts["penalty_U"] = self.lambda_U * float(np.trace(UU))
             parts["invariance"] = float(np.square(self.D[: self.n_inv]).sum()) / n
             parts["hsic"] = float(np.square(self.D[self.n_inv :]).sum()) / n
-        return {"reconstruction": error / n, **parts}, error / self.operator.squared_norm
+        return {"reconstruction": error / n, **parts}, error / (self.operator.squared_norm or np.nan)
 
     def _penalty_block(self, low: int, high: int) -> np.ndarray:
         if low not in self._penalty:
@@ -312,7 +318,7 @@ class DonorProblem:
             "penalty_W": self.lambda_W * float(np.square(self.W, dtype=np.float64).sum()),
             "penalty_U": self.lambda_U * float(sum(np.square(U, dtype=np.float64).sum() for U in self.U)),
         }
-        return parts, error / self.operator.squared_norm
+        return parts, error / (self.operator.squared_norm or np.nan)
 
     def sweep(self, relax: float) -> None:
         kind, k = self.operator.dtype, self.W.shape[1]

@@ -8,12 +8,14 @@ Results do not depend on the number of threads: each output is written by one th
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from nmfbench.compiled import compiled
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # all of fastmath but the promise that NaN never occurs
 
 
-@njit(cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def minimise_quartic(c1, c2, c3, c4, low):
     """Smallest value of c1 t + c2 t² + c3 t³ + c4 t⁴ over t >= low, with low <= 0.
 
@@ -58,7 +60,7 @@ def minimise_quartic(c1, c2, c3, c4, low):
     return best_t
 
 
-@njit(cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _columns_of_gene(indices, data, bounds, Z, gene, out):
     """out[c] = Σ_i x_ig Z_i over the cells of each group c; (groups, k)."""
     n_groups, k = out.shape
@@ -72,7 +74,7 @@ def _columns_of_gene(indices, data, bounds, Z, gene, out):
                 out[c, l] += x * Z[row, l]
 
 
-@njit(cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _update_part(indices, data, bounds, part, group, low, changed, delta, Z):
     """Z_i += Σ_g x_ig delta_g over the changed genes and the cells of one part."""
     k = Z.shape[1]
@@ -88,7 +90,7 @@ def _update_part(indices, data, bounds, part, group, low, changed, delta, Z):
 # Two compilations of each loop: threads cost more than they save on blocks of little work.
 
 
-@njit(cache=True)
+@compiled()
 def block_columns(indices, data, bounds, Z, low, out):
     """Group sums Σ_i x_ig Z_i for a block of genes.
 
@@ -108,14 +110,14 @@ def block_columns(indices, data, bounds, Z, low, out):
         _columns_of_gene(indices, data, bounds, Z, low + i, out[i])
 
 
-@njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def parallel_block_columns(indices, data, bounds, Z, low, out):
     """`block_columns` with one task a gene."""
     for i in prange(out.shape[0]):
         _columns_of_gene(indices, data, bounds, Z, low + i, out[i])
 
 
-@njit(cache=True)
+@compiled()
 def block_update(indices, data, bounds, owner, low, changed, delta, Z):
     """Z_i += Σ_g x_ig delta_g over the changed genes of a block, in place.
 
@@ -133,14 +135,14 @@ def block_update(indices, data, bounds, owner, low, changed, delta, Z):
         _update_part(indices, data, bounds, part, owner[part], low, changed, delta, Z)
 
 
-@njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def parallel_block_update(indices, data, bounds, owner, low, changed, delta, Z):
     """`block_update` with one task a part of the cells."""
     for part in prange(owner.shape[0]):
         _update_part(indices, data, bounds, part, owner[part], low, changed, delta, Z)
 
 
-@njit(cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def sweep_block(W, S, K, A, G, ridge, relax, T, U, N, ridge_U, R, V, P, Q, delta):
     """One pass over the genes of a block: each entry of W moves to its exact minimum, U to its closed form.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from nmfbench.compiled import compiled
 from nmfbench.solvers.kernels import _FAST, minimise_quartic
 
 
-@njit(cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta_V):
     """One pass over the genes of a block: U_c of each donor (parabolas), then W (polynomials of degree four).
 

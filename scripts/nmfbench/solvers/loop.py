@@ -87,6 +87,7 @@ def descend(
     max_seconds: float | None = None,
     state: dict | None = None,
     callback: Callable[[int, dict], bool | None] | None = None,
+    watch: Callable[[dict, dict | None], bool | None] | None = None,
 ) -> tuple[list[dict], bool, str]:
     """Sweep until the objective falls by less than `tol` of itself `patience` times in a row.
 
@@ -106,6 +107,11 @@ def descend(
     callback : callable, optional
         Called with (iteration, state) every 10 sweeps; the state is a dict of arrays, its own copy. Returning
         True stops the run.
+    watch : callable, optional
+        Called at the start of a new run and after every sweep with (row, state): the history's new row, with
+        `seconds_before`, the seconds of the runs before, and the state where a run can go on from here (every
+        10 sweeps, the start and convergence included), else None. Returning True stops the run at once; it
+        then goes on from the newest state.
 
     Returns
     -------
@@ -139,6 +145,8 @@ def descend(
     problem.refresh()
     if state is None:
         last = record()
+        if watch is not None and np.isfinite(last):
+            watch(rows[-1] | {"seconds_before": before}, _state(problem, rows, 0, 0, relax))
     else:
         problem.evaluate()
         last = rows[-1]["objective"]
@@ -153,7 +161,7 @@ def descend(
         if iteration % REFRESH == 0:
             problem.refresh()
         value = record()
-        quiet = quiet + 1 if last - value < tol * abs(value) else 0
+        quiet = quiet + 1 if last - value < tol * abs(value) or value == 0.0 else 0
         last = value
         if quiet >= patience:
             reason = "converged"
@@ -165,8 +173,13 @@ def descend(
                 stop = callback(iteration, _state(problem, rows, iteration, quiet, relax))
             if stop:
                 reason = "interrupted"
-            if reason != "max_iter":
-                break
+        if watch is not None:
+            whole = iteration % REFRESH == 0 or reason == "converged"
+            state = _state(problem, rows, iteration, quiet, relax) if whole else None
+            if watch(rows[-1] | {"seconds_before": before}, state) and reason == "max_iter":
+                reason = "interrupted"
+        if reason != "max_iter":
+            break
     return rows, reason == "converged", reason
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from nmfbench.compiled import compiled
 
 
-@njit(cache=True, parallel=True)
+@compiled(parallel=True)
 def add_sparse_gram(indptr, indices, data, column_ptr, cells, first_row, gram):
     """Add the upper triangle of Xᵀ X of a block of cells to `gram`, in float64.
 
@@ -40,7 +42,7 @@ def add_sparse_gram(indptr, indices, data, column_ptr, cells, first_row, gram):
                 gram[row, l] += total[l]
 
 
-@njit(cache=True)
+@compiled()
 def positions_by_gene(indptr, indices, n_genes):
     """Where each gene's nonzeros lie in a CSR block.
 

@@ -7,13 +7,13 @@ from math import sqrt
 import numpy as np
 import torch
 
-from nmfbench.linalg import compiled, even_cuts, run_ranges
+from nmfbench.linalg import compiled_loop, even_cuts, run_ranges
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 _SMALLEST_RANGE = 16_384
 
 
-@compiled
+@compiled_loop
 def _step(weights, gradient, mean, square, c, low, high):
     scale, decay, keep1, add1, keep2, add2, rate, root, epsilon = c
     for i in range(low, high):
