@@ -22,9 +22,9 @@ from nmfbench.models import AENMF, CAENMF1, CAENMF2, MODELS, BaseNMF, get_model
 
 SHORT = {
     "base_nmf": {"max_iter": 30},
-    "ae_nmf": {"max_epochs": 25, "batch_size": 64},
-    "cae_nmf1": {"max_epochs": 25, "batch_size": 64},
-    "cae_nmf2": {"max_epochs": 25, "batch_size": 64},
+    "ae_nmf": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
+    "cae_nmf1": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
+    "cae_nmf2": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
 }
 AUTOENCODERS = ["ae_nmf", "cae_nmf1", "cae_nmf2"]
 every_model = pytest.mark.parametrize("name", SHORT)
@@ -53,9 +53,11 @@ def fitted(cells):
 @parametrize_with_checks(
     [
         BaseNMF(1, max_iter=5, random_state=0),
-        AENMF(1, max_epochs=3, random_state=0),
-        CAENMF1(1, max_epochs=3, random_state=0),
-        CAENMF2(1, max_epochs=3, random_state=0),
+        *(
+            model(1, solver=solver, max_epochs=3, max_sweeps=10, random_state=0)
+            for model in (AENMF, CAENMF1, CAENMF2)
+            for solver in ("auto", "minibatch")
+        ),
     ]
 )
 def test_scikit_learn_conventions(estimator, check):

@@ -12,9 +12,9 @@ from nmfbench.models import get_model
 
 SHORT = {
     "base_nmf": {"max_iter": 30},
-    "ae_nmf": {"max_epochs": 25, "batch_size": 64},
-    "cae_nmf1": {"max_epochs": 25, "batch_size": 64},
-    "cae_nmf2": {"max_epochs": 25, "batch_size": 64},
+    "ae_nmf": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
+    "cae_nmf1": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
+    "cae_nmf2": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
 }
 every_model = pytest.mark.parametrize("name", SHORT)
 every_autoencoder = pytest.mark.parametrize("name", ["ae_nmf", "cae_nmf1", "cae_nmf2"])
@@ -48,6 +48,10 @@ def test_values_that_are_not_counts_are_refused(name, value, message, cells):
 
 INVALID = {
     "n_components": [0, 2.5, "4", True, None],
+    "solver": ["newton", None],
+    "max_sweeps": [0, 1.5],
+    "solver_tol": [-1e-6, "small"],
+    "gram_memory_mb": [-1, None],
     "max_epochs": [0, 1.5],
     "max_iter": [0, -1],
     "batch_size": [0, None],

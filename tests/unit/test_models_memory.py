@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF
 
 N, P, K, B, M = 600, 4000, 3, 300, 3
+MINIBATCH = {"solver": "minibatch", "max_epochs": 2, "batch_size": B}
 
 
 class LargestTensor(TorchDispatchMode):
@@ -41,12 +42,20 @@ def cells():
     "model",
     [
         BaseNMF(K, max_iter=3, tol=0, random_state=0),
-        AENMF(K, max_epochs=2, batch_size=B),
-        AENMF(K, max_epochs=2, batch_size=B, init="random", row_norm=True),
-        CAENMF1(K, max_epochs=2, batch_size=B, warmup_epochs=0),
-        CAENMF1(K, max_epochs=2, batch_size=B, warmup_epochs=0, update_U="adam", centred_invariance=True),
-        CAENMF2(K, max_epochs=2, batch_size=B),
-        CAENMF2(K, max_epochs=2, batch_size=B, batches="proportional"),
+        AENMF(K, **MINIBATCH),
+        AENMF(K, **MINIBATCH, init="random", row_norm=True),
+        CAENMF1(K, **MINIBATCH, warmup_epochs=0),
+        CAENMF1(
+            K,
+            solver="minibatch",
+            max_epochs=2,
+            batch_size=B,
+            warmup_epochs=0,
+            update_U="adam",
+            centred_invariance=True,
+        ),
+        CAENMF2(K, **MINIBATCH),
+        CAENMF2(K, **MINIBATCH, batches="proportional"),
     ],
     ids=lambda m: f"{type(m).__name__}-{getattr(m, 'update_U', getattr(m, 'batches', ''))}",
 )

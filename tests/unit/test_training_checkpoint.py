@@ -20,13 +20,12 @@ from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF
 from nmfbench.training import checkpoint as module
 from nmfbench.training.checkpoint import Checkpoint
 
+MINIBATCH = {"solver": "minibatch", "max_epochs": 9, "batch_size": 70, "random_state": 1}
 CASES = {
     "base_nmf": lambda **more: BaseNMF(4, **{"max_iter": 9, "tol": 0.0, "random_state": 1} | more),
-    "ae_nmf": lambda **more: AENMF(4, **{"max_epochs": 9, "batch_size": 70, "random_state": 1} | more),
-    "cae_nmf1": lambda **more: CAENMF1(
-        4, **{"max_epochs": 9, "batch_size": 70, "random_state": 1, "update_U": "adam"} | more
-    ),
-    "cae_nmf2": lambda **more: CAENMF2(4, **{"max_epochs": 9, "batch_size": 70, "random_state": 1} | more),
+    "ae_nmf": lambda **more: AENMF(4, **MINIBATCH | more),
+    "cae_nmf1": lambda **more: CAENMF1(4, **MINIBATCH | {"update_U": "adam"} | more),
+    "cae_nmf2": lambda **more: CAENMF2(4, **MINIBATCH | more),
 }
 NOT_COMPARED = {"seconds", "cells_per_s", "peak_mb"}
 
@@ -99,7 +98,7 @@ def test_killed_and_rerun_equals_unbroken(cells, tmp_path):
         checkpoint.LARGEST_SHARE = float("inf")
         X, _, donor, kind = dense.planted(n=200, p=60)
         slow = lambda: time.sleep(0.05)
-        CAENMF2(4, max_epochs=9, batch_size=70, random_state=1).fit(
+        CAENMF2(4, **{MINIBATCH!r}).fit(
             X, conditions=donor, strata=kind, progress=False, checkpoint={str(tmp_path)!r}, should_stop=slow)
         """
     )

@@ -10,6 +10,8 @@ import torch
 from nmfbench.linalg import SparseRows
 from nmfbench.models.base import Autoencoder, FitData
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram
+from nmfbench.solvers import SolverResult, fit_ae_nmf
+from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
 
@@ -40,13 +42,13 @@ class TiedProblem(AutoencoderProblem):
 
 
 class AENMF(Autoencoder):
-    """Autoencoding NMF with tied weights (projective NMF, trained in minibatches).
+    """Autoencoding NMF with tied weights (projective NMF).
 
     Minimises, over non-negative W (k x genes),
 
     ``||X - H W||² / n + penalty_W ||W||²``  with the embedding  ``H = X Wᵀ``
 
-    where n is the number of cells (of a batch, in training). Projective NMF: Yang & Oja 2010,
+    where n is the number of cells (of a batch, where minibatches train). Projective NMF: Yang & Oja 2010,
     doi:10.1109/TNN.2010.2041361.
 
     {parameters}
@@ -62,6 +64,9 @@ class AENMF(Autoencoder):
             penalty_W=self.penalty_W,
             row_norm=self.row_norm,
         )
+
+    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+        return fit_ae_nmf(operator, self.n_components, lambda_W=self.penalty_W, **run)
 
     def _published_settings(self) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,47 +12,23 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
+from nmfbench.models.choice import SolverChoice, choose_solver
 from nmfbench.models.embedding import Embedding
+from nmfbench.models.exact import fit_exact, n_nonzeros
 from nmfbench.models.labels import Conditions, encode_conditions, encode_strata
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
+from nmfbench.models.parameters import SHARED_PARAMETERS
 from nmfbench.models.problem import AutoencoderProblem
 from nmfbench.models.start import STARTS, start_loadings
+from nmfbench.solvers import SolverResult
+from nmfbench.solvers.operators import Operator
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
 from nmfbench.training.loop import Schedule, State, train
 from nmfbench.training.rows import BLOCK_ROWS, InMemoryRows, RowSource
 from nmfbench.training.samplers import Sampler
-
-_SHARED_PARAMETERS = """Parameters
-    ----------
-    n_components : int, default=80
-        Number of factors k.
-    max_epochs : int, default=100
-        Passes over the cells, at most.
-    batch_size : int, default=512
-        Cells in a minibatch, at most.
-    learning_rate_W, learning_rate_U : float
-        Adam's learning rates.
-    learning_rate_schedule : {"constant", "cosine"}
-        ``cosine``: the learning rates fall to zero along a half cosine over `max_epochs`.
-    penalty_W, penalty_U : float
-        Weights of the squared norms (lambda_W, lambda_U).
-    row_norm : bool
-        Bring the rows of W to unit norm after each step.
-    init : {"nndsvd", "random", "uniform"}
-        Start of W, see :func:`nmfbench.models.start.start_loadings`; ``uniform`` is the published one.
-    batches : {"proportional", "round_robin", "random"} (and "by_condition", model 2)
-        How minibatches are drawn, see :class:`nmfbench.training.samplers.Sampler`. The first two follow
-        `strata` and are ``random`` without them.
-    patience : int, default=6
-        Epochs without a better objective after which training ends.
-    tol : float, default=1e-6
-        Better means lower by more than this share.
-    random_state : int, RandomState, Generator or None
-    device : {"auto", "cpu", "cuda", "mps"}, default="auto"
-    verbose : int, default=0
-        Above 0: a progress bar, whether or not stderr is a terminal."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +49,25 @@ class FitData:
 
 
 class Autoencoder(Embedding):
-    """An embedding ``H = X Wᵀ`` learnt by minibatch Adam on exact sparse gradients."""
+    """An embedding ``H = X Wᵀ``, learnt from all cells at once or by minibatch Adam on sparse gradients."""
 
     _conditional = False
+    _own_loadings = False  # of each condition: one Gram matrix for each
     _loadings_name = "W_tied"
     _model_name = ""
-    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_epochs", "save_u"}
+    _not_in_checkpoint: ClassVar[set[str]] = {
+        "device",
+        "verbose",
+        "max_epochs",
+        "save_u",
+        "max_sweeps",
+        "gram_memory_mb",
+    }
     _limits: ClassVar[dict[str, Limit]] = Embedding._limits | {
+        "solver": one_of("auto", "statistics", "minibatch"),
+        "max_sweeps": real(1, whole=True),
+        "solver_tol": real(0),
+        "gram_memory_mb": real(0),
         "max_epochs": real(1, whole=True),
         "batch_size": real(1, whole=True),
         "learning_rate_W": real(0, above=True),
@@ -97,6 +85,10 @@ class Autoencoder(Embedding):
         self,
         n_components=80,
         *,
+        solver="auto",
+        max_sweeps=500,
+        solver_tol=1e-5,
+        gram_memory_mb=6144,
         max_epochs=100,
         batch_size=512,
         learning_rate_W=1e-3,
@@ -112,6 +104,10 @@ class Autoencoder(Embedding):
         verbose=0,
     ):
         self.n_components = n_components
+        self.solver = solver
+        self.max_sweeps = max_sweeps
+        self.solver_tol = solver_tol
+        self.gram_memory_mb = gram_memory_mb
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate_W = learning_rate_W
@@ -128,7 +124,7 @@ class Autoencoder(Embedding):
 
     def __init_subclass__(cls, **arguments) -> None:
         super().__init_subclass__(**arguments)
-        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", _SHARED_PARAMETERS)
+        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", SHARED_PARAMETERS)
 
     def fit(
         self,
@@ -158,7 +154,7 @@ class Autoencoder(Embedding):
         fingerprint : str or None
             A text that identifies the content of X; computed where a checkpoint needs it and it is None.
         should_stop : callable or None
-            Asked after each step; once it says True the state is written and training ends with
+            Asked after each step (sweep); once it says True the state is written and training ends with
             ``stop_reason_ == "interrupted"``.
         progress : bool or None
             True: a bar; False: lines in the log; None: a bar if stderr is a terminal.
@@ -168,6 +164,7 @@ class Autoencoder(Embedding):
         self
         """
         check_parameters(self, self._limits)
+        self._check_solver()
         resolve_device(self.device)
         X = self._check_input(X, reset=True)
         return self._fit_source(
@@ -188,18 +185,46 @@ class Autoencoder(Embedding):
             encode_conditions(conditions if self._conditional else None, source.n_rows),
             encode_strata(strata, source.n_rows),
         )
+        self._check_conditions(data.conditions)
+        choice = self.solver_choice_ = self._choose_solver(source, data.conditions, device)
         keeper, stored = None, None
         if checkpoint is not None:
-            keeper = Checkpoint(checkpoint, self._checkpoint_settings(), data.fingerprint())
+            keeper = Checkpoint(checkpoint, self._checkpoint_settings(choice), data.fingerprint())
             stored = keeper.load()
-        seed = seed_from(self.random_state) if stored is None else stored[1]["seed"]
-        k = self.n_components
+        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
+        self.conditions_ = data.conditions
+        fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_statistics
+        weights, state, label_batches = fit(data, device, keeper, stored, should_stop, progress)
+        self._keep_state(state)
+        self.uses_labels_ = strata is not None and (label_batches or self._labels_in_the_loss())
+        self._keep(weights)
+        self.embedding_ = self._embed(source)
+        return self
+
+    def _fit_statistics(self, data, device, keeper, stored, should_stop, progress):
+        on_gpu = self.solver_choice_.route == "gram" and device.type == "cuda"
+        self.device_ = str(device) if on_gpu else "cpu"
+        weights, state = fit_exact(
+            self,
+            data,
+            self.solver_choice_,
+            self.seed_,
+            device=self.device_,
+            checkpoint=keeper,
+            stored=stored,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        return weights, state, False
+
+    def _fit_minibatch(self, data, device, keeper, stored, should_stop, progress):
+        source, seed, k = data.source, self.seed_, self.n_components
         if stored is None:
             W = start_loadings(source, k, self.init, seed, unit_rows=self.row_norm, device=device)
         else:
             dtype = torch.float64 if source.dtype == np.float64 else torch.float32
             W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
-        self.seed_, self.device_, self.conditions_ = seed, str(device), data.conditions
+        self.device_ = str(device)
         problem = self._problem(data, W)
         sampler = self._sampler(data, seed)
         state = train(
@@ -212,13 +237,7 @@ class Autoencoder(Embedding):
             should_stop=should_stop,
             progress=progress,
         )
-        self._keep_state(state)
-        self.uses_labels_ = strata is not None and (
-            sampler.order in ("proportional", "round_robin") or self._labels_in_the_loss()
-        )
-        self._keep(problem.weights())
-        self.embedding_ = self._embed(source)
-        return self
+        return problem.weights(), state, sampler.order in ("proportional", "round_robin")
 
     def transform(self, X) -> np.ndarray:
         """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
@@ -247,6 +266,12 @@ class Autoencoder(Embedding):
     def _problem(self, data: FitData, W: torch.Tensor) -> AutoencoderProblem:
         raise NotImplementedError
 
+    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+        raise NotImplementedError
+
+    def _check_conditions(self, conditions: Conditions) -> None:
+        pass
+
     def _published_settings(self) -> dict[str, Any]:
         return {}
 
@@ -272,14 +297,46 @@ class Autoencoder(Embedding):
             conditions=data.conditions.codes[:, 0],
         )
 
-    def _checkpoint_settings(self) -> dict[str, Any]:
+    def _minibatch_only(self) -> list[str]:
+        """The settings, as given, that the solver on statistics does not have."""
+        return ["init='uniform'"] * (self.init == "uniform") + ["row_norm=True"] * bool(self.row_norm)
+
+    def _check_solver(self) -> None:
+        only = self._minibatch_only()
+        if self.solver == "statistics" and only:
+            raise InputError(
+                f"{type(self).__name__}: solver='statistics' with {' and '.join(only)}",
+                "init 'nndsvd' or 'random', and row_norm=False",
+                ", ".join(only),
+                "change these, or set solver to 'minibatch' (or 'auto')",
+            )
+
+    def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        only = self._minibatch_only()
+        choice = choose_solver(
+            source.n_rows,
+            source.n_columns,
+            n_nonzeros(source),
+            self.n_components,
+            self.max_epochs,
+            conditions.size if self._own_loadings else 0,
+            self.gram_memory_mb,
+            str(device),
+            batch_size=self.batch_size,
+            dtype=str(np.dtype(source.dtype)),
+            in_memory=hasattr(source, "csr"),
+            solver="minibatch" if only else self.solver,
+        )
+        return replace(choice, reason=f"only minibatch has {', '.join(only)}") if only else choice
+
+    def _checkpoint_settings(self, choice: SolverChoice) -> dict[str, Any]:
         left_out = set(self._not_in_checkpoint)
         if self.learning_rate_schedule == "cosine":
             left_out.remove("max_epochs")  # the learning rates depend on it
         settings = {name: value for name, value in self.get_params().items() if name not in left_out}
         if not isinstance(self.random_state, (int, np.integer)):
             settings["random_state"] = "not a number"
-        return {"model": type(self).__name__, **settings}
+        return {"model": type(self).__name__, **settings, "solver": choice.solver, "route": choice.route}
 
     def _keep_state(self, state: State) -> None:
         self.history_ = state.history

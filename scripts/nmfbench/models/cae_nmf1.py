@@ -10,9 +10,12 @@ import torch
 
 from nmfbench.linalg import SparseRows
 from nmfbench.models.base import ConditionalAutoencoder, FitData
+from nmfbench.models.exact import condition_sums
 from nmfbench.models.limits import one_of, real
 from nmfbench.models.penalties import Invariance, centred_sums, co_occurrence, group_sums, hsic_half_gradient
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.solvers import SolverResult, fit_cae_nmf1
+from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
 
@@ -152,8 +155,8 @@ class CAENMF1(ConditionalAutoencoder):
 
     with the embedding ``H = X Wᵀ``, C the one-hot conditions, ``Inv = Σ_t ||P_t H_t||²`` over the cell
     types t (P_t projects onto the conditions of the type's cells) and ``HSIC = ||H̃ᵀ C̃||²`` of the
-    column-centred H and C. A batch has its own B in place of n; the two penalties are off in the first
-    `warmup_epochs` epochs, and the first of them is off without `strata`.
+    column-centred H and C. A minibatch has its own B in place of n; the two penalties are off in
+    the first `warmup_epochs` epochs of minibatches. Inv is off without `strata`.
 
     {parameters}
     penalty_invariance : float, default=1e-3
@@ -181,6 +184,10 @@ class CAENMF1(ConditionalAutoencoder):
         self,
         n_components=80,
         *,
+        solver="auto",
+        max_sweeps=500,
+        solver_tol=1e-5,
+        gram_memory_mb=6144,
         max_epochs=100,
         batch_size=512,
         learning_rate_W=1e-3,
@@ -204,6 +211,10 @@ class CAENMF1(ConditionalAutoencoder):
     ):
         super().__init__(
             n_components,
+            solver=solver,
+            max_sweeps=max_sweeps,
+            solver_tol=solver_tol,
+            gram_memory_mb=gram_memory_mb,
             max_epochs=max_epochs,
             batch_size=batch_size,
             learning_rate_W=learning_rate_W,
@@ -232,6 +243,22 @@ class CAENMF1(ConditionalAutoencoder):
         if self.update_U == "adam":
             rates["U"] = self.learning_rate_U
         return AdditiveProblem(data, {"W": W, "U": U}, rates, self)
+
+    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+        gamma = self.penalty_invariance if data.strata is not None else 0.0
+        n = data.source.n_rows
+        return fit_cae_nmf1(
+            operator,
+            self.n_components,
+            condition_sums(data, by_type=gamma > 0),
+            lambda_W=self.penalty_W,
+            lambda_U=self.penalty_U,
+            gamma=gamma,
+            # HSIC as the minibatches weigh it, so that the objectives compare
+            eta=self.penalty_hsic * min(self.batch_size, n) / n,
+            centred=bool(self.centred_invariance),
+            **run,
+        )
 
     def _labels_in_the_loss(self) -> bool:
         return self.penalty_invariance > 0

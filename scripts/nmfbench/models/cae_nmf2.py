@@ -11,8 +11,11 @@ import torch
 from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
 from nmfbench.models.base import ConditionalAutoencoder, FitData
+from nmfbench.models.labels import Conditions
 from nmfbench.models.limits import one_of
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.solvers import SolverResult, fit_cae_nmf2
+from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
 
@@ -101,6 +104,7 @@ class CAENMF2(ConditionalAutoencoder):
         Give all of U to ``unstructured()``: conditions x k x genes numbers.
     """
 
+    _own_loadings = True
     _model_name = "CNMF_2nd_donorOnly"
     _limits = ConditionalAutoencoder._limits | {
         "batches": one_of("by_condition", "proportional", "round_robin", "random"),
@@ -111,6 +115,10 @@ class CAENMF2(ConditionalAutoencoder):
         self,
         n_components=80,
         *,
+        solver="auto",
+        max_sweeps=500,
+        solver_tol=1e-5,
+        gram_memory_mb=6144,
         max_epochs=100,
         batch_size=512,
         learning_rate_W=1e-3,
@@ -130,6 +138,10 @@ class CAENMF2(ConditionalAutoencoder):
     ):
         super().__init__(
             n_components,
+            solver=solver,
+            max_sweeps=max_sweeps,
+            solver_tol=solver_tol,
+            gram_memory_mb=gram_memory_mb,
             max_epochs=max_epochs,
             batch_size=batch_size,
             learning_rate_W=learning_rate_W,
@@ -148,14 +160,21 @@ class CAENMF2(ConditionalAutoencoder):
         self.penalty_U = penalty_U
         self.save_u = save_u
 
-    def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
-        if len(data.conditions.names) > 1:
+    def _check_conditions(self, conditions: Conditions) -> None:
+        if len(conditions.names) > 1:
             raise InputError(
                 "conditions of cae_nmf2",
                 "one column",
-                f"{len(data.conditions.names)}: {', '.join(data.conditions.names)}",
+                f"{len(conditions.names)}: {', '.join(conditions.names)}",
                 "give one column (join several into one label), or use cae_nmf1",
             )
+
+    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+        return fit_cae_nmf2(
+            operator, self.n_components, lambda_W=self.penalty_W, lambda_U=self.penalty_U, **run
+        )
+
+    def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
         U = self._start_U((data.conditions.size, *W.shape), W)
         return LoadingsProblem(
             data, {"W": W, "U": U}, {"W": self.learning_rate_W, "U": self.learning_rate_U}, self
