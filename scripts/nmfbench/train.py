@@ -135,6 +135,7 @@ def train(
             "normalisation": dict(normalisation),
             "condition_columns": list(condition_columns) if entry.conditional else [],
             "uses_labels": seen,
+            "solver": _solver_record(model),
             "device": model.device_,
             "threads": run.threads,
             "n_cells": data.n_cells,
@@ -167,6 +168,12 @@ def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:
             f"{n_cells} cells x {n_genes} genes",
             "lower `ranks` in the config, or keep more genes (datasets.<name>.genes)",
         )
+
+
+def _solver_record(model: Any) -> dict[str, Any] | None:
+    """The solver that an autoencoder took and why; None for the baseline, which has one."""
+    choice = getattr(model, "solver_choice_", None)
+    return None if choice is None else choice.record()
 
 
 def _gpu_peak_mb(device: str) -> float | None:

@@ -105,6 +105,7 @@ def test_published_training_is_one_word_and_explicit_keys_win():
     cfg = with_models(cae_nmf2={"training": "published"}, ae_nmf={"training": "published", "init": "random"})
     published = cfg.models["cae_nmf2"]
     assert (published.init, published.batches, published.row_norm) == ("uniform", "round_robin", True)
+    assert (published.solver, with_models(cae_nmf2={}).models["cae_nmf2"].solver) == ("minibatch", "auto")
     assert cfg.models["ae_nmf"].init == "random"
     assert cfg.models["ae_nmf"].row_norm is False
 
@@ -143,3 +144,10 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_importing_the_bare_package_is_fast():
     code = "import time; s = time.perf_counter(); import nmfbench; assert time.perf_counter() - s < 0.2"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("only", [{"init": "uniform"}, {"row_norm": True}])
+def test_what_only_minibatches_have_is_refused_beside_statistics(only):
+    with pytest.raises(InputError, match="solver: minibatch"):
+        with_models(ae_nmf={"solver": "statistics", **only})
+    assert with_models(ae_nmf=only).models["ae_nmf"].solver == "auto"

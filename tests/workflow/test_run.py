@@ -109,6 +109,8 @@ def test_every_run_can_be_traced(finished, model):
     assert record["data_fingerprint"]
     assert record["device"] == "cpu"
     assert record["seconds"] > 0
+    solver = {"base_nmf": None, "cae_nmf1": "minibatch"}.get(model, "statistics")
+    assert (record["solver"] or {}).get("solver") == solver
     history = pd.read_csv(folder / "history.tsv", sep="\t")
     assert {"epoch", "objective", "relative_error", "seconds", "cells_per_s", "peak_mb"} <= set(history)
     assert history["objective"].min() == pytest.approx(record["objective"], rel=1e-6)

@@ -6,7 +6,14 @@ TRAINING_CODE = [
     "linalg.py",
     "data/filtered.py",
     "training/*.py",
+    "compiled.py",
     *[f"models/{name}.py" for name in ("base", "labels", "limits", "penalties", "problem", "start")],
+]
+AUTOENCODER_CODE = [
+    *TRAINING_CODE,
+    "solvers/*.py",
+    "statistics/*.py",
+    *[f"models/{name}.py" for name in ("choice", "exact")],
 ]
 
 
@@ -44,19 +51,22 @@ rule train_base_nmf:
 use rule train_base_nmf as train_ae_nmf with:
     pathvars:
         fit=fit_of("ae_nmf"),
+    resources:
+        mem_mb=memory(9000, 12),  # room for gram_memory_mb
+        runtime=minutes(60, 2),
     params:
-        code=code(*TRAINING_CODE, "models/ae_nmf.py"),
+        code=code(*AUTOENCODER_CODE, "models/ae_nmf.py"),
 
 
 use rule train_ae_nmf as train_cae_nmf1 with:
     pathvars:
         fit=fit_of("cae_nmf1"),
     params:
-        code=code(*TRAINING_CODE, "models/cae_nmf1.py"),
+        code=code(*AUTOENCODER_CODE, "models/cae_nmf1.py"),
 
 
 use rule train_ae_nmf as train_cae_nmf2 with:
     pathvars:
         fit=fit_of("cae_nmf2"),
     params:
-        code=code(*TRAINING_CODE, "models/cae_nmf2.py"),
+        code=code(*AUTOENCODER_CODE, "models/cae_nmf2.py"),

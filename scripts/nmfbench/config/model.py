@@ -16,9 +16,14 @@ DISPLAY_NAMES = {
 }
 
 # What `training: published` sets where the config does not say otherwise: the
-# settings of the published runs, of which the start and the batches differ
+# settings of the published runs, of which the solver, the start and the batches differ
 # from ours (the reasons are in docs/models.md).
-_PUBLISHED = {"init": "uniform", "batches": "round_robin", "learning_rate_schedule": "constant"}
+_PUBLISHED = {
+    "solver": "minibatch",
+    "init": "uniform",
+    "batches": "round_robin",
+    "learning_rate_schedule": "constant",
+}
 PUBLISHED_TRAINING: dict[str, dict[str, Any]] = {
     "ae_nmf": {**_PUBLISHED, "row_norm": False},
     "cae_nmf1": {**_PUBLISHED, "row_norm": True, "update_U": "adam"},
@@ -50,10 +55,24 @@ class Autoencoder(Model):
 
     training: Literal["default", "published"] = Field(
         "default",
-        description="`published`: the start, batches and row norm of the published runs, for comparison; "
-        "keys given beside it win.",
+        description="`published`: the minibatches, start and row norm of the published runs, for "
+        "comparison; keys given beside it win.",
     )
-    max_epochs: int = Field(100, ge=1, description="At most this many passes over the cells.")
+    solver: Literal["auto", "statistics", "minibatch"] = Field(
+        "auto",
+        description="`statistics`: all cells at once, by coordinate descent. `minibatch`: Adam. `auto`: the "
+        "one that is estimated to be sooner at the same objective; `minibatch` with `row_norm` or "
+        "`init: uniform`, which only it has.",
+    )
+    max_sweeps: int = Field(500, ge=1, description="`statistics`: at most this many sweeps over the genes.")
+    solver_tol: Fraction = Field(
+        1e-5,
+        description="`statistics`: stop after three sweeps that lower the objective by less than this share.",
+    )
+    gram_memory_mb: float = Field(
+        6144, ge=0, description="`statistics`: MiB for XᵀX; where it needs more, the nonzeros of X are used."
+    )
+    max_epochs: int = Field(100, ge=1, description="`minibatch`: at most this many passes over the cells.")
     batch_size: int = Field(512, ge=1, description="Cells in a minibatch.")
     learning_rate_W: float = Field(1e-3, gt=0, description="Adam's step for the loadings W.")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
@@ -74,6 +93,15 @@ class Autoencoder(Model):
         if isinstance(data, dict) and data.get("training") == "published":
             return {**PUBLISHED_TRAINING[cls.model_fields["kind"].default], **data}
         return data
+
+    @model_validator(mode="after")
+    def _solver_has_the_options(self) -> Autoencoder:
+        if self.solver == "statistics" and (self.init == "uniform" or self.row_norm):
+            raise ValueError(
+                "solver: statistics has neither init: uniform nor row_norm: true; leave them out, or set "
+                "solver: minibatch"
+            )
+        return self
 
 
 class AENMF(Autoencoder):
