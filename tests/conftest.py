@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Small matrices are slower on several threads, much slower on a busy machine. Jobs of the workflow set their own.
+# Small matrices are slower on several threads, much so on a busy machine. Jobs of the workflow set their own.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 

@@ -1,4 +1,4 @@
-"""The workflow on a cut of real data: 500 variable genes, few epochs; what must hold of any sensible result."""
+"""The workflow on a cut of real data: 500 variable genes, few epochs; what must hold of a sensible result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+
 from snake import snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
