@@ -7,7 +7,10 @@ TRAINING_CODE = [
     "data/filtered.py",
     "training/*.py",
     "compiled.py",
-    *[f"models/{name}.py" for name in ("base", "labels", "limits", "penalties", "problem", "start")],
+    *[
+        f"models/{name}.py"
+        for name in ("embedding", "base", "labels", "limits", "parameters", "penalties", "problem", "start")
+    ],
 ]
 AUTOENCODER_CODE = [
     *TRAINING_CODE,
