@@ -59,7 +59,7 @@ rule classify_embedding:
         "../../envs/evaluation.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 20),
+        mem_mb=memory(2000, 90),
         runtime=minutes(60, 10),
     params:
         code=code("metrics/classification.py", "metrics/labels.py"),

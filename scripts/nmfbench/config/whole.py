@@ -30,7 +30,10 @@ class Config(Section):
     seeds: list[Seed] = Field(
         [42], min_length=1, description="Training seeds. The CSVs hold the first; all are in scores.tsv."
     )
-    device: Device = Field("auto", description="Where the autoencoders train: auto, cpu, cuda or mps.")
+    device: Device = Field(
+        "auto",
+        description="Where the autoencoders train: auto, cpu or cuda; mps is refused as yet (no float64).",
+    )
     normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
     labels: list[Column] = Field(
         ["cell_type", "donor_id"], min_length=1, description="Columns of obs that embeddings are scored by."
