@@ -11,8 +11,9 @@ cells (genes) whatever the number of ranges, without fused multiply-add: results
 number of threads and equal SciPy's to the last bit. The single-precision ``X D`` is torch's embedding
 bag, whose kernel fetches rows ahead and is one and a half to two times faster than the loop.
 Measured against them at 512 cells, 2,000 nonzeros a cell and k = 80 (see ``docs/models.md``): torch's
-sparse CSR products take two to eight times as long, SciPy's run on one thread. On a GPU the products
-are torch's sparse ones.
+sparse CSR products take two to eight times as long, SciPy's run on one thread. On an NVIDIA GPU the
+products are torch's sparse ones. Apple's (``mps``) has neither sparse CSR nor double precision: both
+products are embedding bags there, and what is summed in double precision is summed on the CPU.
 """
 
 from __future__ import annotations
@@ -151,6 +152,27 @@ def _group_sums(indptr, indices, data, codes, out):
             o[indices[j]] += data[j]
 
 
+def double_device(device: str | torch.device) -> torch.device:
+    """Where sums in double precision are kept for tensors on `device`: there, or on the CPU for Metal."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`tensor` on `device` in `dtype`, without ever being double on a device that has no double."""
+    dtype = dtype or tensor.dtype
+    if torch.finfo(dtype).bits > torch.finfo(tensor.dtype).bits:
+        return tensor.to(device).to(dtype)
+    return tensor.to(dtype).to(device)
+
+
+def sums_of_rows(
+    dense: torch.Tensor, indices: torch.Tensor, starts: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """``out[i] = Σ_j values[j] dense[indices[j]]``, j from ``starts[i]`` up to the next start."""
+    return torch.nn.functional.embedding_bag(indices, dense, starts, mode="sum", per_sample_weights=values)
+
+
 class SparseRows:
     """A block of cells on one device, ready for products.
 
@@ -174,22 +196,18 @@ class SparseRows:
         self.dtype = torch.from_numpy(csr.data[:0]).dtype
         self._on_device: torch.Tensor | None = None
         self._transposed: torch.Tensor | None = None
+        self._bags: dict[str, tuple[torch.Tensor, ...]] = {}
 
     def times(self, dense: torch.Tensor, *, as_scipy: bool = False) -> torch.Tensor:
         """``X dense``, of shape (rows, k); `dense` has one row per gene.
 
         `as_scipy` asks for SciPy's result to the last bit, on a CPU and in either precision.
         """
-        if self.device.type != "cpu":
+        if self.device.type == "cuda":
             return torch.sparse.mm(self._tensor(), dense)
-        if dense.dtype == torch.float32 and not as_scipy and self.shape[0]:
-            return torch.nn.functional.embedding_bag(
-                torch.from_numpy(self.indices),
-                dense,
-                torch.from_numpy(self.indptr[:-1].astype(np.int32)),
-                mode="sum",
-                per_sample_weights=torch.from_numpy(self.data),
-            )
+        single = dense.dtype == torch.float32 and not as_scipy
+        if self.shape[0] and (single or self.device.type == "mps"):
+            return sums_of_rows(dense, *self._bags_of("cells"))
         out = torch.empty((self.shape[0], dense.shape[1]), dtype=dense.dtype)
         run_ranges(_times, even_cuts(self.shape[0]), *self._arrays(), dense.numpy(), out.numpy())
         return out
@@ -201,7 +219,12 @@ class SparseRows:
 
         Written to `out` when given, or added to it (`accumulate`).
         """
-        if self.device.type != "cpu":
+        if self.device.type == "mps":
+            product = sums_of_rows(dense, *self._bags_of("genes"))
+            if out is None:
+                return product
+            return out.add_(product) if accumulate else out.copy_(product)
+        if self.device.type == "cuda":
             if out is None:
                 return torch.sparse.mm(self._transposed_tensor(), dense)
             return torch.addmm(out, self._transposed_tensor(), dense, beta=float(accumulate), out=out)
@@ -213,7 +236,11 @@ class SparseRows:
 
     def group_sums(self, codes: np.ndarray, out: torch.Tensor) -> torch.Tensor:
         """Add each cell's row to the row ``codes[cell]`` of `out`, of shape (groups, genes), in place."""
-        if self.device.type != "cpu":
+        if out.device.type == "mps":
+            sums = torch.zeros(out.shape, dtype=out.dtype)
+            _group_sums(*self._arrays(), np.asarray(codes, dtype=np.int64), sums.numpy())
+            return out.add_(sums.to(out.device))
+        if out.device.type == "cuda":
             index = torch.as_tensor(codes, device=self.device, dtype=torch.int64)
             lengths = torch.as_tensor(np.diff(self.indptr), device=self.device)
             genes = self._tensor().col_indices().long()
@@ -243,6 +270,21 @@ class SparseRows:
             return np.array([0, genes])
         inner = np.quantile(sample, np.arange(1, parts) / parts).astype(np.int64)
         return np.concatenate([[0], inner, [genes]])
+
+    def _bags_of(self, side: str) -> tuple[torch.Tensor, ...]:
+        """Indices, starts and values of the nonzeros by cell or by gene, on the device."""
+        if side not in self._bags:
+            if side == "cells":
+                indptr, indices, data = self._arrays()
+            else:
+                csc = self.csr.tocsc()
+                indptr, indices, data = csc.indptr, csc.indices.astype(np.int32, copy=False), csc.data
+            parts = (indices, indptr[:-1].astype(np.int32), data)
+            self._bags[side] = tuple(self._put(torch.from_numpy(part)) for part in parts)
+        return self._bags[side]
+
+    def _put(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device)
 
     def _tensor(self) -> torch.Tensor:
         if self._on_device is None:

@@ -82,9 +82,9 @@ def test_a_gpu_that_is_not_there_is_an_error_with_the_reason():
     assert "device: auto" in text
 
 
-def test_metal_without_sparse_products_is_an_error(monkeypatch):
+def test_metal_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(InputError, match="device: cpu"):
+    with pytest.raises(InputError, match="Apple silicon"):
         resolve_device("mps")
 
 

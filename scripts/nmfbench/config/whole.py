@@ -32,7 +32,7 @@ class Config(Section):
     )
     device: Device = Field(
         "auto",
-        description="Where the autoencoders train: auto, cpu or cuda; mps is refused as yet (no float64).",
+        description="Where the autoencoders train: auto, cpu, cuda, or mps (untested on a Mac).",
     )
     normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
     labels: list[Column] = Field(

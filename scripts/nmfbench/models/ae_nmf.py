@@ -32,10 +32,10 @@ class TiedProblem(AutoencoderProblem):
         yield Gradient("W", gradient, 2 * batch.weight / len(batch.rows), 2 * self.penalty_W)
 
     def evaluate(self) -> Evaluation:
-        G = gram(self.W)
+        G, W = gram(self.W), self.W.to(self.sums_device)
         A = torch.zeros_like(G)
         for _, X in self.blocks():
-            H = X.times(self.W).double()
+            H = X.times(W).double()
             A.addmm_(H.T, H)
         squared_error = self.squared_norm - 2 * float(A.trace()) + float(torch.sum(A * G))
         return self.evaluation(squared_error)

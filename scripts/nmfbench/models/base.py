@@ -219,6 +219,13 @@ class Autoencoder(Embedding):
 
     def _fit_minibatch(self, data, device, keeper, stored, should_stop, progress):
         source, seed, k = data.source, self.seed_, self.n_components
+        if device.type == "mps" and source.dtype == np.float64:
+            raise InputError(
+                f"{type(self).__name__}: X in double precision on device {device}",
+                "float32, as Metal has no double precision",
+                "float64",
+                "give X.astype('float32'), or set device: cpu",
+            )
         if stored is None:
             W = start_loadings(source, k, self.init, seed, unit_rows=self.row_norm, device=device)
         else:

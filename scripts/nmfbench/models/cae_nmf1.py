@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nmfbench.linalg import SparseRows
+from nmfbench.linalg import SparseRows, moved
 from nmfbench.models.base import ConditionalAutoencoder, FitData
 from nmfbench.models.exact import condition_sums
 from nmfbench.models.limits import one_of, real
@@ -43,13 +43,18 @@ class AdditiveProblem(AutoencoderProblem):
         self.m = data.conditions.size
         self.columns = [slice(a, a + len(c)) for a, c in
                         zip(data.conditions.offsets, data.conditions.categories, strict=True)]  # fmt: skip
+        # On the GPU for the batches; where sums are in double precision for the pass over all cells.
         self.codes = torch.from_numpy(data.conditions.codes).to(device)
+        self.all_codes = self.codes.to(self.sums_device)
         self.types = None if data.strata is None else torch.from_numpy(data.strata).to(device)
         self.n_types = 0 if data.strata is None else int(data.strata.max()) + 1
-        self.K = co_occurrence(self.codes, self.m)[0]
+        self.K = co_occurrence(self.all_codes, self.m)[0]
         self.T = self._condition_sums(data)
-        self._T = self.T.to(self.W.dtype)
-        self._all_cells = self._invariance(slice(None)) if self.gamma else None
+        self._K, self._T = (moved(a, device, self.W.dtype) for a in (self.K, self.T))
+        self._all_cells = None
+        if self.gamma:
+            types = self.types.to(self.sums_device)
+            self._all_cells = Invariance(types, self.all_codes, self.n_types, self.m, centred=self.centred)
         self._gradient_U = torch.empty_like(self.U)
 
     def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
@@ -67,22 +72,23 @@ class AdditiveProblem(AutoencoderProblem):
         gradient.addmm_(W, H.T @ H).addmm_(U.T, R)
         scale = 2 * batch.weight / len(batch.rows)
         if not self.closed_form:
-            K = co_occurrence(codes, self.m)[0].to(W.dtype)
+            K = moved(co_occurrence(codes, self.m)[0], W.device, W.dtype)
             yield Gradient("U", self._gradient_of_U(X, codes, R, K), scale, 2 * self.penalty_U)
         yield Gradient("W", gradient, scale, 2 * self.penalty_W)
 
     def evaluate(self) -> Evaluation:
         if self.closed_form:
             self.solve_U()
-        U, G = self.U.double(), gram(self.W)
-        P = (self.U @ self.W).double()
+        G, W = gram(self.W), self.W.to(self.sums_device)
+        U = self.U.to(self.sums_device).double()
+        P = (self.U @ self.W).to(self.sums_device).double()
         k = len(G)
         A, R, total = torch.zeros_like(G), torch.zeros_like(P), G.new_zeros(k)
         by_type = G.new_zeros((self.n_types, self.m, k))
         for start, X in self.blocks():
-            H = X.times(self.W).double()
+            H = X.times(W).double()
             A.addmm_(H.T, H)
-            R += group_sums(H, self.codes[start : start + len(H)], self.m)
+            R += group_sums(H, self.all_codes[start : start + len(H)], self.m)
             total += H.sum(dim=0)
             if self.gamma:
                 by_type += self._all_cells.sums(H, start)
@@ -107,7 +113,7 @@ class AdditiveProblem(AutoencoderProblem):
         ``U = max(0, (T - R W) / (N + n λ_U))``: the cells enter through T and N alone, as R = T Wᵀ.
         """
         R = self._T @ self.W
-        K = self.K.to(self.W.dtype)
+        K = self._K
         for rows in self.columns:
             target = torch.addmm(self._T[rows], R[rows], self.W.T, alpha=-1)
             if len(self.columns) > 1:
@@ -138,7 +144,7 @@ class AdditiveProblem(AutoencoderProblem):
         return Invariance(self.types[rows], self.codes[rows], self.n_types, self.m, centred=self.centred)
 
     def _condition_sums(self, data: FitData) -> torch.Tensor:
-        T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64, device=self.W.device)
+        T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64, device=self.sums_device)
         for start, X in self.blocks():
             for column in data.conditions.codes[start : start + X.shape[0]].T:
                 X.group_sums(column, T)

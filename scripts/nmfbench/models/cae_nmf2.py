@@ -72,15 +72,16 @@ class LoadingsProblem(AutoencoderProblem):
 
     def evaluate(self) -> Evaluation:
         m, _, k = self.U.shape
-        A = torch.zeros((m, k, k), dtype=torch.float64, device=self.W.device)
-        overlap = 0.0
+        A = torch.zeros((m, k, k), dtype=torch.float64, device=self.sums_device)
+        overlap, W = 0.0, self.W.to(self.sums_device)
         for start, X in self.blocks():
             codes = self.codes[start : start + X.shape[0]]
             for c in np.unique(codes):
                 cells = X.subset(np.flatnonzero(codes == c))
-                H = cells.times(self.W).double()
+                H = cells.times(W).double()
                 A[c].addmm_(H.T, H)
-                overlap += float(torch.sum(H * (H + cells.times(self.U[c]).double())))
+                own = cells.times(self.U[c].to(self.sums_device)).double()
+                overlap += float(torch.sum(H * (H + own)))
         squared_error = self.squared_norm - 2 * overlap
         norm_U = 0.0
         for c in range(m):

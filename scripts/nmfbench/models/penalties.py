@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from nmfbench.linalg import double_device, moved
+
 
 def group_sums(H: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
     """``Cᵀ H``: the rows of H summed for each of `size` one-hot columns.
@@ -27,9 +29,10 @@ def group_sums(H: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
 
 def co_occurrence(codes: torch.Tensor, size: int, types: torch.Tensor | None = None, n_types: int = 1):
     """``Cᵀ C`` of the cells of each type, in double precision: a Tensor of shape (n_types, size, size)."""
-    counts = torch.zeros(n_types * size * size, dtype=torch.float64, device=codes.device)
+    counts = torch.zeros(n_types * size * size, dtype=torch.float64, device=double_device(codes.device))
+    codes = codes.to(counts.device)
     ones = counts.new_ones(len(codes))
-    base = 0 if types is None else types * (size * size)
+    base = 0 if types is None else types.to(counts.device) * (size * size)
     for a in codes.T:
         for b in codes.T:
             counts.index_add_(0, base + a * size + b, ones)
@@ -58,7 +61,7 @@ class Invariance:
         self.types, self.codes = types, codes
         self.n_types, self.size = n_types, size
         self.centred = centred
-        self.cells = torch.bincount(types, minlength=n_types).double()
+        self.cells = torch.bincount(types, minlength=n_types).to(double_device(types.device)).double()
         self.counted = self.cells >= 2
         together = co_occurrence(codes, size, types, n_types)
         together *= self.counted[:, None, None]
@@ -93,7 +96,7 @@ class Invariance:
         return result
 
     def _solve(self, sums: torch.Tensor) -> torch.Tensor:
-        inverse = self.inverse.to(sums.dtype)
+        inverse = moved(self.inverse, sums.device, sums.dtype)
         return inverse[:, :, None] * sums if inverse.ndim == 2 else inverse @ sums
 
     def _totals(self, sums: torch.Tensor) -> torch.Tensor:
@@ -102,7 +105,7 @@ class Invariance:
 
     def _means(self, totals: torch.Tensor) -> torch.Tensor:
         weight = torch.where(self.counted, 1 / self.cells.clamp(min=1), 0.0)
-        return weight.to(totals.dtype)[:, None] * totals
+        return moved(weight, totals.device, totals.dtype)[:, None] * totals
 
 
 def centred_sums(sums: torch.Tensor, total: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

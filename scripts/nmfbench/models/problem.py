@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nmfbench.linalg import SparseRows
+from nmfbench.linalg import SparseRows, double_device
 from nmfbench.models.start import unit_factors
 from nmfbench.training.adam import Adam
 from nmfbench.training.loop import Evaluation
@@ -76,6 +76,7 @@ class AutoencoderProblem:
         self.W = weights["W"]
         self.penalty_W = penalty_W
         self.row_norm = row_norm
+        self.sums_device = double_device(self.W.device)
         self._weights = weights
         self._rates = rates
         self._adam = {name: Adam(weights[name], stacked=name in stacked) for name in rates}
@@ -123,9 +124,9 @@ class AutoencoderProblem:
         return SparseRows(self.source.rows(indices), self.W.device)
 
     def blocks(self) -> Iterator[tuple[int, SparseRows]]:
-        """All cells in order: the first row's number and the block."""
+        """All cells in order, where sums are in double precision: the first row's number and the block."""
         for start, block in self.source.blocks(BLOCK_ROWS):
-            yield start, SparseRows(block, self.W.device)
+            yield start, SparseRows(block, self.sums_device)
 
     def evaluation(self, squared_error: float, **parts: float) -> Evaluation:
         """The objective from ``||E||²`` over all cells and the other terms."""
@@ -139,9 +140,9 @@ class AutoencoderProblem:
 
 def gram(W: torch.Tensor) -> torch.Tensor:
     """``Wᵀ W`` of a genes x k array in double precision, without a double-precision copy of it."""
-    total = torch.zeros((W.shape[1], W.shape[1]), dtype=torch.float64, device=W.device)
+    total = torch.zeros((W.shape[1], W.shape[1]), dtype=torch.float64, device=double_device(W.device))
     for part in W.split(GENES_PER_SUM):
-        total += part.T @ part
+        total += (part.T @ part).to(total.device)
     return total
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from nmfbench.linalg import SparseRows
+from nmfbench.linalg import SparseRows, double_device
 from nmfbench.training.rows import RowSource
 
 STARTS = ("nndsvd", "random", "uniform")
@@ -45,6 +45,7 @@ def start_loadings(
     """
     rng = np.random.default_rng([seed, 0x5747])
     p = source.n_columns
+    target, device = device, double_device(device)  # the decompositions need what Metal lacks
     rows = None if kind == "uniform" else _sample(source, rng, device)
     if kind == "nndsvd":
         W = nndsvd(*leading_vectors(rows, k, rng))
@@ -52,10 +53,12 @@ def start_loadings(
         W = rng.random((p, k)) if kind == "uniform" else np.abs(rng.standard_normal((p, k)))
     W = torch.from_numpy(np.ascontiguousarray(W, dtype=source.dtype)).to(device)
     if unit_rows:
-        return unit_factors(W)
+        return unit_factors(W).to(target)
     if kind == "nndsvd":
         W *= factor_scales(rows, W)
-    return W if rows is None else W.mul_(scale_to_data(rows, W))
+    if rows is not None:
+        W.mul_(scale_to_data(rows, W))
+    return W.to(target)
 
 
 def nndsvd(left: np.ndarray, singular: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
     Raises
     ------
     InputError
-        If the device is not there or cannot run the sparse products.
+        If the device is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,27 +34,14 @@ def resolve_device(name: str) -> torch.device:
             f"{_torch_build()}; {_driver()}",
             "run on a node with a GPU, with the CUDA build of torch, or set device: auto (or cpu)",
         )
-    if kind == "mps":
-        _check_mps(name)
-    return torch.device(name)
-
-
-def _check_mps(name: str) -> None:
-    try:
-        if not torch.backends.mps.is_available():
-            raise RuntimeError(f"no Metal device; {_torch_build()}")
-        # What exists on Metal depends on the version of torch: try what is used. The objective is summed in
-        # double precision, which Metal has not had so far.
-        torch.ones(1, dtype=torch.float64, device=name)
-        probe = torch.eye(2).to_sparse_csr().to(name)
-        torch.sparse.mm(probe.t().to_sparse_csr(), torch.ones(2, 2, device=name))
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError(
-            "device: mps cannot run the models",
-            "an Apple GPU and a torch with sparse products and double precision on it",
-            str(error).split("\n")[0],
-            "set device: cpu; its sparse kernels use all threads",
-        ) from error
+            "device: an Apple GPU was asked for and there is none",
+            "a Metal device that torch can use",
+            f"no Metal device; {_torch_build()}",
+            "run on a Mac with Apple silicon, or set device: auto (or cpu)",
+        )
+    return torch.device(name)
 
 
 def _torch_build() -> str:
