@@ -90,6 +90,23 @@ def targets():
     return sorted(set(files))
 
 
+in_report = report  # at the beginning of a line, `report` is a keyword of Snakemake's
+
+
+def score_csvs(name, table):
+    """The published CSVs of one kind of score, a file for each label and rank, as the report shows them."""
+    return [
+        in_report(
+            f"<results>/{{dataset}}/tables/{name}_by_{label}_k{rank}.csv",
+            caption=f"../report/{name.split('_')[0]}_csv.rst",
+            category="Tables",
+            labels={"dataset": "{dataset}", "table": table, "by": label, "rank": str(rank)},
+        )
+        for label in cfg.labels
+        for rank in cfg.ranks
+    ]
+
+
 # ---- parameters: only what changes the result
 
 

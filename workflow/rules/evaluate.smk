@@ -97,26 +97,8 @@ rule collect_tables:
         clusterings=fits_of("<results>/<fit>/clustering.tsv"),
         folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
     output:
-        clustering=report(
-            expand(
-                "<results>/{{dataset}}/tables/clustering_metrics_by_{label}_k{rank}.csv",
-                label=cfg.labels,
-                rank=cfg.ranks,
-            ),
-            caption="../report/clustering_csv.rst",
-            category="Tables",
-            labels={"dataset": "{dataset}", "table": "clustering (ARI, NMI)"},
-        ),
-        classification=report(
-            expand(
-                "<results>/{{dataset}}/tables/classification_summary_by_{label}_k{rank}.csv",
-                label=cfg.labels,
-                rank=cfg.ranks,
-            ),
-            caption="../report/classification_csv.rst",
-            category="Tables",
-            labels={"dataset": "{dataset}", "table": "classification (F1, AUROC ...)"},
-        ),
+        clustering=score_csvs("clustering_metrics", "clustering (ARI, NMI)"),
+        classification=score_csvs("classification_summary", "classification (F1, AUROC ...)"),
         scores="<results>/{dataset}/tables/scores.tsv",
         folds="<results>/{dataset}/tables/folds.tsv",
         resources="<results>/{dataset}/tables/resources.tsv",
