@@ -30,7 +30,7 @@ demo: .venv/.complete ## run the whole workflow on the simulated atlas
 	@echo "Report:        results/report.html"
 
 test: .venv/.complete lint ## lint, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadscope --no-loadscope-reorder
 
 lint: .venv/.complete ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
