@@ -54,7 +54,7 @@ def train(
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     normalisation : mapping
-        ``target_sum`` and ``log1p``.
+        ``target_sum`` and ``log1p``. A model that asks for counts is given them as they are instead.
     condition_columns : sequence of str
         Columns of obs that a conditional model is conditioned on.
     run : Job
@@ -70,12 +70,13 @@ def train(
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
-    from nmfbench.data import load_normalised, read_filtered
+    from nmfbench.data import AS_COUNTED, load_normalised, read_filtered
     from nmfbench.models import MODELS, get_model
     from nmfbench.results import write_result
 
     started = time.monotonic()
     entry = MODELS[kind]
+    normalisation = dict(normalisation) if entry.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
     conditions = data.obs[list(condition_columns)].astype(str) if entry.conditional else None
@@ -97,7 +98,7 @@ def train(
             conditions=conditions,
             strata=data.obs["cell_type"].astype(str).to_numpy(),
             checkpoint=checkpoint,
-            fingerprint=f"{data.fingerprint} {dict(normalisation)}",
+            fingerprint=f"{data.fingerprint} {normalisation}",
             should_stop=run.stop_requested,
             progress=False,  # lines in the log, which job() also shows on a terminal
         )
@@ -132,7 +133,7 @@ def train(
             "rank": rank,
             "seed": seed,
             "parameters": model.get_params(),
-            "normalisation": dict(normalisation),
+            "normalisation": normalisation,
             "condition_columns": list(condition_columns) if entry.conditional else [],
             "uses_labels": seen,
             "solver": _solver_record(model),

@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 
 import data_files
-from nmfbench.data import filter_donors, load_normalised, normalise_block, read_filtered
+from nmfbench.data import AS_COUNTED, filter_donors, load_normalised, normalise_block, read_filtered
 from nmfbench.errors import InputError
 
 COUNTS = data_files.make_counts()
@@ -109,3 +109,9 @@ def test_damaged_counts(filtered):
         stream.write(b"\xff" * 20)
     with pytest.raises(InputError, match="X, rows 0 to 60"):
         list(read_filtered(filtered).blocks())
+
+
+def test_models_of_counts_get_the_counts(filtered):
+    loaded = load_normalised(filtered, **AS_COUNTED)
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded.toarray(), COUNTS)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "AS_COUNTED": "filtered",
     "FilteredCounts": "filtered",
     "fetch": "download",
     "filter_donors": "donors",
@@ -23,6 +24,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AS_COUNTED",
     "FilteredCounts",
     "fetch",
     "filter_donors",

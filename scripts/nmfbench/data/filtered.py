@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PROVENANCE_KEY = "nmfbench_filter"
 TARGET_SUM = 1e4  # counts per cell after normalisation, as in the published runs
+AS_COUNTED = {"target_sum": None, "log1p": False}
+"""The normalisation that leaves counts as they are, for models of counts."""
 _LOAD_ROWS = 4096
 
 

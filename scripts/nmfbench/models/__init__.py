@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from nmfbench.errors import InputError
 
@@ -23,12 +23,15 @@ class ModelEntry:
         Whether it is conditioned on columns of obs (donors).
     uses_gpu : bool
         Whether a GPU speeds it up.
+    input : {"normalised", "counts"}
+        What ``fit`` is given: normalised values, or the counts as they are.
     """
 
     display_name: str
     target: str
     conditional: bool
     uses_gpu: bool
+    input: Literal["normalised", "counts"] = "normalised"
 
 
 MODELS: dict[str, ModelEntry] = {
