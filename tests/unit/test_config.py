@@ -151,3 +151,45 @@ def test_what_only_minibatches_have_is_refused_beside_statistics(only):
     with pytest.raises(InputError, match="solver: minibatch"):
         with_models(ae_nmf={"solver": "statistics", **only})
     assert with_models(ae_nmf=only).models["ae_nmf"].solver == "auto"
+
+
+def test_comparisons_name_fits_of_the_grid_once():
+    grid = {**SMALLEST, "ranks": [3, 5], "seeds": [1, 2, 3]}
+    assert load_config(grid).compared_fits() == []
+    pair = {"first": {"model": "ae_nmf"}, "second": {"model": "cae_nmf1", "rank": 5, "seed": 2}}
+    both = {"first": {"model": "ae_nmf"}, "second": {"model": "cae_nmf1"}}
+    cfg = load_config({**grid, "comparisons": [pair, both, pair]})
+    assert cfg.compared_fits() == [
+        (("ae_nmf", 5, 1), ("cae_nmf1", 5, 2)),
+        (("ae_nmf", 3, 1), ("cae_nmf1", 3, 1)),
+        (("ae_nmf", 5, 1), ("cae_nmf1", 5, 1)),
+    ]
+    cfg = load_config({**grid, "comparisons": [{"seeds_of": "ae_nmf"}]})
+    assert cfg.compared_fits() == [
+        (("ae_nmf", rank, 1), ("ae_nmf", rank, seed)) for rank in (3, 5) for seed in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"seed_of": "ae_nmf"}, "comparisons.0.seed_of: unknown key; did you mean 'seeds_of'?"),
+        (
+            {"first": {"model": "ae_nmf", "rnk": 3}},
+            "comparisons.0.first.rnk: unknown key; did you mean 'rank'?",
+        ),
+        ({"seeds_of": "aenmf"}, "comparisons.0.seeds_of: 'aenmf' is not one of the models"),
+        ({"seeds_of": "ae_nmf"}, "comparisons.0.seeds_of: it needs two seeds, got [42]"),
+        ({"first": {"model": "ae_nmf"}}, "either first and second, or seeds_of, is needed"),
+        (
+            {"first": {"model": "ae_nmf", "rank": 4}, "second": {"model": "cae_nmf1"}},
+            "comparisons.0.first.rank: 4 is not one of the ranks [80]",
+        ),
+        (
+            {"first": {"model": "ae_nmf", "seed": 42}, "second": {"model": "ae_nmf"}},
+            "comparisons.0: a fit is compared with itself",
+        ),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(entry, expected):
+    assert expected in refusal({**SMALLEST, "comparisons": [entry]})

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.text import Text
 
 from nmfbench import figures
+from nmfbench.metrics.matching import match_factors
 
 TYPES = [
     "CD4-positive, alpha-beta memory T cell",
@@ -82,6 +83,16 @@ def factors(n_types: int, k: int, label: str = "cell_type"):
     return figures.factors_figure(figures.factor_table(H, obs[label]), "CAE_NMF1", label)
 
 
+def comparison(k: int, m: int, names=("CAE_NMF1, rank 8, seed 42", "AE_NMF, rank 80, seed 123")):
+    rng = np.random.default_rng(0)
+    truth = np.linspace(0.9, 0.4, max(k, m))[: max(k, m)] * np.eye(max(k, m))
+    noise = rng.uniform(-0.3, 0.3, (2, max(k, m), max(k, m)))
+    both = np.clip(truth + noise, -1, 1)[:, :k, :m]
+    both[:, 0, :] = np.nan if k > 2 else both[:, 0, :]
+    matches, pairs = match_factors(*both)
+    return figures.comparison_figure(matches.assign(n_cells=592_317, n_genes=3_000), pairs, names)
+
+
 CASES = {
     "scores-1": lambda: figures.scores_figure(scores(1), 80, some(1)),
     "scores-4-seeds": lambda: figures.scores_figure(scores(4, (1, 2, 3)), 80, some(4)),
@@ -103,6 +114,11 @@ CASES = {
     "factors-donors": lambda: factors(8, 20, "donor_id"),
     "resources-1": lambda: figures.resources_figure(resources(1), some(1)),
     "resources-12": lambda: figures.resources_figure(resources(12), some(12)),
+    "comparison-1": lambda: comparison(1, 1),
+    "comparison-2": lambda: comparison(2, 2),
+    "comparison-1-80": lambda: comparison(1, 80),
+    "comparison-80-60": lambda: comparison(80, 60),
+    "comparison-long-names": lambda: comparison(12, 100, ("A long name " * 8, "Variant β=$1 " * 9)),
 }  # fmt: skip
 
 

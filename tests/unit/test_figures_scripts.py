@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nmfbench.metrics.matching import match_factors
+from nmfbench.tables.files import write_table
+
 # Snakemake's object is imitated, and the reading of result.h5ad replaced: its format is tested elsewhere.
 RUNNER = """
 import runpy, sys, types
@@ -37,6 +40,7 @@ jobs = {
     "umap": (Named(umap="umap.tsv.gz", result="obs.tsv"), Named(labels=["cell_type"], display_name="AE_NMF")),
     "factors": (Named(result="obs.tsv"), Named(label="cell_type", display_name="AE_NMF")),
     "resources": (Named(resources="resources.tsv"), Named()),
+    "comparison": (Named(matches="matches.tsv", pairs="pairs.tsv.gz"), Named(names=["A", "B"])),
 }
 for figure, (inputs, params) in jobs.items():
     smk = types.SimpleNamespace(input=inputs, params=params, threads=1, log=[], rule=f"plot_{figure}",
@@ -78,15 +82,22 @@ def tables(folder) -> None:
          "seconds": [1.0, 2.0], "peak_mb": [100.0, 200.0], "threads": [1, 2], "device": ["cpu", "cpu"]}
     )  # fmt: skip
     resources.to_csv(folder / "resources.tsv", **write)
+    matches, pairs = match_factors(np.eye(2, 3), np.eye(2, 3))  # a factor is left over: NA in the table
+    write_table(matches.assign(n_cells=20, n_genes=9), folder / "matches.tsv")
+    write_table(pairs, folder / "pairs.tsv.gz")
 
 
-@pytest.mark.parametrize("figure", ["scores", "tradeoff", "training", "umap", "factors", "resources"])
+@pytest.mark.parametrize(
+    "figure", ["scores", "tradeoff", "training", "umap", "factors", "resources", "comparison"]
+)
 def test_script_writes_both_files(drawn, figure):
     assert (drawn / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     assert (drawn / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("figure", ["scores", "tradeoff", "training", "umap", "factors", "resources"])
+@pytest.mark.parametrize(
+    "figure", ["scores", "tradeoff", "training", "umap", "factors", "resources", "comparison"]
+)
 def test_script_is_thin_and_has_a_caption(repository, figure):
     assert len((repository / "scripts" / f"plot_{figure}.py").read_text(encoding="utf-8").splitlines()) <= 60
     caption = (repository / "workflow" / "report" / f"{figure}.rst").read_text(encoding="utf-8")

@@ -73,6 +73,15 @@ def test_datasets_ranks_and_seeds_make_a_grid(tmp_path):
     assert jobs["plot_umap"] == 4 * 2, "one for each model and rank, of the first seed"
 
 
+def test_fits_are_compared_when_the_config_asks_for_it(tmp_path):
+    pair = "{first: {model: ae_nmf, rank: 12}, second: {model: base_nmf, rank: 5}}"
+    asked = ["--config", "ranks=[5,12]", "seeds=[42,43]", f"comparisons=[{{seeds_of: ae_nmf}}, {pair}]"]
+    call = snakemake("-n", "--configfile", "config/demo.yaml", *asked, directory=tmp_path)
+    assert call.code == 0, call.text
+    assert planned(call.text)["compare_fits"] == planned(call.text)["plot_comparison"] == 3
+    assert "comparisons/ae_nmf-rank-12-seed-42-with-base_nmf-rank-5-seed-42.png" in call.text
+
+
 def test_one_file_at_a_time(tmp_path):
     target = "results/demo/cae_nmf1/rank-12/seed-42/clustering.tsv"
     call = snakemake(target, "-n", "--configfile", "config/demo.yaml", directory=tmp_path)

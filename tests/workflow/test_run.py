@@ -133,6 +133,16 @@ def test_figures_are_made_in_both_formats(finished):
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_two_fits_are_compared(finished):
+    folder = finished / "results" / "micro" / "comparisons"
+    name = "ae_nmf-rank-5-seed-42-with-base_nmf-rank-5-seed-42"
+    matches = pd.read_csv(folder / f"{name}.tsv", sep="\t")
+    assert sorted(matches["factor"]) == sorted(matches["other_factor"]) == [1, 2, 3, 4, 5]
+    assert matches["score"].between(-1, 1).all()
+    assert len(pd.read_csv(folder / f"{name}-pairs.tsv.gz", sep="\t")) == 25
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_second_run_does_nothing(finished):
     call = snakemake(*MICRO, directory=finished)
     assert call.code == 0
@@ -143,7 +153,7 @@ def test_the_report_is_made(finished):
     call = snakemake(*MICRO, "--report", "results/report.html", directory=finished)
     assert call.code == 0, call.text
     text = (finished / "results" / "report.html").read_text()
-    for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources"):
+    for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources", "Comparisons"):
         assert category in text
 
 

@@ -26,6 +26,9 @@ wildcard_constraints:
     label="|".join(cfg.labels),
     rank=r"\d+",
     seed=r"\d+",
+    other_model="|".join(cfg.models),
+    other_rank=r"\d+",
+    other_seed=r"\d+",
     cv_seed=r"\d+",
 
 
@@ -76,6 +79,26 @@ def fits_of(pattern, *given):
 FIRST_FIT = f"{{dataset}}/{{model}}/rank-{{rank}}/seed-{cfg.seeds[0]}"
 
 
+# Two fits whose factors are matched; names of models have no hyphen, so the parts stay apart.
+COMPARISON = (
+    "{dataset}/comparisons/{model}-rank-{rank}-seed-{seed}"
+    "-with-{other_model}-rank-{other_rank}-seed-{other_seed}"
+)
+
+
+def compared_fits(pattern):
+    """Expand a pattern over the comparisons that the config asks for, in every dataset."""
+    return [
+        workflow.pathvars.apply(pattern).format(
+            dataset=dataset,
+            **first._asdict(),
+            **{f"other_{key}": value for key, value in second._asdict().items()},
+        )
+        for dataset in cfg.datasets
+        for first, second in cfg.compared_fits()
+    ]
+
+
 def targets():
     """Everything the benchmark makes: tables and figures of every dataset."""
     tables = ["scores", "folds", "resources", "coverage"]
@@ -87,6 +110,8 @@ def targets():
         files += fits(f"<results>/{{dataset}}/tables/{table}.tsv")
     for figure in figures:
         files += fits(f"<results>/{{dataset}}/figures/{figure}.png")
+    files += compared_fits(f"<results>/{COMPARISON}.tsv")
+    files += compared_fits(f"<results>/{COMPARISON}.png")
     return sorted(set(files))
 
 
@@ -133,6 +158,17 @@ def model_display_name(wildcards):
 def model_device(wildcards):
     """Where a model trains. scikit-learn's NMF knows only the CPU, whatever the config says."""
     return "cpu" if model_kind(wildcards) == "base_nmf" else cfg.device
+
+
+def compared_names(wildcards):
+    """What the two fits of a comparison are called in its figure."""
+    return [
+        f"{cfg.display_name(model)}, rank {rank}, seed {seed}"
+        for model, rank, seed in (
+            (wildcards.model, wildcards.rank, wildcards.seed),
+            (wildcards.other_model, wildcards.other_rank, wildcards.other_seed),
+        )
+    ]
 
 
 def display_names():

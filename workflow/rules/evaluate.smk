@@ -91,6 +91,37 @@ rule compute_umap:
         "../../scripts/compute_umap.py"
 
 
+rule compare_fits:
+    input:
+        first="<results>/<fit>/result.h5ad",
+        second="<results>/{dataset}/{other_model}/rank-{other_rank}/seed-{other_seed}/result.h5ad",
+    output:
+        matches=report(
+            f"<results>/{COMPARISON}.tsv",
+            caption="../report/comparison.rst",
+            category="Comparisons",
+            labels={
+                "dataset": "{dataset}",
+                "first": "{model}, rank {rank}, seed {seed}",
+                "second": "{other_model}, rank {other_rank}, seed {other_seed}",
+                "what": "matched factors",
+            },
+        ),
+        pairs=f"<results>/{COMPARISON}-pairs.tsv.gz",
+    log:
+        f"<logs>/compare_fits/{COMPARISON}.log",
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 12),
+        runtime=minutes(20, 0.1),
+    params:
+        code=code("comparison.py", "metrics/matching.py"),
+    script:
+        "../../scripts/compare_fits.py"
+
+
 rule collect_tables:
     input:
         records=fits_of("<results>/<fit>/run.json"),

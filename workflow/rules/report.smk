@@ -171,3 +171,35 @@ rule plot_resources:
         display_names=display_names(),
     script:
         "../../scripts/plot_resources.py"
+
+
+rule plot_comparison:
+    input:
+        matches=f"<results>/{COMPARISON}.tsv",
+        pairs=f"<results>/{COMPARISON}-pairs.tsv.gz",
+    output:
+        png=report(
+            f"<results>/{COMPARISON}.png",
+            caption="../report/comparison.rst",
+            category="Comparisons",
+            labels={
+                "dataset": "{dataset}",
+                "first": "{model}, rank {rank}, seed {seed}",
+                "second": "{other_model}, rank {other_rank}, seed {other_seed}",
+                "what": "heatmap, histogram and scatter",
+            },
+        ),
+        pdf=f"<results>/{COMPARISON}.pdf",
+    log:
+        f"<logs>/plot_comparison/{COMPARISON}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("figures/comparison.py", "figures/style.py", "figures/palette.py"),
+        names=compared_names,
+    script:
+        "../../scripts/plot_comparison.py"

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, Umap
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
@@ -39,6 +40,8 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`clustering`", Clustering, None),
     ("`classification`", Classification, None),
     ("`umap`", Umap, None),
+    ("`comparisons`, each entry", Comparison, None),
+    ("`comparisons`: `first` and `second`", ComparedFit, None),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
+from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, Umap
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Models
@@ -41,6 +42,25 @@ class Config(Section):
     clustering: Clustering = Field(Clustering(), description="Clustering scores.")
     classification: Classification = Field(Classification(), description="Classification scores.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
+    comparisons: list[Comparison] = Field(
+        [], description="Pairs of fits whose factors are matched, in every dataset; none by default."
+    )
+
+    @model_validator(mode="after")
+    def _comparisons_are_in_the_grid(self) -> Config:
+        grid = {"model": list(self.models), "rank": self.ranks, "seed": self.seeds}
+        for place, comparison in enumerate(self.comparisons):
+            for key, side in comparison.sides():
+                for part, known in grid.items():
+                    value = getattr(side, part)
+                    if value is not None and value not in known:
+                        where = f"comparisons.{place}.{key}" + f".{part}" * (key != "seeds_of")
+                        raise ValueError(f"{where}: {value!r} is not one of the {part}s {known}")
+            if comparison.seeds_of is not None and len(self.seeds) < 2:
+                raise ValueError(f"comparisons.{place}.seeds_of: it needs two seeds, got {self.seeds}")
+            if any(one == other for one, other in comparison.pairs(self.ranks, self.seeds)):
+                raise ValueError(f"comparisons.{place}: a fit is compared with itself")
+        return self
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Config:
@@ -63,6 +83,11 @@ class Config(Section):
         if len(set(shown)) < len(shown):
             raise ValueError(f"models: two models share a display_name in {shown}")
         return self
+
+    def compared_fits(self) -> list[tuple[Fit, Fit]]:
+        """Every pair of fits that `comparisons` asks for, once."""
+        pairs = (pair for each in self.comparisons for pair in each.pairs(self.ranks, self.seeds))
+        return list(dict.fromkeys(pairs))
 
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""
@@ -127,6 +152,8 @@ def _keys_beside(location: list[Any]) -> list[str]:
     """Known keys of the section in which an unknown key was found."""
     section: Any = Config
     for part in location[:-1]:
+        if isinstance(part, int):  # an entry of a list
+            continue
         if isinstance(section, str):  # the name of a dataset or model was just passed
             section = Dataset if section == "datasets" else MODEL_KINDS.get(str(part), MODEL_KINDS["ae_nmf"])
         elif part in ("datasets", "models"):

@@ -17,6 +17,7 @@ _WHERE = {
     "factor_table": "factors",
     "factors_figure": "factors",
     "resources_figure": "resources",
+    "comparison_figure": "comparison",
     "save": "style",
 }
 __all__ = list(_WHERE)

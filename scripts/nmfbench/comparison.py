@@ -1,0 +1,198 @@
+"""Two fits of the same cells, compared factor by factor.
+
+>>> from nmfbench.comparison import compare_fits
+>>> comparison = compare_fits("ae_nmf/rank-80/seed-42/result.h5ad",
+...                           "ae_nmf/rank-80/seed-43/result.h5ad")  # doctest: +SKIP
+>>> comparison.matches["score"].median()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nmfbench.errors import InputError
+from nmfbench.metrics.matching import factor_correlations, log_profiles, match_factors
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+#: Fewer cells or genes in common carry no correlation worth the name.
+FEWEST_SHARED = 3
+
+
+@dataclass(frozen=True)
+class FitComparison:
+    """What :func:`compare_fits` found.
+
+    Attributes
+    ----------
+    matches : DataFrame
+        A row for each matched pair of factors and for each factor left over
+        (:func:`~nmfbench.metrics.matching.match_factors`).
+    pairs : DataFrame
+        A row for every pair of factors: the two correlations, the score, matched or not.
+    n_cells, n_genes : int
+        Cells and genes that the two fits share, on which the correlations are.
+    """
+
+    matches: pd.DataFrame
+    pairs: pd.DataFrame
+    n_cells: int
+    n_genes: int
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The two factors of one fit, with the names of their rows.
+
+    Attributes
+    ----------
+    name : str
+        The file, for messages.
+    embedding : ndarray of shape (n_cells, k)
+    loadings : ndarray of shape (n_genes, k)
+    cells, genes : Index
+    """
+
+    name: str
+    embedding: np.ndarray
+    loadings: np.ndarray
+    cells: pd.Index
+    genes: pd.Index
+
+
+def compare_fits(
+    first: str | Path | anndata.AnnData,
+    second: str | Path | anndata.AnnData,
+    *,
+    embeddings: tuple[str | None, str | None] = (None, None),
+    loadings: tuple[str | None, str | None] = (None, None),
+) -> FitComparison:
+    """Match the factors of two fits of the same cells.
+
+    Cells and genes are aligned by name; what only one fit has is left out. Factors are matched once, by the
+    mean of the correlation of their embeddings and of their loadings (on a logarithmic scale, see
+    :func:`~nmfbench.metrics.matching.log_profiles`), so that a matched pair is one pair in both. The numbers
+    of factors may differ.
+
+    Parameters
+    ----------
+    first, second : path or AnnData
+        Results of this workflow (``result.h5ad``).
+    embeddings, loadings : pair of str or None
+        Keys of obsm and varm to be compared, for the first and the second; None takes the embedding that is
+        scored and the loadings that belong to it.
+
+    Returns
+    -------
+    FitComparison
+
+    Raises
+    ------
+    InputError
+        If a file is not a result, a key is missing or ambiguous, names are not unique, or
+        fewer than three cells or genes are shared.
+    """
+    one, other = (
+        read_factors(fit, embedding=embeddings[place], loadings=loadings[place])
+        for place, fit in enumerate((first, second))
+    )
+    cells = _shared(one.cells, other.cells, "cells", one.name, other.name)
+    genes = _shared(one.genes, other.genes, "genes", one.name, other.name)
+    in_cells = factor_correlations(one.embedding[cells[0]], other.embedding[cells[1]])
+    in_genes = factor_correlations(
+        log_profiles(one.loadings[genes[0]]), log_profiles(other.loadings[genes[1]])
+    )
+    matches, pairs = match_factors(in_cells, in_genes)
+    return FitComparison(matches, pairs, len(cells[0]), len(genes[0]))
+
+
+def read_factors(
+    fit: str | Path | anndata.AnnData, *, embedding: str | None = None, loadings: str | None = None
+) -> Factors:
+    """Read the embedding of a result and the loadings that belong to it.
+
+    The loadings of a result are its array of varm whose key begins with ``W_`` and that has a column for
+    each factor, standard deviations (``_sd_`` in the key) aside.
+
+    Parameters
+    ----------
+    fit : path or AnnData
+    embedding, loadings : str, optional
+        Keys of obsm and varm to be taken instead.
+
+    Raises
+    ------
+    InputError
+        If a key is not there, or more than one array could be the loadings.
+    """
+    from nmfbench.results import check_result, read_result
+
+    if isinstance(fit, (str, Path)):
+        name, adata = str(fit), read_result(fit)
+    else:
+        name, adata = "result", fit
+        check_result(adata, name)
+    embedding = embedding or adata.uns["nmfbench"]["embedding"]
+    if embedding not in adata.obsm:
+        raise InputError(
+            f"{name}: embedding",
+            f"one of the keys of obsm: {', '.join(adata.obsm)}",
+            embedding,
+            "name one of these, or none for the embedding that is scored",
+        )
+    H = np.asarray(adata.obsm[embedding])
+    fitting = [
+        key
+        for key, values in adata.varm.items()
+        if values.ndim == 2 and values.shape[1] == H.shape[1] and (key == loadings or _are_loadings(key))
+    ]
+    chosen = [key for key in fitting if loadings in (None, key)]
+    if len(chosen) != 1:
+        raise InputError(
+            f"{name}: loadings of {embedding}",
+            f"one array of varm with {H.shape[1]} columns and a key that begins with W_",
+            f"{', '.join(chosen) or 'none'}; varm holds {', '.join(adata.varm)}",
+            "say which (loadings=...)",
+        )
+    return Factors(
+        name,
+        H,
+        np.asarray(adata.varm[chosen[0]]),
+        adata.obs_names.astype(str),
+        adata.var_names.astype(str),
+    )
+
+
+def _are_loadings(key: str) -> bool:
+    return key.startswith("W_") and "_sd_" not in key
+
+
+def _shared(
+    one: pd.Index, other: pd.Index, what: str, name: str, other_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the shared names in the first and in the second index, in the order of the first."""
+    for index, file in ((one, name), (other, other_name)):
+        if not index.is_unique:
+            twice = index[index.duplicated()][0]
+            raise InputError(
+                f"{file}: names of {what}",
+                "each name once, since fits are aligned by name",
+                f"{twice!r} more than once",
+                "make the names unique in the dataset and train again",
+            )
+    positions = other.get_indexer(one)
+    here = np.flatnonzero(positions >= 0)
+    if len(here) < FEWEST_SHARED:
+        raise InputError(
+            f"{name} and {other_name}: {what}",
+            f"two fits of the same {what}, at least {FEWEST_SHARED} names in common",
+            f"{len(here)} in common of {len(one)} and {len(other)} (such as {one[0]!r} and {other[0]!r})",
+            "compare fits of one dataset, or rename so that the names agree",
+        )
+    return here, positions[here]
