@@ -75,8 +75,7 @@ def problem_of(case: str, genes: int, options: argparse.Namespace):
     import torch
 
     from nmfbench.models import get_model
-    from nmfbench.models.base import FitData
-    from nmfbench.models.labels import encode_conditions, encode_strata
+    from nmfbench.models.labels import FitData, encode_conditions, encode_strata
     from nmfbench.models.start import start_loadings
     from nmfbench.training.rows import InMemoryRows
 

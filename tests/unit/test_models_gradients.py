@@ -10,8 +10,7 @@ import torch
 import reference_models as dense
 from nmfbench.linalg import SparseRows
 from nmfbench.models import AENMF, CAENMF1, CAENMF2
-from nmfbench.models.base import FitData
-from nmfbench.models.labels import encode_conditions, encode_strata
+from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.training.rows import InMemoryRows
 from nmfbench.training.samplers import Batch, Sampler
 

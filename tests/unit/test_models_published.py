@@ -8,8 +8,7 @@ import torch
 
 import reference_models as dense
 from nmfbench.models import AENMF, CAENMF1, CAENMF2
-from nmfbench.models.base import FitData
-from nmfbench.models.labels import encode_conditions, encode_strata
+from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.models.start import start_loadings
 from nmfbench.training.rows import InMemoryRows
 

@@ -14,9 +14,8 @@ from sklearn.base import clone
 import reference_models as dense
 from nmfbench.errors import InputError
 from nmfbench.models import base, get_model
-from nmfbench.models.base import FitData
 from nmfbench.models.choice import SolverChoice, choose_solver
-from nmfbench.models.labels import encode_conditions, encode_strata
+from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.training import checkpoint as checkpoint_module
 from nmfbench.training.rows import InMemoryRows
 
@@ -292,14 +291,14 @@ class RowsElsewhere(InMemoryRows):
 def test_rows_that_are_not_in_memory_go_by_the_gram_matrix_or_minibatches(cells):
     X, labels = cells
     hooks = {"checkpoint": None, "should_stop": None}
-    model = make("ae_nmf")._fit_source(RowsElsewhere(X), **labels, **hooks)
+    model = make("ae_nmf").fit_rows(RowsElsewhere(X), **labels, **hooks)
     assert model.solver_choice_.route == "gram"
     assert model.objective_ == pytest.approx(make("ae_nmf").fit(X, **labels).objective_, rel=1e-9)
     small = {"gram_memory_mb": 0, "max_epochs": 1}
-    model = make("ae_nmf", solver="auto", **small)._fit_source(RowsElsewhere(X), **labels, **hooks)
+    model = make("ae_nmf", solver="auto", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
     assert model.solver_choice_.solver == "minibatch"
     with pytest.raises(InputError, match="0 MiB granted"):
-        make("ae_nmf", **small)._fit_source(RowsElsewhere(X), **labels, **hooks)
+        make("ae_nmf", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
 
 
 def test_the_cost_model_at_sizes_with_a_known_answer():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.h5ad import frame_length, open_h5ad, read_frame, reading
+from nmfbench.data.h5ad import frame_column, frame_columns, frame_length, open_h5ad, read_frame, reading
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,13 +82,35 @@ class FilteredCounts:
         with open_h5ad(self.path) as file, reading(self.path, name):
             return read_frame(file[name])
 
-    def blocks(self, block_size: int = 4096) -> Iterator[tuple[int, sparse.csr_matrix]]:
+    def label(self, name: str) -> pd.Categorical:
+        """A label or condition column of obs, without reading the others or the names of the cells.
+
+        Raises
+        ------
+        InputError
+            There is no such column.
+        """
+        with open_h5ad(self.path) as file, reading(self.path, f"obs[{name!r}]"):
+            if name not in file["obs"]:
+                raise InputError(
+                    f"{self.path}: obs[{name!r}]",
+                    "a label column",
+                    f"the columns {', '.join(frame_columns(file['obs']))}",
+                    f"add {name!r} to datasets.<name>.keep_obs or condition_columns and filter again",
+                )
+            return frame_column(file["obs"], name)
+
+    def blocks(
+        self, block_size: int = 4096, needed: np.ndarray | None = None
+    ) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """One pass over the raw counts in row order.
 
         Parameters
         ----------
         block_size
             Rows per block; the last may have fewer.
+        needed
+            Numbers of the blocks to read; None reads all.
 
         Yields
         ------
@@ -98,7 +120,8 @@ class FilteredCounts:
         """
         with open_h5ad(self.path) as file:
             data, indices = file["X/data"], file["X/indices"]
-            for start in range(0, self.n_cells, block_size):
+            numbers = range(-(-self.n_cells // block_size)) if needed is None else needed
+            for start in (int(number) * block_size for number in numbers):
                 stop = min(start + block_size, self.n_cells)
                 first, last = int(self.indptr[start]), int(self.indptr[stop])
                 with reading(self.path, f"X, rows {start} to {stop}"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,39 +12,22 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.linalg import SparseRows
 from nmfbench.models.choice import SolverChoice, choose_solver
 from nmfbench.models.embedding import Embedding
-from nmfbench.models.exact import fit_exact, n_nonzeros
-from nmfbench.models.labels import Conditions, encode_conditions, encode_strata
+from nmfbench.models.exact import fit_exact
+from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
 from nmfbench.models.parameters import SHARED_PARAMETERS
 from nmfbench.models.problem import AutoencoderProblem
 from nmfbench.models.start import STARTS, start_loadings
+from nmfbench.models.streamed import embed
 from nmfbench.solvers import SolverResult
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
 from nmfbench.training.loop import Schedule, State, train
-from nmfbench.training.rows import BLOCK_ROWS, InMemoryRows, RowSource
+from nmfbench.training.rows import InMemoryRows, RowSource
 from nmfbench.training.samplers import Sampler
-
-
-@dataclass(frozen=True)
-class FitData:
-    """All cells and their labels."""
-
-    source: RowSource
-    conditions: Conditions
-    strata: np.ndarray | None
-
-    def fingerprint(self) -> str:
-        """A text that changes with the matrix, the conditions or the strata."""
-        digest = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=16)
-        digest.update(repr([list(c) for c in self.conditions.categories]).encode())
-        digest.update(np.ascontiguousarray(self.conditions.codes).data)
-        digest.update(b"no strata" if self.strata is None else self.strata.data)
-        return digest.hexdigest()
 
 
 class Autoencoder(Embedding):
@@ -166,39 +148,62 @@ class Autoencoder(Embedding):
         check_parameters(self, self._limits)
         self._check_solver()
         resolve_device(self.device)
-        X = self._check_input(X, reset=True)
-        return self._fit_source(
-            InMemoryRows(X, fingerprint),
+        source = InMemoryRows(self._check_input(X, reset=True), fingerprint)
+        self.fit_rows(
+            source,
             conditions=conditions,
             strata=strata,
             checkpoint=checkpoint,
             should_stop=should_stop,
             progress=True if self.verbose else progress,
         )
+        self.embedding_ = embed(self.components_, source)
+        return self
 
-    def _fit_source(self, source: RowSource, *, conditions, strata, checkpoint, should_stop, progress):
-        """Learn from rows wherever they come from."""
+    def fit_rows(
+        self,
+        source: RowSource,
+        *,
+        conditions: Any = None,
+        strata: Any = None,
+        checkpoint: str | Path | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        progress: bool | None = None,
+    ):
+        """Learn the loadings from rows wherever they lie; the cells are left to :func:`.embed_blocks`.
+
+        Parameters
+        ----------
+        source : RowSource
+            Non-negative numbers, in memory or on disk. Their rows may come in another order than the
+            cells (``source.order``).
+        conditions, strata, checkpoint, should_stop, progress
+            As in :meth:`fit`; the labels in the order of the cells.
+
+        Returns
+        -------
+        self
+            Without ``embedding_``.
+        """
+        check_parameters(self, self._limits)
+        self._check_solver()
         device = resolve_device(self.device)
         self._check_rank(source.n_rows, source.n_columns)
-        data = FitData(
-            source,
-            encode_conditions(conditions if self._conditional else None, source.n_rows),
-            encode_strata(strata, source.n_rows),
-        )
-        self._check_conditions(data.conditions)
+        self.n_features_in_ = source.n_columns
+        self.conditions_ = encode_conditions(conditions if self._conditional else None, source.n_rows)
+        self._check_conditions(self.conditions_)
+        data = FitData.of(source, self.conditions_, encode_strata(strata, source.n_rows))
         choice = self.solver_choice_ = self._choose_solver(source, data.conditions, device)
         keeper, stored = None, None
         if checkpoint is not None:
             keeper = Checkpoint(checkpoint, self._checkpoint_settings(choice), data.fingerprint())
             stored = keeper.load()
         self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
-        self.conditions_ = data.conditions
         fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_statistics
         weights, state, label_batches = fit(data, device, keeper, stored, should_stop, progress)
         self._keep_state(state)
         self.uses_labels_ = strata is not None and (label_batches or self._labels_in_the_loss())
         self._keep(weights)
-        self.embedding_ = self._embed(source)
         return self
 
     def _fit_statistics(self, data, device, keeper, stored, should_stop, progress):
@@ -249,12 +254,21 @@ class Autoencoder(Embedding):
     def transform(self, X) -> np.ndarray:
         """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
         check_is_fitted(self)
-        return self._embed(InMemoryRows(self._check_input(X, reset=False)))
+        return embed(self.components_, InMemoryRows(self._check_input(X, reset=False)))
 
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm, genes x ., by the published keys."""
         check_is_fitted(self)
         return {f"{self._loadings_name}_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
+
+    def embedding_parts(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """A function that gives the arrays for obsm of some cells from their H and condition codes."""
+        key = self.embedding_key_
+        return lambda H, codes: {key: H}
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Arrays for obsm, cells x ., by the published keys."""
+        return self.embedding_parts()(self.embedding_, self.conditions_.codes)
 
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns, by the published keys.
@@ -323,7 +337,7 @@ class Autoencoder(Embedding):
         choice = choose_solver(
             source.n_rows,
             source.n_columns,
-            n_nonzeros(source),
+            source.nnz,
             self.n_components,
             self.max_epochs,
             conditions.size if self._own_loadings else 0,
@@ -354,14 +368,6 @@ class Autoencoder(Embedding):
         self.stop_reason_ = state.stop_reason
         self.converged_ = state.stop_reason == "converged"
 
-    def _embed(self, source: RowSource) -> np.ndarray:
-        # Always on the CPU: new cells and training cells then get the same numbers, to the last bit.
-        W = torch.from_numpy(np.ascontiguousarray(self.components_.T, dtype=source.dtype))
-        H = np.empty((source.n_rows, W.shape[1]), dtype=source.dtype)
-        for start, block in source.blocks(BLOCK_ROWS):
-            H[start : start + block.shape[0]] = SparseRows(block).times(W).numpy()
-        return H
-
 
 class ConditionalAutoencoder(Autoencoder):
     """An autoencoder with weights U that belong to conditions (donors)."""
@@ -373,31 +379,26 @@ class ConditionalAutoencoder(Autoencoder):
         "penalty_U": real(0),
     }
 
-    def embeddings(self) -> dict[str, np.ndarray]:
-        """Arrays for obsm: the shared embedding, the conditions' part, and both side by side."""
-        k = self.n_components_
-        condition = np.ascontiguousarray(self._condition_embedding(), dtype=self.embedding_.dtype)
-        return {
-            f"H_shared_k{k}": self.embedding_,
-            f"H_cond_latent_k{k}": condition,
-            f"H_concat_full_k{k}": np.hstack([self.embedding_, condition]),
-        }
+    def embedding_parts(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        """As in the parent: the shared embedding, the conditions' part, and both side by side."""
+        k, part_of = self.n_components_, self._condition_part()
+
+        def parts(H: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
+            condition = np.ascontiguousarray(part_of(H, codes), dtype=H.dtype)
+            return {
+                f"H_shared_k{k}": H,
+                f"H_cond_latent_k{k}": condition,
+                f"H_concat_full_k{k}": np.hstack([H, condition]),
+            }
+
+        return parts
 
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         record = {f"cond_meta_concat_k{self.n_components_}": self._condition_record()}
         return {**super().unstructured(**preparation), **record}
 
-    def _start_U(self, shape: tuple[int, ...], W: torch.Tensor) -> torch.Tensor:
-        """U to begin with: 0.01 uniform as published, else no difference between the conditions."""
-        if self.init != "uniform":
-            return torch.zeros(shape, dtype=W.dtype, device=W.device)
-        rng = np.random.default_rng([self.seed_, 0x55])
-        U = torch.empty(shape, dtype=W.dtype)
-        for part in U:  # one condition at a time: the double-precision draws are then small
-            part.copy_(torch.from_numpy(rng.random(part.shape)).mul_(0.01))
-        return U.to(W.device)
-
-    def _condition_embedding(self) -> np.ndarray:
+    def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """A function that gives the conditions' part of the embedding of some cells."""
         raise NotImplementedError
 
     def _condition_record(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nmfbench.models.exact import condition_sums
 from nmfbench.models.limits import one_of, real
 from nmfbench.models.penalties import Invariance, centred_sums, co_occurrence, group_sums, hsic_half_gradient
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.start import start_conditions
 from nmfbench.solvers import SolverResult, fit_cae_nmf1
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
@@ -244,7 +245,7 @@ class CAENMF1(ConditionalAutoencoder):
         self.update_U = update_U
 
     def _problem(self, data: FitData, W: torch.Tensor) -> AdditiveProblem:
-        U = self._start_U((data.conditions.size, data.source.n_columns), W)
+        U = start_conditions((data.conditions.size, data.source.n_columns), self.init, self.seed_, W)
         rates = {"W": self.learning_rate_W}
         if self.update_U == "adam":
             rates["U"] = self.learning_rate_U
@@ -269,9 +270,9 @@ class CAENMF1(ConditionalAutoencoder):
     def _labels_in_the_loss(self) -> bool:
         return self.penalty_invariance > 0
 
-    def _condition_embedding(self) -> np.ndarray:
+    def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         profiles = self.condition_profiles_ @ self.components_.T
-        return profiles[self.conditions_.codes].sum(axis=1)
+        return lambda H, codes: profiles[codes].sum(axis=1)
 
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm: ``W_concat_k{k}`` (genes x k) and ``U_concat_gene_k{k}`` (genes x conditions)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nmfbench.models.base import ConditionalAutoencoder, FitData
 from nmfbench.models.labels import Conditions
 from nmfbench.models.limits import one_of
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.start import start_conditions
 from nmfbench.solvers import SolverResult, fit_cae_nmf2
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
@@ -176,14 +177,14 @@ class CAENMF2(ConditionalAutoencoder):
         )
 
     def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
-        U = self._start_U((data.conditions.size, *W.shape), W)
+        U = start_conditions((data.conditions.size, *W.shape), self.init, self.seed_, W)
         return LoadingsProblem(
             data, {"W": W, "U": U}, {"W": self.learning_rate_W, "U": self.learning_rate_U}, self
         )
 
-    def _condition_embedding(self) -> np.ndarray:
+    def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         overlaps = np.einsum("clg,lg->cl", self.condition_loadings_, self.components_)
-        return self.embedding_ * overlaps[self.conditions_.codes[:, 0]]
+        return lambda H, codes: H * overlaps[codes[:, 0]]
 
     def _condition_record(self) -> dict[str, Any]:
         return {

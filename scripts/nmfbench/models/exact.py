@@ -109,7 +109,7 @@ def gram_operator(
         n_cells=n,
         conditions={} if codes is None else {"condition": categories},
         donor_grams=codes is not None,
-        method=gram_method(n, p, n_nonzeros(source), device),
+        method=gram_method(n, p, source.nnz, device),
         dtype="float64" if source.dtype == np.float64 else "float32",
     )
     labels = np.zeros((n, 0), np.int64) if codes is None else codes[:, None]
@@ -130,12 +130,6 @@ def condition_sums(data: FitData, *, by_type: bool) -> ConditionSums:
             rows.group_sums(types[part] * m + column, sums)
     counts = co_occurrence(torch.from_numpy(codes), m, torch.from_numpy(types), q)
     return ConditionSums(sums=sums.numpy().reshape(q, m, -1), counts=counts.numpy().round().astype(np.int64))
-
-
-def n_nonzeros(source: RowSource) -> int:
-    """Nonzeros of all rows; counted in a pass where the rows are not in memory."""
-    csr = getattr(source, "csr", None)
-    return int(csr.nnz) if csr is not None else sum(int(X.nnz) for _, X in source.blocks(BLOCK_ROWS))
 
 
 def _weights(result: SolverResult) -> dict[str, np.ndarray]:

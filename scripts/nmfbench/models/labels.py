@@ -1,13 +1,15 @@
-"""Conditions and strata of the cells as whole numbers."""
+"""Conditions and strata of the cells as whole numbers, and the rows they belong to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nmfbench.errors import InputError
+from nmfbench.training.rows import RowSource
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,32 @@ class Conditions:
     def size(self) -> int:
         """m, the number of one-hot columns."""
         return sum(len(c) for c in self.categories)
+
+
+@dataclass(frozen=True)
+class FitData:
+    """All cells and their labels."""
+
+    source: RowSource
+    conditions: Conditions
+    strata: np.ndarray | None
+
+    @classmethod
+    def of(cls, source: RowSource, conditions: Conditions, strata: np.ndarray | None) -> FitData:
+        """Rows with their labels, which are given in the order of the cells."""
+        order = source.order
+        if order is None:
+            return cls(source, conditions, strata)
+        conditions = replace(conditions, codes=conditions.codes[order])
+        return cls(source, conditions, None if strata is None else strata[order])
+
+    def fingerprint(self) -> str:
+        """A text that changes with the matrix, the conditions or the strata."""
+        digest = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=16)
+        digest.update(repr([list(c) for c in self.conditions.categories]).encode())
+        digest.update(np.ascontiguousarray(self.conditions.codes).data)
+        digest.update(b"no strata" if self.strata is None else self.strata.data)
+        return digest.hexdigest()
 
 
 def encode_conditions(conditions: Any, n: int) -> Conditions:
@@ -73,27 +101,36 @@ def encode_conditions(conditions: Any, n: int) -> Conditions:
 
 def encode_strata(strata: Any, n: int) -> np.ndarray | None:
     """Codes ``0 .. q - 1`` of the cell types of n cells; None stays None."""
-    return None if strata is None else _encode(np.asarray(strata), n, "strata")[1]
+    if strata is None:
+        return None
+    return _encode(getattr(strata, "array", strata), n, "strata")[1]
 
 
-def _columns(conditions: Any) -> tuple[list[str], list[np.ndarray]]:
+def _columns(conditions: Any) -> tuple[list[str], list[Any]]:
     if hasattr(conditions, "iloc"):
         if conditions.ndim == 1:
-            return [str(conditions.name or "condition")], [np.asarray(conditions, dtype=object)]
+            return [str(conditions.name or "condition")], [conditions.array]
         names = [str(name) for name in conditions.columns]
-        return names, [np.asarray(conditions.iloc[:, i], dtype=object) for i in range(len(names))]
-    array = np.asarray(conditions)
+        return names, [conditions.iloc[:, i].array for i in range(len(names))]
+    array = conditions if hasattr(conditions, "categories") else np.asarray(conditions)
     if array.ndim == 1:
         return ["condition"], [array]
     return [f"condition_{i}" for i in range(array.shape[1])], list(array.T)
 
 
-def _encode(column: np.ndarray, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _encode(column: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    categorical = hasattr(column, "categories")
+    if not categorical:
+        column = np.asarray(column) if isinstance(column, np.ndarray) else np.asarray(column, dtype=object)
     if column.ndim != 1 or len(column) != n:
         raise InputError(
             what, f"a label for each of the {n} cells", f"shape {column.shape}", "give one label per row of X"
         )
-    missing = np.fromiter((value is None or value != value for value in column.tolist()), dtype=bool, count=n)
+    if categorical:
+        missing = column.codes < 0
+    else:
+        values = column.tolist()
+        missing = np.fromiter((value is None or value != value for value in values), dtype=bool, count=n)
     if missing.any():
         raise InputError(
             what,
@@ -101,5 +138,11 @@ def _encode(column: np.ndarray, n: int, what: str) -> tuple[np.ndarray, np.ndarr
             f"{int(missing.sum())} missing, the first in row {int(missing.argmax())}",
             "drop these cells first",
         )
-    categories, codes = np.unique(column.astype(str), return_inverse=True)
-    return categories, codes.astype(np.int64)
+    if not categorical:
+        categories, codes = np.unique(column.astype(str), return_inverse=True)
+        return categories, codes.astype(np.int64)
+    # The text of every cell would take many times the memory of its code.
+    used = np.bincount(column.codes, minlength=len(column.categories)) > 0
+    text = np.asarray(column.categories).astype(str)
+    categories = np.unique(text[used])
+    return categories, np.searchsorted(categories, text)[column.codes]

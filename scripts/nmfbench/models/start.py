@@ -61,6 +61,20 @@ def start_loadings(
     return W.to(target)
 
 
+def start_conditions(shape: tuple[int, ...], kind: str, seed: int, W: torch.Tensor) -> torch.Tensor:
+    """Weights U of the conditions to begin with, beside W: no difference between them.
+
+    With the `kind` ``"uniform"`` they are uniform in (0, 0.01), as published.
+    """
+    if kind != "uniform":
+        return torch.zeros(shape, dtype=W.dtype, device=W.device)
+    rng = np.random.default_rng([seed, 0x55])
+    U = torch.empty(shape, dtype=W.dtype)
+    for part in U:  # one condition at a time: the double-precision draws are then small
+        part.copy_(torch.from_numpy(rng.random(part.shape)).mul_(0.01))
+    return U.to(W.device)
+
+
 def nndsvd(left: np.ndarray, singular: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Non-negative gene factors of unit norm from singular triplets.
 

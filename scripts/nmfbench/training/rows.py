@@ -1,4 +1,4 @@
-"""Where the rows of a matrix come from: in memory now, from disk where a class of the same shape is given."""
+"""Where the rows of a matrix come from: in memory here, on disk in :mod:`nmfbench.training.disk`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ BLOCK_ROWS = 4096
 
 @runtime_checkable
 class RowSource(Protocol):
-    """Cells x genes of non-negative numbers, read in rows; column indices ascend within a row."""
+    """Cells x genes of non-negative numbers, read in rows; column indices ascend within a row.
+
+    `order` is the number of the cell that each row is; None where the rows are the cells in their order.
+    """
 
     n_rows: int
     n_columns: int
+    nnz: int
     dtype: np.dtype
+    order: np.ndarray | None
 
     def rows(self, indices: np.ndarray):
         """The rows `indices`, in that order, as CSR."""
@@ -41,9 +46,12 @@ class InMemoryRows:
         The content's fingerprint where it is known; hashed on demand otherwise.
     """
 
+    order = None
+
     def __init__(self, csr, fingerprint: str | None = None) -> None:
         self.csr = csr
         self.n_rows, self.n_columns = csr.shape
+        self.nnz = int(csr.nnz)
         self.dtype = csr.dtype
         self._fingerprint = fingerprint
 

@@ -1,0 +1,75 @@
+"""Rows that stay on disk: the filtered counts, read in order and normalised on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy import sparse
+
+from nmfbench.data.filtered import FilteredCounts, normalise_block
+from nmfbench.training.rows import BLOCK_ROWS
+
+T = TypeVar("T")
+_END = object()
+
+
+class FilteredRows:
+    """Normalised cells x genes of a filtered file; one block and the one after it are in memory.
+
+    Parameters
+    ----------
+    counts : FilteredCounts
+    normalisation : mapping
+        ``target_sum`` and ``log1p``.
+
+    Attributes
+    ----------
+    n_rows, n_columns, nnz : int
+    dtype : numpy.dtype
+        float32.
+    """
+
+    order = None
+
+    def __init__(self, counts: FilteredCounts, normalisation: Mapping[str, Any]) -> None:
+        self.counts = counts
+        self.normalisation = dict(normalisation)
+        self.n_rows, self.n_columns, self.nnz = counts.n_cells, counts.n_genes, counts.nnz
+        self.dtype = np.dtype(np.float32)
+
+    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Pairs of the first row's number and the CSR block; the next block is read meanwhile."""
+        return prefetched(
+            (start, normalise_block(block, **self.normalisation)) for start, block in self.counts.blocks(size)
+        )
+
+    def rows(self, indices: np.ndarray) -> sparse.csr_matrix:
+        """The rows `indices`, in that order, from one pass over the blocks that hold them."""
+        ascending = np.argsort(indices, kind="stable")
+        wanted = np.asarray(indices)[ascending]
+        parts = []
+        for start, block in self.counts.blocks(BLOCK_ROWS, needed=np.unique(wanted // BLOCK_ROWS)):
+            low, high = np.searchsorted(wanted, [start, start + block.shape[0]])
+            parts.append(normalise_block(block[wanted[low:high] - start], **self.normalisation))
+        found = sparse.vstack(parts, format="csr")
+        if not np.array_equal(ascending, np.arange(len(ascending))):
+            found = found[np.argsort(ascending)]
+        found.has_sorted_indices = True
+        return found
+
+    def fingerprint(self) -> str:
+        """Of the counts and their normalisation."""
+        return f"{self.counts.fingerprint} {self.normalisation}"
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="nmfbench-read") as pool:
+        waiting = pool.submit(next, items, _END)
+        while (item := waiting.result()) is not _END:
+            waiting = pool.submit(next, items, _END)
+            yield item
+            del item  # the consumer may be done with it before the next one is there
