@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,53 @@ class FilteredCounts:
                 with reading(self.path, f"X, rows {start} to {stop}"):
                     parts = data[first:last], indices[first:last]
                 yield start, csr_of(*parts, self.indptr[start : stop + 1] - first, self.n_genes)
+
+    def spans(
+        self, spans: Sequence[tuple[int, int]], block_size: int = 4096
+    ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        """One pass over the raw counts of some ranges of rows, put together to blocks.
+
+        Parameters
+        ----------
+        spans
+            First and last + 1 row of each range, ascending.
+        block_size
+            Ranges are put together until a block has so many rows.
+
+        Yields
+        ------
+        rows : numpy.ndarray, shape (rows,)
+            Numbers of the rows.
+        block : scipy.sparse.csr_matrix, shape (rows, genes), float32
+        """
+        with open_h5ad(self.path) as file:
+            waiting: list[tuple[int, int]] = []
+            for number, span in enumerate(spans, start=1):
+                waiting.append(span)
+                if number == len(spans) or sum(b - a for a, b in waiting) >= block_size:
+                    yield self._together(file["X"], waiting)
+                    waiting = []
+
+    def _together(self, group, spans: list[tuple[int, int]]) -> tuple[np.ndarray, sparse.csr_matrix]:
+        rows = np.concatenate([np.arange(a, b) for a, b in spans])
+        with reading(self.path, f"X, rows {rows[0]} to {rows[-1]}"):
+            # what lies side by side is read at once
+            edges = [(int(self.indptr[a]), int(self.indptr[b])) for a, b in _joined(spans)]
+            data = np.concatenate([group["data"][a:b] for a, b in edges])
+            indices = np.concatenate([group["indices"][a:b] for a, b in edges])
+        lengths = self.indptr[rows + 1] - self.indptr[rows]
+        return rows, csr_of(data, indices, np.concatenate([[0], np.cumsum(lengths)]), self.n_genes)
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges with those that touch made one."""
+    joined = [spans[0]]
+    for start, stop in spans[1:]:
+        if start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def read_filtered(path: str | Path) -> FilteredCounts:

@@ -5,7 +5,8 @@ and sums over cell types and conditions; see docs/models.md.
 """
 
 from nmfbench.statistics.gather import gather_shard
-from nmfbench.statistics.record import Layout, Statistics, check_memory, choose_method, gram_bytes, merge
+from nmfbench.statistics.merging import merge, merge_files
+from nmfbench.statistics.record import Layout, Statistics, check_memory, choose_method, gram_bytes
 from nmfbench.statistics.store import load, save
 from nmfbench.statistics.tiles import gather_to_disk
 
@@ -19,5 +20,6 @@ __all__ = [
     "gram_bytes",
     "load",
     "merge",
+    "merge_files",
     "save",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
 from nmfbench.errors import InputError
+from nmfbench.statistics.grams import PartialGrams
 from nmfbench.statistics.record import Layout, Statistics, check_memory
 
 Block = tuple[sp.csr_matrix, np.ndarray, np.ndarray | None]
@@ -19,7 +20,7 @@ def gather_shard(
     layout: Layout,
     shard: int = 0,
     *,
-    device: str = "cpu",
+    device: str | Sequence[str] = "cpu",
     memory_mb: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
@@ -33,8 +34,8 @@ def gather_shard(
         may change the last bit of a sum: keep the block size with the settings.
     layout : Layout
     shard : int
-    device : str
-        Torch device for the dense method, "cpu" otherwise.
+    device : str or sequence of str
+        "cpu", or for the dense method one torch device or several that share the work.
     memory_mb : float, optional
         Refuse before the first block is read if the Gram matrices need more.
     progress : callable, optional
@@ -50,7 +51,7 @@ def gather_shard(
         )
     check_memory(layout, memory_mb)
     sums = GroupSums(layout)
-    grams = PartialGrams(layout, device)
+    grams = PartialGrams(layout, [device] if isinstance(device, str) else device)
     for X, conditions, types in blocks:
         if not X.shape[0]:
             continue
@@ -68,10 +69,9 @@ def gather_shard(
 
 def check_shard(layout: Layout, shard: int, n_cells: int) -> None:
     """Refuse a shard of more or fewer cells than it was laid out with."""
-    start, stop = layout.range(shard)
-    if n_cells != stop - start:
+    if n_cells != layout.size(shard):
         raise InputError(
-            f"shard {shard}", f"{stop - start} cells", str(n_cells),
+            f"shard {shard}", f"{layout.size(shard)} cells", str(n_cells),
             "the data changed since the shards were laid out; begin again",
         )  # fmt: skip
 
@@ -167,82 +167,3 @@ class GroupSums:
             gene_sums=self.gene_sums,
             gene_squares=self.gene_squares,
         )
-
-
-class PartialGrams:
-    """Upper triangles of Xᵀ X, one or one per donor, summed in float64; of all rows or of a tile of them.
-
-    "cpu" multiplies with BLAS or the sparse kernel, any other device is torch's.
-    """
-
-    def __init__(self, layout: Layout, device: str = "cpu", rows: tuple[int, int] | None = None) -> None:
-        self.layout = layout
-        p = len(layout.genes)
-        self.rows = rows or (0, p)
-        if device != "cpu" and (layout.method != "dense" or rows is not None):
-            raise InputError(
-                "device", "cpu, or the dense method with the whole Gram matrix", device, "set method: dense"
-            )
-        self.device = device
-        shape = (layout.n_grams, self.rows[1] - self.rows[0], p)
-        if device == "cpu":
-            self.total = np.zeros(shape)
-        else:
-            import torch
-
-            self.total = torch.zeros(shape, dtype=torch.float64, device=device)
-
-    def add(self, X: sp.csr_matrix, donors: np.ndarray | None = None) -> None:
-        if donors is None:
-            self._add(X, self.total[0])
-            return
-        for c in np.unique(donors):
-            self._add(X[donors == c], self.total[c])
-
-    def _add(self, X: sp.csr_matrix, total) -> None:
-        low, high = self.rows
-        if self.layout.method == "sparse":
-            from nmfbench.statistics.kernels import add_sparse_gram, positions_by_gene
-
-            column_ptr, cells = positions_by_gene(X.indptr, X.indices, X.shape[1])
-            add_sparse_gram(X.indptr, X.indices, X.data, column_ptr, cells, low, total)
-        elif self.device == "cpu":
-            from scipy.linalg.blas import dsyrk, ssyrk
-
-            dense = X.toarray(order="C")
-            if high - low < X.shape[1]:
-                total += dense[:, low:high].T @ dense
-            else:
-                syrk = dsyrk if dense.dtype == np.float64 else ssyrk
-                # column-major, so the lower triangle here is the upper one of a row-major array
-                total += syrk(1.0, dense.T, lower=1).T
-        else:
-            import torch
-
-            dense = torch.as_tensor(X.toarray(), device=self.device)
-            total += dense.T @ dense
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray | None]:
-        kind = np.dtype(self.layout.dtype)
-        total = self.total if self.device == "cpu" else self.total.cpu().numpy()
-        if not self.layout.donor_grams:
-            return _mirrored(total[0], kind), None
-        donor_grams = np.stack([_mirrored(part, kind) for part in total])
-        for part in total[1:]:
-            total[0] += part
-        return _mirrored(total[0], kind), donor_grams
-
-
-def _mirrored(upper: np.ndarray, kind: np.dtype, size: int = 1024) -> np.ndarray:
-    """The symmetric matrix of an upper triangle, by tiles so that no second copy is made."""
-    p = len(upper)
-    out = np.empty((p, p), kind)
-    for a in range(0, p, size):
-        rows = slice(a, a + size)
-        corner = np.triu(upper[rows, rows])
-        out[rows, rows] = corner + np.triu(corner, 1).T
-        for b in range(a + size, p, size):
-            columns = slice(b, b + size)
-            out[rows, columns] = upper[rows, columns]
-            out[columns, rows] = upper[rows, columns].T
-    return out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,12 @@ from nmfbench.errors import InputError
 
 SPARSE_BELOW = 0.10  # density at which sparse and dense products take the same time (docs/solvers.md)
 _MIB = 2**20
+
+
+@lru_cache(maxsize=4)
+def _dealt(n: int) -> list[int]:
+    """0 .. n - 1 in a random order that no version of a library can change."""
+    return sorted(range(n), key=lambda i: hashlib.blake2b(b"piece %d" % i, digest_size=8).digest())
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Layout:
     n_cells : int
         Cells of the whole data set.
     n_shards : int
+    piece_rows : int
+        Shards are dealt pieces of so many cells in a random order, so that each is a random set of cells
+        whatever the order of the file; 0: a shard is one range of cells.
     normalisation : dict
         Parameters of the normalisation applied to the blocks.
     conditions : dict
@@ -46,6 +56,7 @@ class Layout:
     genes: tuple[str, ...]
     n_cells: int
     n_shards: int = 1
+    piece_rows: int = 0
     normalisation: dict = field(default_factory=dict)
     conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     types: tuple[str, ...] = ("",)
@@ -64,8 +75,22 @@ class Layout:
         return len(next(iter(self.conditions.values()))) if self.donor_grams else 1
 
     def range(self, shard: int) -> tuple[int, int]:
-        """First and last + 1 cell of a shard."""
-        return shard * self.n_cells // self.n_shards, (shard + 1) * self.n_cells // self.n_shards
+        """First and last + 1 of a shard's cells (of its pieces, where there are pieces)."""
+        n = -(-self.n_cells // self.piece_rows) if self.piece_rows else self.n_cells
+        return shard * n // self.n_shards, (shard + 1) * n // self.n_shards
+
+    def spans(self, shard: int) -> list[tuple[int, int]]:
+        """Ranges of cells that make up a shard, in the order of the file."""
+        first, last = self.range(shard)
+        if not self.piece_rows:
+            return [(first, last)]
+        n_pieces = -(-self.n_cells // self.piece_rows)
+        starts = sorted(piece * self.piece_rows for piece in _dealt(n_pieces)[first:last])
+        return [(start, min(start + self.piece_rows, self.n_cells)) for start in starts]
+
+    def size(self, shard: int) -> int:
+        """Cells of a shard."""
+        return sum(stop - start for start, stop in self.spans(shard))
 
     def to_json(self) -> str:
         """The layout as text that is equal where layouts are equal."""
@@ -158,100 +183,6 @@ class Statistics:
                 )  # fmt: skip
 
 
-_SUMMED = ("n_cells", "squared_norm", "group_sums", "group_counts", "type_sizes", "gene_sums", "gene_squares")
-
-
-def merge(parts: Iterable[Statistics]) -> Statistics:
-    """Add the shards of one data set, in the order of the shards whatever the order given.
-
-    Parameters
-    ----------
-    parts : iterable of Statistics
-        One shard each, given in any order. Sorted input (a generator that loads one file after the other) is
-        consumed piece by piece, so that no two Gram matrices but the running sum and one shard are held.
-
-    Returns
-    -------
-    Statistics
-
-    Raises
-    ------
-    InputError
-        If a shard is missing or comes twice, or belongs to other data, genes, settings or dtype.
-    """
-    waiting: dict[int, Statistics] = {}
-    total: Statistics | None = None
-    layout: Layout | None = None
-    seen: set[int] = set()
-    for part in parts:
-        layout = layout or part.layout
-        _check_part(layout, part, seen)
-        seen.add(part.shards[0])
-        waiting[part.shards[0]] = part
-        while (following := 0 if total is None else len(total.shards)) in waiting:
-            total = _add(total, waiting.pop(following))
-        del part
-    if layout is None:
-        raise InputError("merge of statistics", "at least one shard", "none", "gather the shards first")
-    missing = sorted(set(range(layout.n_shards)) - seen)
-    if missing:
-        raise InputError(
-            "merge of statistics", f"all of {layout.n_shards} shards", f"missing: {missing}",
-            "gather the missing shards",
-        )  # fmt: skip
-    dtype = np.dtype(layout.dtype)
-    donor_grams = total.donor_grams
-    total = replace(
-        total,
-        gram=total.gram.astype(dtype, copy=False),
-        donor_grams=None if donor_grams is None else donor_grams.astype(dtype, copy=False),
-    )
-    total.check()
-    return total
-
-
-def _check_part(layout: Layout, part: Statistics, seen: Sequence[int]) -> None:
-    if part.layout != layout:
-        ours, theirs = asdict(layout), asdict(part.layout)
-        name = next(key for key in ours if ours[key] != theirs[key])
-        raise InputError(
-            f"merge of statistics: {name} of shard {part.shards[0]}",
-            _short(ours[name]),
-            _short(theirs[name]),
-            "gather all shards from the same data with the same settings",
-        )  # fmt: skip
-    if len(part.shards) != 1:
-        raise InputError(
-            "merge of statistics", "single shards", f"shards {part.shards}", "merge once, at the end"
-        )
-    shard = part.shards[0]
-    if shard in seen:
-        raise InputError("merge of statistics", "each shard once", f"shard {shard} twice", "leave one out")
-    start, stop = layout.range(shard)
-    if part.n_cells != stop - start:
-        raise InputError(
-            f"merge of statistics: shard {shard}",
-            f"{stop - start} cells",
-            str(part.n_cells),
-            "gather it again",
-        )
-
-
-def _add(total: Statistics | None, part: Statistics) -> Statistics:
-    if total is None:
-        grams = part.donor_grams
-        return replace(
-            part,
-            gram=part.gram.astype(np.float64),
-            donor_grams=None if grams is None else grams.astype(np.float64),
-        )
-    total.gram += part.gram
-    if total.donor_grams is not None:
-        total.donor_grams += part.donor_grams
-    sums = {name: getattr(total, name) + getattr(part, name) for name in _SUMMED}
-    return replace(total, shards=total.shards + part.shards, digests=total.digests + part.digests, **sums)
-
-
 def gram_bytes(n_genes: int, *, n_grams: int = 1, method: str = "sparse", dtype: str = "float32") -> int:
     """Bytes that gathering or merging one shard needs at its peak for the Gram matrices.
 
@@ -293,8 +224,3 @@ def check_memory(layout: Layout, memory_mb: float | None) -> None:
 def choose_method(n_cells: int, n_genes: int, n_nonzeros: int) -> Literal["sparse", "dense"]:
     """The faster way to Xᵀ X at this density, decided from the data alone."""
     return "sparse" if n_nonzeros < SPARSE_BELOW * n_cells * n_genes else "dense"
-
-
-def _short(value) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -65,9 +65,12 @@ def fill(file, statistics: Statistics) -> None:
         array = getattr(statistics, name)
         if array is not None:
             dataset = file.create_dataset(name, shape=array.shape, dtype=array.dtype)
+            hasher = _hasher(array)
             for part in _parts(array):
-                dataset[part] = array[part]
-            dataset.attrs["checksum"] = checksum(array)
+                piece = np.ascontiguousarray(array[part])
+                dataset[part] = piece
+                hasher.update(piece)
+            dataset.attrs["checksum"] = hasher.hexdigest()
     file.attrs["header_checksum"] = _header_checksum(file)
 
 
@@ -115,10 +118,14 @@ def load(path: str | Path, *, memory_map: bool = False, verify: bool = True) -> 
 
 def checksum(array: np.ndarray) -> str:
     """blake2b of shape, dtype and content, read by rows so that a memory map stays on disk."""
-    hasher = hashlib.blake2b(f"{array.shape} {array.dtype.str}".encode(), digest_size=16)
+    hasher = _hasher(array)
     for part in _parts(array):
         hasher.update(np.ascontiguousarray(array[part]))
     return hasher.hexdigest()
+
+
+def _hasher(array: np.ndarray):
+    return hashlib.blake2b(f"{array.shape} {array.dtype.str}".encode(), digest_size=16)
 
 
 def _parts(array: np.ndarray) -> list[tuple]:

@@ -1,0 +1,184 @@
+"""The statistics of a filtered file: how its cells are laid out in shards, and the work of one shard's job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
+from nmfbench.statistics.gather import Block, gather_shard
+from nmfbench.statistics.grams import check_gpu_memory
+from nmfbench.statistics.record import Layout, Statistics, choose_method, gram_bytes
+from nmfbench.statistics.store import save
+from nmfbench.statistics.tiles import check_disk, gather_to_disk, tile_height
+
+log = logging.getLogger(__name__)
+
+PIECE_ROWS = 256
+"""Cells of a piece at most: few, so that a shard of a file sorted by donor has cells of all donors."""
+
+BLOCK_ROWS = 4096
+"""Cells of a block of the pass. Part of the result: sums of other blocks differ in the last bit."""
+
+_MIB = 2**20
+
+
+def lay_out(
+    data: FilteredCounts,
+    *,
+    normalisation: Mapping[str, Any],
+    condition_columns: Sequence[str],
+    n_shards: int,
+    donor_grams: bool,
+    memory_mb: float,
+    on_gpu: bool = False,
+) -> Layout:
+    """How the cells of a filtered file are shared out, and what is gathered of them.
+
+    Parameters
+    ----------
+    data : FilteredCounts
+    normalisation : mapping
+        ``target_sum`` and ``log1p``.
+    condition_columns : sequence of str
+    n_shards : int
+    donor_grams : bool
+        Whether a Gram matrix for each donor is wanted; it is made where they all fit in `memory_mb`.
+    memory_mb : float
+        MiB for Gram matrices.
+    on_gpu : bool
+        Blocks are then densified.
+
+    Returns
+    -------
+    Layout
+    """
+    conditions = {name: tuple(data.label(name).categories) for name in condition_columns}
+    donors = len(conditions[condition_columns[0]])
+    method = "dense" if on_gpu else choose_method(data.n_cells, data.n_genes, data.nnz)
+    need = gram_bytes(data.n_genes, n_grams=donors, method=method) / _MIB
+    if donor_grams and need > memory_mb:
+        log.warning(
+            "no Gram matrix for each of the %d %ss: %.0f MiB, more than the %.0f MiB of statistics.memory_mb; "
+            "models with loadings of their own are fitted from the cells",
+            donors, condition_columns[0], need, memory_mb,
+        )  # fmt: skip
+        donor_grams = False
+    return Layout(
+        fingerprint=data.fingerprint,
+        genes=tuple(data.var.index),
+        n_cells=data.n_cells,
+        n_shards=n_shards,
+        piece_rows=min(PIECE_ROWS, max(1, data.n_cells // (32 * n_shards))),
+        normalisation=dict(normalisation),
+        conditions=conditions,
+        types=tuple(data.label("cell_type").categories),
+        donor_grams=donor_grams,
+        method=method,
+    )
+
+
+def shard_blocks(data: FilteredCounts, layout: Layout, shard: int) -> Iterator[Block]:
+    """One pass over the cells of a shard: normalised values, condition codes and type codes."""
+    codes = np.column_stack([data.label(name).codes for name in layout.conditions]).astype(np.int64)
+    types = np.asarray(data.label("cell_type").codes, np.int64)
+    for rows, block in data.spans(layout.spans(shard), BLOCK_ROWS):
+        yield normalise_block(block, **layout.normalisation), codes[rows], types[rows]
+
+
+def gather_file(
+    filtered: str | Path,
+    path: str | Path,
+    *,
+    shard: int,
+    n_shards: int,
+    normalisation: Mapping[str, Any],
+    condition_columns: Sequence[str],
+    donor_grams: bool,
+    memory_mb: float,
+    passes: int,
+    device: str = "cpu",
+    gpu_memory_mb: float | None = None,
+) -> Statistics:
+    """Gather one shard of a filtered file into a file of its own.
+
+    Parameters
+    ----------
+    filtered, path : path
+        The counts, and the .h5 file written; it appears whole or not at all.
+    shard, n_shards : int
+        Which shard, counted from 0, of how many.
+    normalisation, condition_columns, donor_grams, memory_mb
+        As in :func:`lay_out`.
+    passes : int
+        A Gram matrix larger than `memory_mb` is made on disk, in at most so many passes.
+    device : str
+        ``auto`` and ``cuda`` use all GPUs that can be seen.
+    gpu_memory_mb : float, optional
+        MiB granted on each.
+
+    Returns
+    -------
+    Statistics
+
+    Raises
+    ------
+    InputError
+        Before work starts, if memory, disk or GPU have no room for the Gram matrix.
+    """
+    data = read_filtered(filtered)
+    devices = devices_of(device)
+    layout = lay_out(
+        data,
+        normalisation=normalisation,
+        condition_columns=condition_columns,
+        n_shards=n_shards,
+        donor_grams=donor_grams,
+        memory_mb=memory_mb,
+        on_gpu=devices != ("cpu",),
+    )
+    need = gram_bytes(data.n_genes, n_grams=layout.n_grams, method=layout.method) / _MIB
+    log.info(
+        "shard %d of %d: %d of %d cells x %d genes, %s products on %s, %.0f MiB for Gram matrices",
+        shard + 1, n_shards, layout.size(shard), data.n_cells, data.n_genes, layout.method,
+        ", ".join(devices), need,
+    )  # fmt: skip
+    if need <= memory_mb:
+        check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb)
+        blocks = shard_blocks(data, layout, shard)
+        statistics = gather_shard(blocks, layout, shard, device=devices, memory_mb=memory_mb)
+        save(statistics, path)
+        return statistics
+    height = tile_height(layout, memory_mb, passes)
+    check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb, height)
+    check_disk(layout, path)
+    log.info("more than %.0f MiB: in tiles of %d rows on disk", memory_mb, height)
+    return gather_to_disk(
+        lambda: shard_blocks(data, layout, shard),
+        layout,
+        path,
+        shard,
+        memory_mb=memory_mb,
+        passes=passes,
+        device=devices,
+    )
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices of a pass: all GPUs that can be seen where GPUs are wanted, else the processor."""
+    if device == "cpu":
+        return ("cpu",)
+    from nmfbench.training.device import resolve_device  # loads torch
+
+    resolved = resolve_device(device)
+    if resolved.type != "cuda":
+        return ("cpu",)
+    if ":" in device:
+        return (device,)
+    import torch
+
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
