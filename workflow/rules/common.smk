@@ -112,6 +112,9 @@ def targets():
         files += fits(f"<results>/{{dataset}}/figures/{figure}.png")
     files += compared_fits(f"<results>/{COMPARISON}.tsv")
     files += compared_fits(f"<results>/{COMPARISON}.png")
+    if cfg.rank_selection.models:
+        files += fits("<results>/{dataset}/tables/rank_selection.tsv")
+        files += fits("<results>/{dataset}/figures/rank_selection.png")
     return sorted(set(files))
 
 
@@ -169,6 +172,32 @@ def compared_names(wildcards):
             (wildcards.other_model, wildcards.other_rank, wildcards.other_seed),
         )
     ]
+
+
+def shards_in(part):
+    """Numbers of the shards of `all` cells, of those `fitted` or `held_out` in a rank selection."""
+    n, held_out = cfg.statistics.shards, cfg.rank_selection.held_out_shards
+    return {
+        "all": list(range(n)),
+        "fitted": list(range(n - held_out)),
+        "held_out": list(range(max(n - held_out, 0), n)),
+    }[part]
+
+
+def donor_grams(wildcards):
+    """Whether a model with loadings of its own for each donor is fitted from a dataset's statistics."""
+    return any(
+        section.kind == "cae_nmf2"
+        and (name in cfg.rank_selection.models or cfg.fits_from_statistics(wildcards.dataset, name))
+        for name, section in cfg.models.items()
+    )
+
+
+def shared_statistics(wildcards):
+    """The statistics that a fit begins from, where they are gathered once for all fits."""
+    if cfg.fits_from_statistics(wildcards.dataset, wildcards.model):
+        return "<results>/{dataset}/statistics/all.h5"
+    return []
 
 
 def display_names():
@@ -231,6 +260,11 @@ def memory(base, per_input_mb=0.0):
 def minutes(base, per_input_mb=0.0):
     """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
     return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+
+def fit_memory(wildcards, input, attempt):
+    """Megabytes for a fit from statistics: the Gram matrices that are held, and what a fit needs besides."""
+    return int((3000 + 1.05 * cfg.models[wildcards.model].gram_memory_mb) * 2 ** (attempt - 1))
 
 
 # ---- handlers

@@ -52,6 +52,9 @@ rule train_base_nmf:
 
 
 use rule train_base_nmf as train_ae_nmf with:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+        statistics=shared_statistics,
     pathvars:
         fit=fit_of("ae_nmf"),
     resources:

@@ -93,6 +93,11 @@ class Dataset(Section):
     min_cells_per_donor: int = Field(
         5000, ge=1, description="Donors with fewer cells (after the filters) are dropped."
     )
+    shared_statistics: bool = Field(
+        False,
+        description="Gather the sufficient statistics of all cells once, in a pass of its own, and fit every "
+        "autoencoder with `solver: auto` or `statistics` from them: for very many cells, or many fits.",
+    )
     matrix: Matrix = Field(Matrix(), description="Where the counts lie.")
     genes: Genes = Field(Genes(), description="Which genes are kept.")
 

@@ -20,6 +20,7 @@ from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, Umap
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
+from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
 
 BEGIN, END = "<!-- keys: made by `make schema`, do not edit -->", "<!-- end of the keys -->"
@@ -37,6 +38,8 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`models.ae_nmf` alone", AENMF, Autoencoder),
     ("`models.cae_nmf1` alone", CAENMF1, Autoencoder),
     ("`models.cae_nmf2` alone", CAENMF2, Autoencoder),
+    ("`statistics`", Statistics, None),
+    ("`rank_selection`", RankSelection, None),
     ("`clustering`", Clustering, None),
     ("`classification`", Classification, None),
     ("`umap`", Umap, None),

@@ -13,6 +13,7 @@ from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, Umap
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Models
+from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
 
 
@@ -36,6 +37,10 @@ class Config(Section):
         description="Where the autoencoders train: auto, cpu, cuda, or mps (untested on a Mac).",
     )
     normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
+    statistics: Statistics = Field(Statistics(), description="Sufficient statistics, gathered in one pass.")
+    rank_selection: RankSelection = Field(
+        RankSelection(), description="Which rank the data support, from the statistics."
+    )
     labels: list[Column] = Field(
         ["cell_type", "donor_id"], min_length=1, description="Columns of obs that embeddings are scored by."
     )
@@ -88,6 +93,37 @@ class Config(Section):
         """Every pair of fits that `comparisons` asks for, once."""
         pairs = (pair for each in self.comparisons for pair in each.pairs(self.ranks, self.seeds))
         return list(dict.fromkeys(pairs))
+
+    @model_validator(mode="after")
+    def _rank_selection_has_its_models(self) -> Config:
+        chosen = self.rank_selection
+        for name in chosen.models:
+            if name not in self.models or not hasattr(self.models[name], "penalty_W"):
+                able = [key for key, model in self.models.items() if hasattr(model, "penalty_W")]
+                raise ValueError(f"rank_selection.models: {name!r} is no autoencoder of `models`; {able} are")
+        if chosen.models and chosen.held_out_shards >= self.statistics.shards:
+            raise ValueError(
+                f"rank_selection.held_out_shards: {chosen.held_out_shards} of {self.statistics.shards} "
+                "statistics.shards leaves none to fit; give more shards"
+            )
+        for penalties in chosen.penalties:
+            known = {
+                key
+                for name in chosen.models
+                for key in type(self.models[name]).model_fields
+                if key.startswith("penalty_")
+            }
+            if chosen.models and (unknown := sorted(set(penalties) - known)):
+                raise ValueError(f"rank_selection.penalties: {unknown} are penalties of none of the models")
+            if negative := sorted(key for key, value in penalties.items() if value < 0):
+                raise ValueError(f"rank_selection.penalties: {negative} must not be negative")
+        return self
+
+    def fits_from_statistics(self, dataset: str, model: str) -> bool:
+        """Whether the fits of a model begin from the shared statistics of a dataset."""
+        section = self.models[model]
+        able = getattr(section, "solver", "minibatch") != "minibatch" and not section.row_norm
+        return self.datasets[dataset].shared_statistics and able and section.init != "uniform"
 
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""

@@ -1,0 +1,20 @@
+"""Gather the sufficient statistics of one shard: filtered counts in; a checksummed .h5 out."""
+
+from nmfbench.job import job
+
+with job(snakemake):
+    from nmfbench.statistics.shards import gather_file
+
+    smk = snakemake
+    number, _, n_shards = smk.wildcards.scatteritem.partition("-of-")
+    gather_file(
+        smk.input.filtered,
+        smk.output[0],
+        shard=int(number) - 1,
+        n_shards=int(n_shards),
+        normalisation=smk.params.normalisation,
+        condition_columns=smk.params.dataset["condition_columns"],
+        donor_grams=smk.params.donor_grams,
+        device=smk.params.device,
+        **smk.params.settings,
+    )

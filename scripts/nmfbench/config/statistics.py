@@ -1,0 +1,65 @@
+"""Config sections of the sufficient statistics and of what is fitted from them alone."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from nmfbench.config.base import Name, Rank, Section, Seed
+
+
+class Statistics(Section):
+    """The pass over the cells of a dataset with `shared_statistics`, or for a `rank_selection`."""
+
+    shards: int = Field(
+        4, ge=1, description="Jobs that the pass over the cells is cut into; each reads its own cells."
+    )
+    memory_mb: float = Field(
+        6144,
+        gt=0,
+        description="MiB for Gram matrices in a job that gathers them (12 bytes x genes²). A larger one is "
+        "made in tiles on disk; one for each donor is kept only where all fit.",
+    )
+    passes: int = Field(
+        4,
+        ge=1,
+        description="A Gram matrix made in tiles takes a pass over the cells for each; refused beyond so many.",
+    )
+    gpu_memory_mb: float | None = Field(
+        None, gt=0, description="MiB on each GPU for the pass; by default what is free when it starts."
+    )
+
+
+class RankSelection(Section):
+    """Light fits (loadings and objective, nothing scored) that say which rank the data support."""
+
+    models: list[Name] = Field(
+        [], description="Autoencoders to fit, by their names in `models`. Empty: no rank selection."
+    )
+    ranks: list[Rank] = Field([10, 20, 40, 80], min_length=1, description="Numbers of factors k to compare.")
+    seeds: list[Seed] = Field(
+        [0, 1, 2], min_length=2, description="Random starts of each; their agreement is the stability."
+    )
+    penalties: list[dict[str, float]] = Field(
+        [{}],
+        min_length=1,
+        description="Sets of penalties to compare, each over the model's own: `[{}, {penalty_W: 0.1}]`.",
+    )
+    held_out_shards: int = Field(
+        1,
+        ge=1,
+        description="Of `statistics.shards`, random sets of cells: so many are left out of the fits, "
+        "which are then judged on them.",
+    )
+    gene_folds: int = Field(
+        5,
+        ge=2,
+        description="In the cells left out, the genes of each fold in turn are predicted from the others.",
+    )
+
+    @model_validator(mode="after")
+    def _no_value_twice(self) -> RankSelection:
+        for key in ("models", "ranks", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {values} holds a value twice")
+        return self
