@@ -20,5 +20,6 @@ with job(snakemake) as run:
         device=smk.params.device,
         normalisation=smk.params.normalisation,
         condition_columns=smk.params.dataset["condition_columns"],
+        statistics=getattr(smk.input, "statistics", None) or None,
         run=run,
     )

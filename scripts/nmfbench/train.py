@@ -33,6 +33,7 @@ def train(
     normalisation: Mapping[str, Any],
     condition_columns: Sequence[str],
     run: Job,
+    statistics: str | None = None,
 ) -> None:
     """Fit one model and write what it learnt.
 
@@ -59,6 +60,8 @@ def train(
         Columns of obs that a conditional model is conditioned on.
     run : Job
         The job around the fit: threads, terminal, stop signals.
+    statistics : str, optional
+        The sufficient statistics of all cells, for an autoencoder that is fitted from them.
 
     Raises
     ------
@@ -89,19 +92,24 @@ def train(
         **({"device": device} if "device" in accepted else {}),
     )
     checkpoint = Path(result).parent / "checkpoint"
+    watched = {
+        "conditions": conditions,
+        "checkpoint": checkpoint,
+        "should_stop": run.stop_requested,
+        "progress": False,  # lines in the log, which job() also shows on a terminal
+    }
     with threadpool_limits(run.threads):
-        X = load_normalised(filtered, **normalisation)
         loaded = time.monotonic()
-        log.info("%d cells x %d genes, %d nonzeros, loaded in %.1f s", *X.shape, X.nnz, loaded - started)
-        model.fit(
-            X,
-            conditions=conditions,
-            strata=data.obs["cell_type"].astype(str).to_numpy(),
-            checkpoint=checkpoint,
-            fingerprint=f"{data.fingerprint} {normalisation}",
-            should_stop=run.stop_requested,
-            progress=False,  # lines in the log, which job() also shows on a terminal
-        )
+        if not (statistics and _fit_gathered(model, statistics, data, normalisation, watched)):
+            X = load_normalised(filtered, **normalisation)
+            loaded = time.monotonic()
+            log.info("%d cells x %d genes, %d nonzeros, loaded in %.1f s", *X.shape, X.nnz, loaded - started)
+            model.fit(
+                X,
+                strata=data.obs["cell_type"].astype(str).to_numpy(),
+                fingerprint=f"{data.fingerprint} {normalisation}",
+                **watched,
+            )
     if model.stop_reason_ == "interrupted":
         raise Interrupted(f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on")
     trained = time.monotonic()
@@ -141,7 +149,7 @@ def train(
             "threads": run.threads,
             "n_cells": data.n_cells,
             "n_genes": data.n_genes,
-            "nonzeros": int(X.nnz),
+            "nonzeros": data.nnz,
             "seconds": trained - loaded,
             "seconds_to_load": loaded - started,
             "peak_mb": peak_mb(),
@@ -158,6 +166,12 @@ def train(
         },
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _fit_gathered(model: Any, statistics: str, data: Any, normalisation: Mapping[str, Any], watched) -> bool:
+    from nmfbench.models.gathered import fit_file  # loads torch
+
+    return fit_file(model, statistics, data, normalisation, **watched)
 
 
 def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:

@@ -267,6 +267,14 @@ def fit_memory(wildcards, input, attempt):
     return int((3000 + 1.05 * cfg.models[wildcards.model].gram_memory_mb) * 2 ** (attempt - 1))
 
 
+def train_memory(base, per_input_mb):
+    """Megabytes for training: from statistics, or from the cells as `memory` has it."""
+    from_cells = memory(base, per_input_mb)
+    return lambda wildcards, input, attempt: (
+        fit_memory if getattr(input, "statistics", None) else from_cells
+    )(wildcards, input, attempt)
+
+
 # ---- handlers
 
 

@@ -16,7 +16,7 @@ AUTOENCODER_CODE = [
     *TRAINING_CODE,
     "solvers/*.py",
     "statistics/*.py",
-    *[f"models/{name}.py" for name in ("choice", "exact")],
+    *[f"models/{name}.py" for name in ("choice", "exact", "gathered", "streamed")],
 ]
 
 
@@ -58,7 +58,7 @@ use rule train_base_nmf as train_ae_nmf with:
     pathvars:
         fit=fit_of("ae_nmf"),
     resources:
-        mem_mb=memory(9000, 12),  # room for gram_memory_mb
+        mem_mb=train_memory(9000, 12),  # room for gram_memory_mb
         runtime=minutes(60, 2),
     params:
         code=code(*AUTOENCODER_CODE, "models/ae_nmf.py"),

@@ -22,7 +22,7 @@ class Statistics(Section):
     passes: int = Field(
         4,
         ge=1,
-        description="A Gram matrix made in tiles takes a pass over the cells for each; refused beyond so many.",
+        description="A Gram matrix made in tiles takes a pass over the cells for each; at most so many.",
     )
     gpu_memory_mb: float | None = Field(
         None, gt=0, description="MiB on each GPU for the pass; by default what is free when it starts."

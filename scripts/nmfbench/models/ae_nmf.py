@@ -9,6 +9,7 @@ import torch
 
 from nmfbench.linalg import SparseRows
 from nmfbench.models.base import Autoencoder, FitData
+from nmfbench.models.exact import Cells
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram
 from nmfbench.solvers import SolverResult, fit_ae_nmf
 from nmfbench.solvers.operators import Operator
@@ -65,7 +66,7 @@ class AENMF(Autoencoder):
             row_norm=self.row_norm,
         )
 
-    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
         return fit_ae_nmf(operator, self.n_components, lambda_W=self.penalty_W, **run)
 
     def _published_settings(self) -> dict[str, Any]:

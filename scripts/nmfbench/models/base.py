@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from nmfbench.errors import InputError
 from nmfbench.models.choice import SolverChoice, choose_solver
 from nmfbench.models.embedding import Embedding
-from nmfbench.models.exact import fit_exact
+from nmfbench.models.exact import Cells, RowCells, fit_exact, operator_from_rows
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
 from nmfbench.models.parameters import SHARED_PARAMETERS
@@ -211,10 +211,9 @@ class Autoencoder(Embedding):
         self.device_ = str(device) if on_gpu else "cpu"
         weights, state = fit_exact(
             self,
-            data,
-            self.solver_choice_,
+            RowCells(data),
+            lambda: operator_from_rows(self, data),
             self.seed_,
-            device=self.device_,
             checkpoint=keeper,
             stored=stored,
             should_stop=should_stop,
@@ -287,7 +286,7 @@ class Autoencoder(Embedding):
     def _problem(self, data: FitData, W: torch.Tensor) -> AutoencoderProblem:
         raise NotImplementedError
 
-    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
         raise NotImplementedError
 
     def _check_conditions(self, conditions: Conditions) -> None:

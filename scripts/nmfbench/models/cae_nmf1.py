@@ -10,7 +10,7 @@ import torch
 
 from nmfbench.linalg import SparseRows, moved
 from nmfbench.models.base import ConditionalAutoencoder, FitData
-from nmfbench.models.exact import condition_sums
+from nmfbench.models.exact import Cells
 from nmfbench.models.limits import one_of, real
 from nmfbench.models.penalties import Invariance, centred_sums, co_occurrence, group_sums, hsic_half_gradient
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
@@ -251,13 +251,13 @@ class CAENMF1(ConditionalAutoencoder):
             rates["U"] = self.learning_rate_U
         return AdditiveProblem(data, {"W": W, "U": U}, rates, self)
 
-    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
-        gamma = self.penalty_invariance if data.strata is not None else 0.0
-        n = data.source.n_rows
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
+        gamma = self.penalty_invariance if cells.has_types else 0.0
+        n = operator.n_cells
         return fit_cae_nmf1(
             operator,
             self.n_components,
-            condition_sums(data, by_type=gamma > 0),
+            cells.condition_sums(by_type=gamma > 0),
             lambda_W=self.penalty_W,
             lambda_U=self.penalty_U,
             gamma=gamma,

@@ -11,6 +11,7 @@ import torch
 from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
 from nmfbench.models.base import ConditionalAutoencoder, FitData
+from nmfbench.models.exact import Cells
 from nmfbench.models.labels import Conditions
 from nmfbench.models.limits import one_of
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
@@ -171,7 +172,7 @@ class CAENMF2(ConditionalAutoencoder):
                 "give one column (join several into one label), or use cae_nmf1",
             )
 
-    def _descend(self, operator: Operator, data: FitData, **run: Any) -> SolverResult:
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
         return fit_cae_nmf2(
             operator, self.n_components, lambda_W=self.penalty_W, lambda_U=self.penalty_U, **run
         )

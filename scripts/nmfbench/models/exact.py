@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numba
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 
 from nmfbench.linalg import SparseRows
 from nmfbench.memory import peak_mb
-from nmfbench.models.choice import SolverChoice, gram_method
+from nmfbench.models.choice import gram_method
 from nmfbench.models.penalties import co_occurrence
 from nmfbench.solvers import ConditionSums, GramOperator, SolverResult, SparseOperator
 from nmfbench.solvers.adapters import operator_of
+from nmfbench.solvers.operators import Operator
 from nmfbench.statistics import Layout, gather_shard
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.loop import State
@@ -30,13 +32,58 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Cells(Protocol):
+    """What a descent asks of the cells besides products with XᵀX."""
+
+    n_cells: int
+    has_types: bool
+
+    def condition_sums(self, *, by_type: bool) -> ConditionSums:
+        """Sums of the cells of each condition, within each cell type where `by_type`."""
+
+
+@dataclass(frozen=True)
+class RowCells:
+    """`Cells` from their rows, wherever these lie."""
+
+    data: FitData
+
+    @property
+    def n_cells(self) -> int:
+        return self.data.source.n_rows
+
+    @property
+    def has_types(self) -> bool:
+        return self.data.strata is not None
+
+    def condition_sums(self, *, by_type: bool) -> ConditionSums:
+        data = self.data
+        codes, m = data.conditions.codes, data.conditions.size
+        types = data.strata if by_type else np.zeros(len(codes), np.int64)
+        q = int(types.max()) + 1
+        sums = torch.zeros((q * m, data.source.n_columns), dtype=torch.float64)
+        for start, block in data.source.blocks(BLOCK_ROWS):
+            rows, part = SparseRows(block), slice(start, start + block.shape[0])
+            for column in codes[part].T:
+                rows.group_sums(types[part] * m + column, sums)
+        counts = co_occurrence(torch.from_numpy(codes), m, torch.from_numpy(types), q).numpy()
+        return ConditionSums(sums=sums.numpy().reshape(q, m, -1), counts=counts.round().astype(np.int64))
+
+
+def operator_from_rows(model: Autoencoder, data: FitData) -> Operator:
+    """What the solvers take, from the cells, by the route that `model` chose."""
+    codes = data.conditions.codes[:, 0] if model._own_loadings else None
+    if model.solver_choice_.route == "sparse":
+        return SparseOperator(data.source.csr, groups=codes)
+    return gram_operator(data.source, codes, model.gram_memory_mb, model.device_)
+
+
 def fit_exact(
     model: Autoencoder,
-    data: FitData,
-    choice: SolverChoice,
+    cells: Cells,
+    operator: Callable[[], Operator],
     seed: int,
     *,
-    device: str,
     checkpoint: Checkpoint | None,
     stored: tuple[dict[str, np.ndarray], dict[str, Any]] | None,
     should_stop: Callable[[], bool] | None,
@@ -48,12 +95,10 @@ def fit_exact(
     ----------
     model : Autoencoder
         Its parameters, and its ``_descend``.
-    data : FitData
-    choice : SolverChoice
-        The route.
+    cells : Cells
+    operator : callable
+        Makes the operator; called with the threads of the job.
     seed : int
-    device : str
-        Where XᵀX lies, by the Gram route.
     checkpoint, stored, should_stop, progress
         As in :func:`nmfbench.training.loop.train`.
 
@@ -64,17 +109,12 @@ def fit_exact(
     state : State
         ``stop_reason`` is ``"converged"``, ``"max_sweeps"`` or ``"interrupted"``.
     """
-    follower = _Follower(model, data.source.n_rows, seed, checkpoint, stored, should_stop, progress)
+    follower = _Follower(model, cells.n_cells, seed, checkpoint, stored, should_stop, progress)
     try:
         with _numba_threads(torch.get_num_threads()):
-            codes = data.conditions.codes[:, 0] if model._own_loadings else None
-            if choice.route == "sparse":
-                operator = SparseOperator(data.source.csr, groups=codes)
-            else:
-                operator = gram_operator(data.source, codes, model.gram_memory_mb, device)
             result = model._descend(
-                operator,
-                data,
+                operator(),
+                cells,
                 init=model.init,
                 seed=seed,
                 max_iter=model.max_sweeps,
@@ -116,20 +156,6 @@ def gram_operator(
     blocks = ((X, labels[start : start + X.shape[0]], None) for start, X in source.blocks(BLOCK_ROWS))
     statistics = gather_shard(blocks, layout, device=device, memory_mb=memory_mb)
     return operator_of(statistics, by_donor=codes is not None, device=device, dtype=source.dtype)
-
-
-def condition_sums(data: FitData, *, by_type: bool) -> ConditionSums:
-    """Sums of the cells of each condition, within each cell type where `by_type`."""
-    codes, m = data.conditions.codes, data.conditions.size
-    types = data.strata if by_type else np.zeros(len(codes), np.int64)
-    q = int(types.max()) + 1
-    sums = torch.zeros((q * m, data.source.n_columns), dtype=torch.float64)
-    for start, block in data.source.blocks(BLOCK_ROWS):
-        rows, part = SparseRows(block), slice(start, start + block.shape[0])
-        for column in codes[part].T:
-            rows.group_sums(types[part] * m + column, sums)
-    counts = co_occurrence(torch.from_numpy(codes), m, torch.from_numpy(types), q)
-    return ConditionSums(sums=sums.numpy().reshape(q, m, -1), counts=counts.numpy().round().astype(np.int64))
 
 
 def _weights(result: SolverResult) -> dict[str, np.ndarray]:

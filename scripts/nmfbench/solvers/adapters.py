@@ -8,17 +8,22 @@ from nmfbench.solvers.operators import GramOperator
 from nmfbench.statistics import Statistics
 
 
-def operator_of(statistics: Statistics, *, by_donor: bool = False, **options) -> GramOperator:
-    """The Gram operator of complete statistics.
+def operator_of(
+    statistics: Statistics, *, by_donor: bool = False, partial: bool = False, **options
+) -> GramOperator:
+    """The Gram operator of statistics.
 
     Parameters
     ----------
     by_donor : bool
         One group per donor, as model 2 needs.
+    partial : bool
+        Whether statistics of some shards will do.
     options
         device, dtype and block_size of `GramOperator`.
     """
-    statistics.require()
+    if not partial:
+        statistics.require()
     if by_donor and statistics.donor_grams is None:
         raise InputError(
             "statistics", "a Gram matrix for each donor", "one for all cells",
@@ -33,8 +38,7 @@ def operator_of(statistics: Statistics, *, by_donor: bool = False, **options) ->
 
 
 def conditions_of(statistics: Statistics) -> ConditionSums:
-    """Condition sums of complete statistics."""
-    statistics.require()
+    """Condition sums of the cells of statistics."""
     if statistics.layout.n_categories == 0:
         raise InputError(
             "statistics", "sums over conditions", "none", "gather with at least one condition column"

@@ -256,6 +256,11 @@ class GramOperator:
             else float(sum(np.trace(np.asarray(p), dtype=np.float64) for p in parts))
         )
 
+    def hold(self) -> None:
+        """Read into memory what lies on disk."""
+        if self.device == "cpu":
+            self._K = [np.array(K) if isinstance(K, np.memmap) else K for K in self._K]
+
     def image(self, W: np.ndarray) -> GramImage:
         return GramImage(self, W)
 

@@ -1,4 +1,4 @@
-"""The statistics of a filtered file: how its cells are laid out in shards, and the work of one shard's job."""
+"""The statistics of a filtered file: how its cells are laid out in shards, and the job of one shard."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def lay_out(
     need = gram_bytes(data.n_genes, n_grams=donors, method=method) / _MIB
     if donor_grams and need > memory_mb:
         log.warning(
-            "no Gram matrix for each of the %d %ss: %.0f MiB, more than the %.0f MiB of statistics.memory_mb; "
-            "models with loadings of their own are fitted from the cells",
+            "no Gram matrix for each of the %d %ss: %.0f MiB, more than the %.0f MiB of "
+            "statistics.memory_mb; models with loadings of their own are fitted from the cells",
             donors, condition_columns[0], need, memory_mb,
         )  # fmt: skip
         donor_grams = False
