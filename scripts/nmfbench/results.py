@@ -8,7 +8,7 @@ unchanged; ``uns["nmfbench"]`` adds what this workflow needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +70,70 @@ def write_result(
         var=var.copy(),
         obsm={key: np.asarray(value) for key, value in obsm.items()},
         varm={key: np.asarray(value) for key, value in varm.items()},
-        uns={**_storable(uns), "nmfbench": {"schema": SCHEMA, **_storable(record)}},
+        uns=_uns(uns, record),
     )
     check_result(adata, path)
     with whole_h5ad(path) as new:
         sections = {name: getattr(adata, name) for name in ("obs", "var", "uns")}
         sections |= {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
         write_sections(new.hdf5, sections)
+
+
+def write_result_blocks(
+    path: str | Path,
+    *,
+    filtered: str | Path,
+    blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    varm: Mapping[str, np.ndarray],
+    uns: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Write a result whose embeddings come a block of cells at a time; whole or not at all.
+
+    Nothing that grows with the number of cells is in memory: the names and labels of the cells are copied
+    from file to file.
+
+    Parameters
+    ----------
+    path, varm, uns, record
+        As in :func:`write_result`.
+    filtered : str or Path
+        The filtered counts, whose obs and var are taken over.
+    blocks : iterable of (int, mapping of str to ndarray of shape (cells of the block, .))
+        First cell's number and the arrays for obsm, covering all cells.
+
+    Raises
+    ------
+    InputError
+        As :func:`write_result`.
+    """
+    from nmfbench.data.h5ad import frame_columns, frame_length, open_h5ad
+    from nmfbench.data.writer import whole_h5ad, write_sections
+
+    path, uns = Path(path), _uns(uns, record)
+    with open_h5ad(filtered) as source, whole_h5ad(path) as new:
+        for name in ("obs", "var"):
+            source.copy(name, new.hdf5)
+        write_sections(new.hdf5, {"uns": uns, "varm": dict(varm)})
+        n_cells, widths = frame_length(source["obs"]), {}
+        faults = [fault for key, values in varm.items() for fault in _faults_of(f"varm[{key!r}]", values)]
+        for start, parts in blocks:
+            for key, values in parts.items():
+                if key not in widths:
+                    widths[key] = values.shape[1]
+                    _begin_array(new.hdf5["obsm"], key, (n_cells, values.shape[1]), values.dtype)
+                new.hdf5["obsm"][key][start : start + len(values)] = values
+                faults += _faults_of(f"obsm[{key!r}], cells from {start}", values)
+            new.check()
+        columns = frame_columns(source["obs"])
+        _refuse(path, _faults_of_keys(uns, columns, widths, varm) + faults)
+
+
+def _begin_array(group: Any, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An array of the h5ad layout that is filled later."""
+    array = group.create_dataset(key, shape, dtype)
+    array.attrs["encoding-type"] = "array"
+    array.attrs["encoding-version"] = "0.2.0"
 
 
 def read_result(path: str | Path) -> anndata.AnnData:
@@ -121,33 +178,56 @@ def read_embedding(path: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
 
 def check_result(adata: anndata.AnnData, path: str | Path) -> None:
     """Check the schema of a result; the message names every key that is amiss."""
-    record = adata.uns.get("nmfbench", {})
-    faults = []
+    widths = {key: values.shape[1] for key, values in adata.obsm.items()}
+    faults = _faults_of_keys(adata.uns, adata.obs.columns, widths, adata.varm)
+    for kind, arrays in (("obsm", adata.obsm), ("varm", adata.varm)):
+        for key, values in arrays.items():
+            faults += _faults_of(f"{kind}[{key!r}]", values)
+    _refuse(path, faults)
+
+
+def _faults_of_keys(
+    uns: Mapping[str, Any], columns: Iterable[str], widths: Mapping[str, int], varm: Mapping[str, Any]
+) -> list[str]:
+    """What is amiss with the keys; `widths` are the factors of each array of obsm."""
+    record = uns.get("nmfbench", {})
+    columns, faults = set(columns), []
     if record.get("schema") != SCHEMA:
         faults.append(f"uns['nmfbench']['schema'] is {record.get('schema')!r}, not {SCHEMA!r}")
     faults += [f"uns['nmfbench'] lacks {key!r}" for key in REQUIRED_UNS if key not in record]
-    faults += [f"obs lacks {key!r}" for key in REQUIRED_OBS if key not in adata.obs]
-    if "model_name" not in adata.uns:
+    faults += [f"obs lacks {key!r}" for key in REQUIRED_OBS if key not in columns]
+    if "model_name" not in uns:
         faults.append("uns lacks 'model_name'")
-    if record.get("embedding") not in adata.obsm:
+    if record.get("embedding") not in widths:
         faults.append(f"obsm lacks the scored embedding {record.get('embedding')!r}")
-    elif adata.obsm[record["embedding"]].shape[1] < 1:
+    elif widths[record["embedding"]] < 1:
         faults.append(f"obsm[{record['embedding']!r}] has no factor")
-    for kind, arrays in (("obsm", adata.obsm), ("varm", adata.varm)):
-        for key, values in arrays.items():
-            if not np.isfinite(values).all():
-                faults.append(f"{kind}[{key!r}] holds values that are not finite")
-            elif values.size and values.min() < 0:
-                faults.append(f"{kind}[{key!r}] holds negative values (smallest {values.min():.3g})")
-    if not adata.varm:
+    if not varm:
         faults.append("varm holds no loadings")
+    return faults
+
+
+def _faults_of(name: str, values: np.ndarray) -> list[str]:
+    """What is amiss with the numbers of one array, or of a block of it."""
+    if not np.isfinite(values).all():
+        return [f"{name} holds values that are not finite"]
+    if values.size and values.min() < 0:
+        return [f"{name} holds negative values (smallest {values.min():.3g})"]
+    return []
+
+
+def _refuse(path: str | Path, faults: list[str]) -> None:
     if faults:
         raise InputError(
             f"{path}: not a valid result",
             f"the schema {SCHEMA}",
-            "; ".join(faults),
+            "; ".join(faults[:10]),
             "delete the file and train it again; if it comes back, report it with the log of the rule",
         )
+
+
+def _uns(uns: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_storable(uns), "nmfbench": {"schema": SCHEMA, **_storable(record)}}
 
 
 def _storable(value: Any) -> Any:

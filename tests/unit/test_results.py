@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nmfbench.errors import InputError
-from nmfbench.results import SCHEMA, read_embedding, read_result, write_result
+from nmfbench.results import SCHEMA, read_embedding, read_result, write_result, write_result_blocks
 
 N, P, K = 7, 5, 2
 RECORD = {
@@ -110,3 +110,50 @@ def test_damaged_missing_and_foreign_files_are_refused(tmp_path):
     anndata.AnnData(np.ones((2, 2), dtype=np.float32)).write_h5ad(path)
     with pytest.raises(InputError, match="not a valid result"):
         read_result(path)
+
+
+def blocks_of(obsm, size=3):
+    n = len(next(iter(obsm.values())))
+    for start in range(0, n, size):
+        yield start, {key: values[start : start + size] for key, values in obsm.items()}
+
+
+def filtered_file(path, obs, var):
+    anndata.AnnData(obs=obs, var=var).write_h5ad(path)
+    return path
+
+
+def test_a_result_written_in_blocks_is_the_one_written_at_once(tmp_path):
+    given = content()
+    write_result(tmp_path / "whole.h5ad", **given)
+    filtered = filtered_file(tmp_path / "filtered.h5ad", given.pop("obs"), given.pop("var"))
+    blocks = blocks_of(given.pop("obsm"))
+    write_result_blocks(tmp_path / "blocks.h5ad", filtered=filtered, blocks=blocks, **given)
+    whole, back = (read_result(tmp_path / f"{name}.h5ad") for name in ("whole", "blocks"))
+    assert back.X is None
+    pd.testing.assert_frame_equal(back.obs.astype(object), whole.obs.astype(object))
+    pd.testing.assert_frame_equal(back.var, whole.var)
+    for kind in ("obsm", "varm"):
+        ours, theirs = getattr(back, kind), getattr(whole, kind)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert back.uns["nmfbench"] == whole.uns["nmfbench"]
+    assert back.uns["k_rank"] == K
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"obsm": {f"H_shared_k{K}": np.where(np.arange(N)[:, None] == 5, np.nan, 1.0)}}, "cells from 3"),
+        ({"obsm": {f"H_shared_k{K}": np.full((N, K), -1.0)}}, "negative values"),
+        ({"obsm": {"H_other": np.ones((N, K))}}, "lacks the scored embedding"),
+        ({"varm": {}}, "no loadings"),
+    ],
+)
+def test_blocks_that_break_the_schema_leave_nothing(tmp_path, change, expected):
+    given = content(**change)
+    filtered = filtered_file(tmp_path / "filtered.h5ad", given.pop("obs"), given.pop("var"))
+    blocks = blocks_of(given.pop("obsm"))
+    with pytest.raises(InputError, match=expected):
+        write_result_blocks(tmp_path / "result.h5ad", filtered=filtered, blocks=blocks, **given)
+    assert [file.name for file in tmp_path.iterdir()] == ["filtered.h5ad"]

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.models.choice import SolverChoice, choose_solver
+from nmfbench.models.choice import SolverChoice, choose_solver, with_batches_of
 from nmfbench.models.embedding import Embedding
 from nmfbench.models.exact import Cells, RowCells, fit_exact, operator_from_rows
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
@@ -28,6 +28,8 @@ from nmfbench.training.device import resolve_device
 from nmfbench.training.loop import Schedule, State, train
 from nmfbench.training.rows import InMemoryRows, RowSource
 from nmfbench.training.samplers import Sampler
+from nmfbench.training.shards import WINDOW_SHARDS, ShuffledRows
+from nmfbench.training.windows import WindowSampler
 
 
 class Autoencoder(Embedding):
@@ -304,18 +306,16 @@ class Autoencoder(Embedding):
 
     # ------------------------------------------------------------------------------------------------
 
-    def _sampler(self, data: FitData, seed: int) -> Sampler:
+    def _sampler(self, data: FitData, seed: int) -> Sampler | WindowSampler:
         order = self.batches
         if order in ("proportional", "round_robin") and data.strata is None:
             order = "random"
-        return Sampler(
-            order,
-            data.source.n_rows,
-            self.batch_size,
-            seed,
-            strata=data.strata,
-            conditions=data.conditions.codes[:, 0],
-        )
+        labels = {"strata": data.strata, "conditions": data.conditions.codes[:, 0]}
+        if isinstance(data.source, ShuffledRows):
+            return WindowSampler(
+                order, data.source, self.batch_size, seed, **labels, shards_in_window=WINDOW_SHARDS
+            )
+        return Sampler(order, data.source.n_rows, self.batch_size, seed, **labels)
 
     def _minibatch_only(self) -> list[str]:
         """The settings, as given, that the solver on statistics does not have."""
@@ -347,7 +347,9 @@ class Autoencoder(Embedding):
             in_memory=hasattr(source, "csr"),
             solver="minibatch" if only else self.solver,
         )
-        return replace(choice, reason=f"only minibatch has {', '.join(only)}") if only else choice
+        if only:
+            choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
+        return with_batches_of(source, choice, forced=bool(only) or self.solver != "auto")
 
     def _checkpoint_settings(self, choice: SolverChoice) -> dict[str, Any]:
         left_out = set(self._not_in_checkpoint)

@@ -7,10 +7,13 @@ that the same fit makes the same choice on every CPU. The rates and their source
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nmfbench.errors import InputError
 from nmfbench.statistics.record import choose_method, gram_bytes
+from nmfbench.training.disk import FilteredRows
+from nmfbench.training.rows import RowSource
 
 # Multiply-adds a second of one thread.
 NONZEROS_OF_A_SWEEP = 2.5e9
@@ -128,6 +131,34 @@ def choose_solver(
         sooner = f"{possible[route]:.3g} s by {route} statistics, {seconds['minibatch']:.3g} s by minibatch"
         reason = f"estimated to the same objective: {sooner}"
     return SolverChoice(solver, route if solver == "statistics" else None, seconds, reason)
+
+
+def with_batches_of(source: RowSource, choice: SolverChoice, *, forced: bool) -> SolverChoice:
+    """The same choice, or statistics where the rows of `source` cannot be had at random.
+
+    Parameters
+    ----------
+    source : RowSource
+    choice : SolverChoice
+    forced : bool
+        Whether minibatches were asked for.
+
+    Raises
+    ------
+    InputError
+        If only minibatches would do.
+    """
+    if choice.solver != "minibatch" or not isinstance(source, FilteredRows) or source.order is not None:
+        return choice
+    if choice.seconds["gram"] is not None and not forced:
+        reason = "minibatches out of core need the shuffled store, and there is none"
+        return replace(choice, solver="statistics", route="gram", reason=reason)
+    raise InputError(
+        "minibatches out of core",
+        "the shuffled store that the rule shuffle_cells writes",
+        f"none ({choice.reason})",
+        "set out_of_core: true in the config, or raise gram_memory_mb and set solver: statistics",
+    )
 
 
 def gram_method(n_cells: int, n_genes: int, nnz: int, device: str) -> str:

@@ -32,7 +32,8 @@ class FilteredRows:
         float32.
     """
 
-    order = None
+    order: np.ndarray | None = None
+    block_rows = BLOCK_ROWS
 
     def __init__(self, counts: FilteredCounts, normalisation: Mapping[str, Any]) -> None:
         self.counts = counts
@@ -42,18 +43,17 @@ class FilteredRows:
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """Pairs of the first row's number and the CSR block; the next block is read meanwhile."""
-        return prefetched(
-            (start, normalise_block(block, **self.normalisation)) for start, block in self.counts.blocks(size)
-        )
+        return prefetched(self._read(size))
 
     def rows(self, indices: np.ndarray) -> sparse.csr_matrix:
         """The rows `indices`, in that order, from one pass over the blocks that hold them."""
         ascending = np.argsort(indices, kind="stable")
         wanted = np.asarray(indices)[ascending]
         parts = []
-        for start, block in self.counts.blocks(BLOCK_ROWS, needed=np.unique(wanted // BLOCK_ROWS)):
+        needed = np.unique(wanted // self.block_rows)
+        for start, block in prefetched(self._read(self.block_rows, needed)):
             low, high = np.searchsorted(wanted, [start, start + block.shape[0]])
-            parts.append(normalise_block(block[wanted[low:high] - start], **self.normalisation))
+            parts.append(block[wanted[low:high] - start])
         found = sparse.vstack(parts, format="csr")
         if not np.array_equal(ascending, np.arange(len(ascending))):
             found = found[np.argsort(ascending)]
@@ -63,6 +63,13 @@ class FilteredRows:
     def fingerprint(self) -> str:
         """Of the counts and their normalisation."""
         return f"{self.counts.fingerprint} {self.normalisation}"
+
+    def _read(self, size: int, needed: np.ndarray | None = None) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        for start, block in self._counts(size, needed):
+            yield start, normalise_block(block, **self.normalisation)
+
+    def _counts(self, size: int, needed: np.ndarray | None) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        return self.counts.blocks(size, needed)
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

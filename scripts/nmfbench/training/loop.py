@@ -16,6 +16,7 @@ from nmfbench.memory import peak_mb
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.progress import Progress
 from nmfbench.training.samplers import Batch, Sampler
+from nmfbench.training.windows import WindowSampler
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class Schedule:
 
 def train(
     problem: Problem,
-    sampler: Sampler,
+    sampler: Sampler | WindowSampler,
     schedule: Schedule,
     *,
     name: str = "model",
@@ -129,7 +130,7 @@ def train(
     ----------
     problem : Problem
         The model's weights, steps and objective. Its weights are the start unless `stored` is given.
-    sampler : Sampler
+    sampler : Sampler or WindowSampler
         The batches of each epoch.
     schedule : Schedule
     name : str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,14 +73,15 @@ class Sampler:
         self.n_rows = n_rows
         self.batch_size = batch_size
         self.seed = seed
-        groups = {"proportional": strata, "round_robin": strata, "by_condition": conditions}.get(order)
-        if groups is None and order != "random":
-            raise ValueError(f"batches={order!r} need the groups of the cells")
+        groups = groups_of(order, strata, conditions)
         self._groups = None if groups is None else _members(groups)
 
-    def epoch(self, number: int) -> list[Batch]:
+    def epoch(self, number: int) -> Sequence[Batch]:
         """The batches of epoch `number`, in order."""
-        rng = np.random.default_rng([self.seed, number])
+        return self.draw(np.random.default_rng([self.seed, number]))
+
+    def draw(self, rng: np.random.Generator) -> list[Batch]:
+        """The batches of an epoch that `rng` decides."""
         if self.order == "random":
             return [Batch(rows) for rows in self._split(rng.permutation(self.n_rows))]
         shuffled = [rng.permutation(members) for members in self._groups]
@@ -116,6 +118,21 @@ class Sampler:
             for rows in batches
         ]
         return [ordered[i] for i in rng.permutation(total)]
+
+
+def groups_of(order: str, strata: np.ndarray | None, conditions: np.ndarray | None) -> np.ndarray | None:
+    """The labels that `order` draws batches by; None where it uses none."""
+    groups = {"proportional": strata, "round_robin": strata, "by_condition": conditions}.get(order)
+    if groups is None and order != "random":
+        raise ValueError(f"batches={order!r} need the groups of the cells")
+    return groups
+
+
+def interleaved_order(n: int, codes: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """The numbers 0 .. n - 1 in random order, every stretch with the shares of the whole of each code."""
+    if codes is None:
+        return rng.permutation(n)
+    return _interleave([rng.permutation(members) for members in _members(codes)], rng)
 
 
 def _members(codes: np.ndarray) -> list[np.ndarray]:
