@@ -21,5 +21,7 @@ with job(snakemake) as run:
         normalisation=smk.params.normalisation,
         condition_columns=smk.params.dataset["condition_columns"],
         statistics=getattr(smk.input, "statistics", None) or None,
+        shuffled=getattr(smk.input, "shuffled", None) or None,
+        **smk.params.placement,
         run=run,
     )

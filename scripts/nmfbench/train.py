@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ def train(
     condition_columns: Sequence[str],
     run: Job,
     statistics: str | None = None,
+    shuffled: str | None = None,
+    out_of_core: bool | str = "auto",
+    in_memory_mb: float = math.inf,
 ) -> None:
     """Fit one model and write what it learnt.
 
@@ -62,6 +67,11 @@ def train(
         The job around the fit: threads, terminal, stop signals.
     statistics : str, optional
         The sufficient statistics of all cells, for an autoencoder that is fitted from them.
+    shuffled : str, optional
+        The shuffled store, for an autoencoder that takes minibatches out of core.
+    out_of_core, in_memory_mb : "auto" or bool, float
+        Whether an autoencoder leaves the cells on disk; see :func:`nmfbench.training.placement.place`. Its
+        embedding is written in blocks either way.
 
     Raises
     ------
@@ -73,16 +83,20 @@ def train(
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
-    from nmfbench.data import AS_COUNTED, load_normalised, read_filtered
+    from nmfbench.data import AS_COUNTED, read_filtered
     from nmfbench.models import MODELS, get_model
-    from nmfbench.results import write_result
+    from nmfbench.results import write_result, write_result_blocks
+    from nmfbench.training.disk import FilteredRows
+    from nmfbench.training.placement import place
+    from nmfbench.training.rows import InMemoryRows
+    from nmfbench.training.source import open_rows
 
     started = time.monotonic()
     entry = MODELS[kind]
     normalisation = dict(normalisation) if entry.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
-    conditions = data.obs[list(condition_columns)].astype(str) if entry.conditional else None
+    labels = {name: data.label(name) for name in condition_columns}
     model_class = get_model(kind)
     accepted = inspect.signature(model_class).parameters
     model = model_class(
@@ -93,45 +107,55 @@ def train(
     )
     checkpoint = Path(result).parent / "checkpoint"
     watched = {
-        "conditions": conditions,
+        "conditions": pd.DataFrame(labels) if entry.conditional else None,
         "checkpoint": checkpoint,
         "should_stop": run.stop_requested,
         "progress": False,  # lines in the log, which job() also shows on a terminal
     }
-    with threadpool_limits(run.threads):
+    by_rows = hasattr(model, "fit_rows")
+    placement = place(data.nnz, out_of_core if by_rows else False, in_memory_mb)
+    rows = None
+    with threadpool_limits(run.threads), ExitStack() as opened:
         loaded = time.monotonic()
         if not (statistics and _fit_gathered(model, statistics, data, normalisation, watched)):
-            X = load_normalised(filtered, **normalisation)
+            rows = opened.enter_context(open_rows(data, normalisation, placement, shuffled))
             loaded = time.monotonic()
-            log.info("%d cells x %d genes, %d nonzeros, loaded in %.1f s", *X.shape, X.nnz, loaded - started)
-            model.fit(
-                X,
-                strata=data.obs["cell_type"].astype(str).to_numpy(),
-                fingerprint=f"{data.fingerprint} {normalisation}",
-                **watched,
+            log.info(
+                "%d cells x %d genes, %d nonzeros, there in %.1f s",
+                data.n_cells, data.n_genes, data.nnz, loaded - started,
+            )  # fmt: skip
+            watched["strata"] = data.label("cell_type")
+            if by_rows:
+                model.fit_rows(rows, **watched)
+            else:
+                model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
+        if model.stop_reason_ == "interrupted":
+            raise Interrupted(
+                f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
             )
-    if model.stop_reason_ == "interrupted":
-        raise Interrupted(f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on")
-    trained = time.monotonic()
-    seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * entry.conditional
-    pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
-    published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
-    write_result(
-        result,
-        obs=data.obs,
-        var=data.var,
-        obsm=model.embeddings(),
-        varm=model.loadings(),
-        uns=model.unstructured(**published),
-        record={
-            "model": name,
-            "display_name": display_name,
-            "rank": rank,
-            "seed": seed,
-            "embedding": model.embedding_key_,
-            "uses_labels": ",".join(seen),
-        },
-    )
+        trained = time.monotonic()
+        seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * entry.conditional
+        pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
+        published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
+        learnt = {
+            "varm": model.loadings(),
+            "uns": model.unstructured(**published),
+            "record": {
+                "model": name,
+                "display_name": display_name,
+                "rank": rank,
+                "seed": seed,
+                "embedding": model.embedding_key_,
+                "uses_labels": ",".join(seen),
+            },
+        }
+        if by_rows:
+            from nmfbench.models.streamed import embed_blocks  # loads torch
+
+            in_order = rows if isinstance(rows, InMemoryRows) else FilteredRows(data, normalisation)
+            write_result_blocks(result, filtered=filtered, blocks=embed_blocks(model, in_order), **learnt)
+        else:
+            write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
     write_json(
         record,
         {
@@ -145,6 +169,7 @@ def train(
             "condition_columns": list(condition_columns) if entry.conditional else [],
             "uses_labels": seen,
             "solver": _solver_record(model),
+            "rows": placement.record() | {"shuffled": bool(shuffled) and placement.out_of_core},
             "device": model.device_,
             "threads": run.threads,
             "n_cells": data.n_cells,
@@ -152,6 +177,7 @@ def train(
             "nonzeros": data.nnz,
             "seconds": trained - loaded,
             "seconds_to_load": loaded - started,
+            "seconds_to_embed": time.monotonic() - trained,
             "peak_mb": peak_mb(),
             "gpu_peak_mb": _gpu_peak_mb(model.device_),
             "epochs": int(model.n_iter_),

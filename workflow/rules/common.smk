@@ -10,6 +10,7 @@ sys.path.append(str(REPOSITORY / "scripts"))
 from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
+from nmfbench.training.placement import place
 
 try:
     cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
@@ -200,6 +201,35 @@ def shared_statistics(wildcards):
     return []
 
 
+def expected_nonzeros(dataset):
+    """About how many nonzeros a dataset may have, from what is known before any job runs."""
+    source = cfg.datasets[dataset]
+    if source.simulate is not None:
+        return source.simulate.n_cells * min(source.simulate.n_genes, source.simulate.mean_counts)
+    file = Path(source.path) if source.path else None
+    size = file.stat().st_size if file is not None and file.exists() else source.size or 0
+    # 1.7 bytes a nonzero, as well as gzip can: a store too many costs minutes, one too few an error
+    return size / 1.7
+
+
+def out_of_core(dataset):
+    """Whether the cells of a dataset are expected to be left on disk."""
+    return place(expected_nonzeros(dataset), cfg.out_of_core, cfg.in_memory_mb).out_of_core
+
+
+def shuffled_store(wildcards):
+    """The shuffled store of a fit that may take minibatches out of core."""
+    section = cfg.models[wildcards.model]
+    gathered = cfg.fits_from_statistics(wildcards.dataset, wildcards.model)
+    # the Gram matrices of all donors may turn out too large, and model 2 then reads the cells
+    if section.solver == "statistics" or (gathered and section.kind != "cae_nmf2"):
+        return []
+    if not out_of_core(wildcards.dataset):
+        return []
+    order = "by_type" if section.batches in ("proportional", "round_robin") else "plain"
+    return f"<results>/{{dataset}}/shuffled-{order}.h5ad"
+
+
 def display_names():
     """Name in figures and CSVs of every model, in the order of the config."""
     return {name: cfg.display_name(name) for name in cfg.models}
@@ -268,11 +298,16 @@ def fit_memory(wildcards, input, attempt):
 
 
 def train_memory(base, per_input_mb):
-    """Megabytes for training: from statistics, or from the cells as `memory` has it."""
-    from_cells = memory(base, per_input_mb)
-    return lambda wildcards, input, attempt: (
-        fit_memory if getattr(input, "statistics", None) else from_cells
-    )(wildcards, input, attempt)
+    """Megabytes for training: from statistics, from the cells as `memory` has it, or from cells on disk."""
+    from_cells, from_disk = memory(base, per_input_mb), memory(base)
+
+    def chosen(wildcards, input, attempt):
+        if getattr(input, "statistics", None):
+            return fit_memory(wildcards, input, attempt)
+        needed = from_disk if out_of_core(wildcards.dataset) else from_cells
+        return needed(wildcards, input, attempt)
+
+    return chosen
 
 
 # ---- handlers

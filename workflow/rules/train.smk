@@ -20,6 +20,29 @@ AUTOENCODER_CODE = [
 ]
 
 
+rule shuffle_cells:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+    output:
+        temp("<results>/{dataset}/shuffled-{order}.h5ad"),
+    log:
+        "<logs>/shuffle_cells/{dataset}-{order}.log",
+    benchmark:
+        "<benchmarks>/shuffle_cells/{dataset}-{order}.tsv"
+    wildcard_constraints:
+        order="by_type|plain",
+    conda:
+        "../../envs/models.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(30, 0.1),
+    params:
+        code=code("training/shards.py", "training/disk.py", "training/samplers.py", "data/filtered.py"),
+    script:
+        "../../scripts/shuffle_cells.py"
+
+
 rule train_base_nmf:
     input:
         filtered="<results>/{dataset}/filtered.h5ad",
@@ -47,6 +70,7 @@ rule train_base_nmf:
         device=model_device,
         normalisation=cfg.normalisation.model_dump(),
         dataset=dataset_settings("condition_columns"),
+        placement=cfg.model_dump(include={"out_of_core", "in_memory_mb"}),
     script:
         "../../scripts/train_model.py"
 
@@ -55,6 +79,7 @@ use rule train_base_nmf as train_ae_nmf with:
     input:
         filtered="<results>/{dataset}/filtered.h5ad",
         statistics=shared_statistics,
+        shuffled=shuffled_store,
     pathvars:
         fit=fit_of("ae_nmf"),
     resources:

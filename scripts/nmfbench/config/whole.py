@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -37,6 +37,15 @@ class Config(Section):
         description="Where the autoencoders train: auto, cpu, cuda, or mps (untested on a Mac).",
     )
     normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
+    out_of_core: Literal["auto"] | bool = Field(
+        "auto",
+        description="Whether the autoencoders leave the cells on disk while they train. `auto`: where the "
+        "nonzeros need more than `in_memory_mb`. Minibatches are then drawn from a shuffled copy of the "
+        "counts, which is removed at the end.",
+    )
+    in_memory_mb: float = Field(
+        8192, gt=0, description="MiB that the nonzeros may take in memory, at 16 bytes each."
+    )
     statistics: Statistics = Field(Statistics(), description="Sufficient statistics, gathered in one pass.")
     rank_selection: RankSelection = Field(
         RankSelection(), description="Which rank the data support, from the statistics."

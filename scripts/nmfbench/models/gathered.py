@@ -18,14 +18,12 @@ from nmfbench.models.choice import SolverChoice
 from nmfbench.models.exact import fit_exact
 from nmfbench.models.labels import Conditions, encode_conditions
 from nmfbench.models.limits import check_parameters, seed_from
-from nmfbench.models.streamed import embed
 from nmfbench.solvers import ConditionSums
 from nmfbench.solvers.adapters import conditions_of, operator_of
 from nmfbench.solvers.operators import GramOperator
 from nmfbench.statistics import Statistics, load
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
-from nmfbench.training.disk import FilteredRows
 
 if TYPE_CHECKING:
     from nmfbench.models.base import Autoencoder
@@ -143,7 +141,7 @@ def fit_file(
     should_stop: Callable[[], bool] | None = None,
     progress: bool | None = None,
 ) -> bool:
-    """Fit `model` from a file of statistics and embed the cells in a pass over their blocks.
+    """Fit `model` from a file of statistics; the cells are left to be embedded.
 
     Parameters
     ----------
@@ -183,7 +181,6 @@ def fit_file(
         return True
     if model._conditional:
         model.conditions_ = encode_conditions(conditions, data.n_cells)
-    model.embedding_ = embed(model.components_, FilteredRows(data, normalisation))
     return True
 
 
