@@ -2,10 +2,10 @@
 
 Run: python benchmarks/rehearsal.py --folder DIR [--cells 592000] [--genes 20000] [--rank 80] [--minibatch]
 
-The counts are simulated (about 1,000 nonzeros a cell) and written to DIR, with all that is made of them: about
-4 bytes a nonzero, two Gram matrices of 4 bytes x genes², and with --minibatch 10 bytes a nonzero more for a
-while. What a stage does is what the workflow's rule of that name does. Peaks are VmHWM of the stage's process;
-CPU seconds beside the wall's tell how busy the machine was with other work.
+The counts are simulated (about 1,000 nonzeros a cell) and written to DIR, with all that is made of them:
+about 4 bytes a nonzero, two Gram matrices of 4 bytes x genes², and with --minibatch 10 bytes a nonzero more
+for a while. What a stage does is what the workflow's rule of that name does. Peaks are VmHWM of the stage's
+process; CPU seconds beside the wall's tell how busy the machine was with other work.
 """
 
 from __future__ import annotations
