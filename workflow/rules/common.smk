@@ -185,6 +185,12 @@ def shards_in(part):
     }[part]
 
 
+def shards_of(wildcards):
+    """Shard files of a part of the cells."""
+    files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
+    return [files[shard] for shard in shards_in(wildcards.part)]
+
+
 def donor_grams(wildcards):
     """Whether a model with loadings of its own for each donor is fitted from a dataset's statistics."""
     return any(
@@ -292,18 +298,21 @@ def minutes(base, per_input_mb=0.0):
     return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
 
 
-def fit_memory(wildcards, input, attempt):
-    """Megabytes for a fit from statistics: the Gram matrices that are held, and what a fit needs besides."""
-    return int((3000 + 1.05 * cfg.models[wildcards.model].gram_memory_mb) * 2 ** (attempt - 1))
+def fit_memory(n_files=1):
+    """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
+    return lambda wildcards, attempt: int(
+        (3000 + 1.05 * n_files * cfg.models[wildcards.model].gram_memory_mb) * 2 ** (attempt - 1)
+    )
 
 
 def train_memory(base, per_input_mb):
     """Megabytes for training: from statistics, from the cells as `memory` has it, or from cells on disk."""
     from_cells, from_disk = memory(base, per_input_mb), memory(base)
+    from_statistics = fit_memory()
 
     def chosen(wildcards, input, attempt):
         if getattr(input, "statistics", None):
-            return fit_memory(wildcards, input, attempt)
+            return from_statistics(wildcards, attempt)
         needed = from_disk if out_of_core(wildcards.dataset) else from_cells
         return needed(wildcards, input, attempt)
 

@@ -5,12 +5,6 @@ scattergather:
     shard=cfg.statistics.shards,
 
 
-def shards_of(wildcards):
-    """Shard files of a part of the cells: of all, of those to fit, of those held out from a rank selection."""
-    files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
-    return [files[shard] for shard in shards_in(wildcards.part)]
-
-
 rule gather_statistics:
     input:
         filtered="<results>/{dataset}/filtered.h5ad",
@@ -75,7 +69,7 @@ rule select_ranks:
         "../../envs/models.yaml"
     threads: 4
     resources:
-        mem_mb=fit_memory,
+        mem_mb=fit_memory(n_files=2),
         runtime=minutes(240, 1),
     params:
         code=code(*AUTOENCODER_CODE, "sweep.py", "models/*ae_nmf*.py"),

@@ -18,6 +18,7 @@ _WHERE = {
     "factors_figure": "factors",
     "resources_figure": "resources",
     "comparison_figure": "comparison",
+    "rank_selection_figure": "rank_selection",
     "save": "style",
 }
 __all__ = list(_WHERE)

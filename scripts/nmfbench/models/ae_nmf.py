@@ -12,6 +12,8 @@ from nmfbench.models.base import Autoencoder, FitData
 from nmfbench.models.exact import Cells
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram
 from nmfbench.solvers import SolverResult, fit_ae_nmf
+from nmfbench.solvers.held_out import Decoder
+from nmfbench.solvers.objective import tied
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
@@ -68,6 +70,11 @@ class AENMF(Autoencoder):
 
     def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
         return fit_ae_nmf(operator, self.n_components, lambda_W=self.penalty_W, **run)
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        W = self.components_
+        objective, squared_error, _ = tied(operator, W, self.penalty_W)
+        return objective, squared_error, Decoder(W[None])
 
     def _published_settings(self) -> dict[str, Any]:
         return {

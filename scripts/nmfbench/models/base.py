@@ -22,6 +22,7 @@ from nmfbench.models.problem import AutoencoderProblem
 from nmfbench.models.start import STARTS, start_loadings
 from nmfbench.models.streamed import embed
 from nmfbench.solvers import SolverResult
+from nmfbench.solvers.held_out import Decoder
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
@@ -289,6 +290,10 @@ class Autoencoder(Embedding):
         raise NotImplementedError
 
     def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
+        raise NotImplementedError
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        """Objective and squared error of `cells` at the present loadings, and how they are written."""
         raise NotImplementedError
 
     def _check_conditions(self, conditions: Conditions) -> None:

@@ -16,6 +16,8 @@ from nmfbench.models.penalties import Invariance, centred_sums, co_occurrence, g
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
 from nmfbench.models.start import start_conditions
 from nmfbench.solvers import SolverResult, fit_cae_nmf1
+from nmfbench.solvers.held_out import Decoder
+from nmfbench.solvers.objective import additive
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
@@ -252,20 +254,26 @@ class CAENMF1(ConditionalAutoencoder):
         return AdditiveProblem(data, {"W": W, "U": U}, rates, self)
 
     def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
-        gamma = self.penalty_invariance if cells.has_types else 0.0
-        n = operator.n_cells
-        return fit_cae_nmf1(
-            operator,
-            self.n_components,
-            cells.condition_sums(by_type=gamma > 0),
-            lambda_W=self.penalty_W,
-            lambda_U=self.penalty_U,
-            gamma=gamma,
+        weights = self._weights(cells)
+        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
+        return fit_cae_nmf1(operator, self.n_components, sums, **weights, **run)
+
+    def _weights(self, cells: Cells) -> dict[str, Any]:
+        """The penalties as the solvers on statistics take them."""
+        return {
+            "lambda_W": self.penalty_W,
+            "lambda_U": self.penalty_U,
+            "gamma": self.penalty_invariance if cells.has_types else 0.0,
             # HSIC as the minibatches weigh it, so that the objectives compare
-            eta=self.penalty_hsic * min(self.batch_size, n) / n,
-            centred=bool(self.centred_invariance),
-            **run,
-        )
+            "eta": self.penalty_hsic * min(self.batch_size, cells.n_cells) / cells.n_cells,
+            "centred": bool(self.centred_invariance),
+        }
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        W, U, weights = self.components_, self.condition_profiles_, self._weights(cells)
+        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
+        parts, squared_error, *_ = additive(operator, W, U, sums, **weights)
+        return sum(parts.values()), squared_error, Decoder(W[None], U)
 
     def _labels_in_the_loss(self) -> bool:
         return self.penalty_invariance > 0

@@ -17,6 +17,8 @@ from nmfbench.models.limits import one_of
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
 from nmfbench.models.start import start_conditions
 from nmfbench.solvers import SolverResult, fit_cae_nmf2
+from nmfbench.solvers.held_out import Decoder
+from nmfbench.solvers.objective import donor_loadings
 from nmfbench.solvers.operators import Operator
 from nmfbench.training.loop import Evaluation
 from nmfbench.training.samplers import Batch
@@ -176,6 +178,13 @@ class CAENMF2(ConditionalAutoencoder):
         return fit_cae_nmf2(
             operator, self.n_components, lambda_W=self.penalty_W, lambda_U=self.penalty_U, **run
         )
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        W, U = self.components_, self.condition_loadings_
+        parts, squared_error, *_ = donor_loadings(
+            operator, W, U, lambda_W=self.penalty_W, lambda_U=self.penalty_U
+        )
+        return sum(parts.values()), squared_error, Decoder(W + U)
 
     def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
         U = start_conditions((data.conditions.size, *W.shape), self.init, self.seed_, W)
