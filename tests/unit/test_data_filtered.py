@@ -115,3 +115,15 @@ def test_models_of_counts_get_the_counts(filtered):
     loaded = load_normalised(filtered, **AS_COUNTED)
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded.toarray(), COUNTS)
+
+
+@pytest.mark.parametrize("block_size", [1, 8, 4096])
+def test_ranges_of_rows_are_put_together(filtered, block_size):
+    counts = read_filtered(filtered)
+    spans = [(0, 3), (3, 5), (9, 10), (40, 47), (58, 60)]
+    found = list(counts.spans(spans, block_size))
+    rows = np.concatenate([rows for rows, _ in found])
+    np.testing.assert_array_equal(rows, np.concatenate([np.arange(*span) for span in spans]))
+    np.testing.assert_array_equal(sparse.vstack([block for _, block in found]).toarray(), COUNTS[rows])
+    assert len(found) == {1: 5, 8: 2, 4096: 1}[block_size]
+    assert list(counts.spans([], block_size)) == []

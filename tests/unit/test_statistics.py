@@ -21,8 +21,11 @@ from nmfbench.statistics import (
     gram_bytes,
     load,
     merge,
+    merge_files,
     save,
 )
+from nmfbench.statistics.grams import TILE_ROWS, check_gpu_memory, gpu_bytes
+from nmfbench.statistics.tiles import check_disk, tile_height
 
 N, P = 90, 31
 
@@ -51,11 +54,15 @@ def layout(**changes) -> Layout:
     return Layout(**(values | changes))
 
 
+def rows_of(plan: Layout, shard: int) -> np.ndarray:
+    return np.concatenate([np.zeros(0, int), *(np.arange(a, b) for a, b in plan.spans(shard))])
+
+
 def blocks(plan: Layout, shard: int, size: int = 10):
     X, codes, types = cells()
-    start, stop = plan.range(shard)
-    for low in range(start, stop, size):
-        rows = slice(low, min(low + size, stop))
+    of_shard = rows_of(plan, shard)
+    for low in range(0, len(of_shard), size):
+        rows = of_shard[low : low + size]
         yield X[rows], codes[rows], types[rows]
 
 
@@ -156,6 +163,8 @@ def test_same_bits_from_one_and_two_processes():
         ({"normalisation": {"target_sum": 1e3, "log1p": True}}, "normalisation"),
         ({"dtype": "float32"}, "dtype"),
         ({"n_shards": 5}, "n_shards"),
+        ({"piece_rows": 5}, "piece_rows"),
+        ({"conditions": {"batch": ("x", "y"), "donor_id": ("a", "b", "ç/,")}}, "conditions"),
     ],
 )
 def test_merge_refuses_mismatched_shards(change, word):
@@ -206,6 +215,7 @@ def test_save_and_load(tmp_path):
     for memory_map in (False, True):
         again = load(tmp_path / "statistics.h5", memory_map=memory_map)
         assert again.layout == found.layout
+        assert list(again.layout.conditions) == ["donor_id", "batch"], "the first column tells the donors"
         assert again.digests == found.digests
         assert again.squared_norm == found.squared_norm
         for name in ("gram", "donor_grams", "group_sums", "group_counts", "type_sizes", "gene_squares"):
@@ -270,6 +280,132 @@ def test_method_depends_on_density_alone():
     assert choose_method(1000, 2000, 600_000) == "dense"
 
 
+ARRAYS = ("gram", "donor_grams", "group_sums", "group_counts", "type_sizes", "gene_sums", "gene_squares")
+
+
+def assert_same_bits(one, other) -> None:
+    for name in ARRAYS:
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert (one.squared_norm, one.digests, one.shards) == (other.squared_norm, other.digests, other.shards)
+
+
+@pytest.mark.parametrize("piece_rows", [1, 4, 7, 90, 1000])
+def test_pieces_deal_every_cell_to_one_shard(piece_rows):
+    plan = layout(piece_rows=piece_rows)
+    dealt = [rows_of(plan, shard) for shard in range(4)]
+    assert sorted(np.concatenate(dealt)) == list(range(N))
+    assert [plan.size(shard) for shard in range(4)] == [len(rows) for rows in dealt]
+    tight = {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(gathered(plan).gram, gathered(layout(n_shards=1)).gram, **tight)
+
+
+def test_shards_of_pieces_are_mixed_whatever_the_order_of_the_file():
+    plan = layout(n_cells=100_000, n_shards=8, piece_rows=256)
+    donors = np.repeat(np.arange(10), 10_000)
+    for shard in range(8):
+        rows = rows_of(plan, shard)
+        share = np.bincount(donors[rows], minlength=10) / len(rows)
+        assert share.min() > 0.02, "a shard holds cells of every donor"
+    assert plan.spans(0)[:2] == [(1792, 2048), (2048, 2304)], "the deal is part of the files' format"
+
+
+@pytest.mark.parametrize("method", ["sparse", "dense"])
+@pytest.mark.parametrize("donor_grams", [False, True])
+def test_files_are_merged_to_the_same_bits(tmp_path, method, donor_grams):
+    plan = layout(method=method, donor_grams=donor_grams, dtype="float32", piece_rows=5)
+    paths = [tmp_path / f"{shard}.h5" for shard in range(4)]
+    for shard, path in enumerate(paths):
+        save(gather(plan, shard), path)
+    whole = merge(gather(plan, shard) for shard in range(4))
+    assert_same_bits(merge_files(paths[::-1], tmp_path / "all.h5"), whole)
+    assert_same_bits(load(tmp_path / "all.h5"), whole)
+    part = merge_files(paths[1:3], tmp_path / "part.h5", shards=[1, 2])
+    assert part.shards == (1, 2)
+    assert not part.complete
+    assert part.n_cells == plan.size(1) + plan.size(2)
+    np.testing.assert_array_equal(
+        part.group_counts, gather(plan, 1).group_counts + gather(plan, 2).group_counts
+    )
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    plan = layout()
+    paths = [tmp_path / f"{shard}.h5" for shard in range(4)]
+    for shard, path in enumerate(paths):
+        save(gather(plan, shard), path)
+    out = tmp_path / "all.h5"
+    with pytest.raises(InputError, match=r"missing: \[2\]"):
+        merge_files([paths[0], paths[1], paths[3]], out)
+    with pytest.raises(InputError, match="twice"):
+        merge_files([*paths, paths[1]], out)
+    with pytest.raises(InputError, match=r"\[3\] too"):
+        merge_files(paths, out, shards=[0, 1, 2])
+    with pytest.raises(InputError, match="at least one"):
+        merge_files([], out)
+    other = layout(fingerprint="of another file")
+    save(gather(other, 2), paths[2])
+    with pytest.raises(InputError, match="fingerprint of shard 2"):
+        merge_files(paths, out)
+    other = layout(normalisation={"target_sum": 1e3, "log1p": True})
+    save(gather(other, 2), paths[2])
+    with pytest.raises(InputError, match="normalisation of shard 2"):
+        merge_files(paths, out)
+    paths[2].write_bytes(paths[1].read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"2\.h5"):
+        merge_files(paths, out)
+    assert not out.exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize("method", ["sparse", "dense"])
+def test_the_number_of_threads_does_not_change_a_bit(monkeypatch, method):
+    import numba
+
+    from nmfbench.statistics import grams
+
+    monkeypatch.setattr(grams, "TILE_ROWS", 8)  # many tiles, so that threads share them
+    plan = layout(method=method, dtype="float32", n_shards=1)
+    found = []
+    for n in (1, 2):
+        if n > numba.config.NUMBA_NUM_THREADS:
+            pytest.skip("one core")
+        monkeypatch.setattr(grams.numba, "get_num_threads", lambda n=n: n)
+        before = numba.get_num_threads()
+        numba.set_num_threads(n)
+        found.append(gather(plan))
+        numba.set_num_threads(before if before <= numba.config.NUMBA_NUM_THREADS else 1)
+    assert_same_bits(*found)
+
+
+@pytest.mark.parametrize("donor_grams", [False, True])
+def test_several_devices_share_the_work_to_the_same_bits(monkeypatch, donor_grams):
+    from nmfbench.statistics import grams
+
+    monkeypatch.setattr(grams, "TILE_ROWS", 8)
+    plan = layout(method="dense", n_shards=1, donor_grams=donor_grams, dtype="float32")
+    one = gather(plan, device="cpu:0")
+    # "cpu" and "cpu:0" are one processor under two names: the way that two GPUs go, without one
+    for devices in (("cpu", "cpu:0"), ("cpu:0", "cpu:0")):
+        assert_same_bits(gather(plan, device=devices), one)
+    expected = gather(plan)
+    np.testing.assert_allclose(one.gram, expected.gram, rtol=1e-5, atol=1e-5)
+
+
+def test_gpu_memory_is_refused_before_work():
+    plan = layout(method="dense", genes=tuple(map(str, range(20_000))))
+    upper, block = 20_000**2 / 2 * 8, 20_000 * 4096 * 8
+    assert upper + block < gpu_bytes(plan, 1, 4096) < 1.2 * upper + 3 * block
+    saved = gpu_bytes(plan, 1, 4096) - gpu_bytes(plan, 2, 4096)
+    assert saved == pytest.approx(upper / 2, rel=0.15), "each holds half of the sum"
+    assert gpu_bytes(plan, 1, 4096, TILE_ROWS) < gpu_bytes(plan, 1, 4096) - 0.8 * upper
+    with pytest.raises(InputError, match=r"20000 genes on 2 GPUs[\s\S]*MiB[\s\S]*gpu_memory_mb"):
+        check_gpu_memory(plan, ["cuda:0", "cuda:1"], 4096, 1000)
+    check_gpu_memory(plan, ["cuda:0", "cuda:1"], 4096, 10_000)
+    check_gpu_memory(plan, ["cpu"], 4096, 1)
+
+
 @pytest.mark.parametrize("method", ["sparse", "dense"])
 def test_tiles_on_disk_equal_memory(tmp_path, method):
     plan = layout(n_shards=1, method=method)
@@ -290,3 +426,47 @@ def test_tiles_on_disk_equal_memory(tmp_path, method):
     assert [item.name for item in tmp_path.iterdir()] == ["tiles.h5"]
     with pytest.raises(InputError, match="row"):
         gather_to_disk(read, plan, path, memory_mb=1e-6)
+
+
+@pytest.mark.parametrize("method", ["sparse", "dense"])
+@pytest.mark.parametrize("donor_grams", [False, True])
+def test_a_shard_in_tiles_on_disk_has_the_bits_of_memory(tmp_path, monkeypatch, method, donor_grams):
+    from nmfbench.statistics import grams, tiles
+
+    for module in (grams, tiles):
+        monkeypatch.setattr(module, "TILE_ROWS", 8)
+    plan = layout(method=method, dtype="float32", donor_grams=donor_grams, piece_rows=3)
+    rows = 3 * P * 8 * plan.n_grams / 2**20  # memory of three rows for each Gram matrix
+    for shard, n in ((0, 6), (2, 3)):
+        calls = []
+
+        def read(shard=shard, calls=calls):
+            calls.append(1)
+            return blocks(plan, shard)
+
+        path = tmp_path / f"{shard}.h5"
+        found = gather_to_disk(read, plan, path, shard, memory_mb=rows * n, passes=4)
+        assert len(calls) == {6: 2, 3: 4}[n]
+        assert_same_bits(found, gather(plan, shard))
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["0.h5", "2.h5"]
+
+
+def test_too_many_passes_or_too_little_disk_are_refused_before_work(tmp_path, monkeypatch):
+    plan = layout(genes=tuple(map(str, range(60_000))))
+    with pytest.raises(InputError) as refusal:
+        tile_height(plan, 2000, passes=4)
+    text = str(refusal.value)
+    assert "60000 genes" in text
+    assert "15 passes of 4096 rows (27466 MiB in all)" in text
+    enough = float(text.split("statistics.memory_mb to ")[1].split()[0])
+    assert 60_000 / tile_height(plan, enough, passes=4) <= 4
+    with pytest.raises(InputError, match="passes"):
+        tile_height(plan, enough * 0.9, passes=4)
+    with pytest.raises(InputError, match="one row"):
+        tile_height(plan, 0.1)
+    check_disk(layout(), tmp_path / "a.h5")
+    from nmfbench.statistics import tiles
+
+    monkeypatch.setattr(tiles.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**30}))
+    with pytest.raises(InputError, match=r"54932 MiB of free space[\s\S]*1024 MiB[\s\S]*larger disk"):
+        check_disk(plan, tmp_path / "a.h5")

@@ -10,12 +10,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from nmfbench.errors import InputError
-from nmfbench.statistics.record import SPARSE_BELOW, Layout
+from nmfbench.statistics.record import Layout
 
 TILE_ROWS = 1024
 """Rows of the Gram matrix that one product makes. The same whatever the number of threads, of devices or of
 passes, so that none of them changes a bit of the sum."""
 
+_DENSEST = 0.3  # share of nonzeros in a block, at most, that memory is asked for
 _MIB = 2**20
 
 
@@ -159,13 +160,17 @@ def gpu_bytes(layout: Layout, n_devices: int, block_rows: int, height: int | Non
     # tiles of the first rows are the longest; all rows together are half a matrix
     upper = n_tiles * TILE_ROWS * p - (0 if height else p * p / 2)
     share = -(-n_tiles // n_devices) / n_tiles
-    # the block, its nonzeros' places, and a product of which a copy is cast to float64
-    work = value * p * block_rows + 24 * p * block_rows * SPARSE_BELOW + (value + 8) * p * TILE_ROWS
+    # the block, its nonzeros with their places, and a product of which a copy is cast to float64
+    work = p * block_rows * (value + 20 * _DENSEST) + (value + 8) * p * TILE_ROWS
     return int(8 * layout.n_grams * upper * share + work)
 
 
 def check_gpu_memory(
-    layout: Layout, devices: Sequence[str], block_rows: int, memory_mb: float | None
+    layout: Layout,
+    devices: Sequence[str],
+    block_rows: int,
+    memory_mb: float | None,
+    height: int | None = None,
 ) -> None:
     """Refuse, before work starts, a Gram matrix that would not fit on the GPUs.
 

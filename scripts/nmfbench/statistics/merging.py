@@ -60,9 +60,10 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
 
 
 def _check_part(layout: Layout, part: Statistics, seen: Sequence[int]) -> None:
-    if part.layout != layout:
+    if part.layout.to_json() != layout.to_json():
         ours, theirs = asdict(layout), asdict(part.layout)
-        name = next(key for key in ours if ours[key] != theirs[key])
+        # what differs in its order alone are the conditions
+        name = next((key for key in ours if ours[key] != theirs[key]), "conditions")
         raise InputError(
             f"merge of statistics: {name} of shard {part.shards[0]}",
             _short(ours[name]),

@@ -93,8 +93,9 @@ class Layout:
         return sum(stop - start for start, stop in self.spans(shard))
 
     def to_json(self) -> str:
-        """The layout as text that is equal where layouts are equal."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        """The layout as text that is equal where layouts are equal; the order of the conditions counts."""
+        values = asdict(self) | {"normalisation": dict(sorted(self.normalisation.items()))}
+        return json.dumps(values, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Layout:

@@ -106,7 +106,8 @@ def gather_to_disk(
     Returns
     -------
     Statistics
-        With the Gram matrices as memory maps of the file; the same bits as :func:`gather_shard` gives.
+        With the Gram matrices as memory maps of the file; the same bits as :func:`gather_shard` gives (by the
+        dense method, where `memory_mb` holds `TILE_ROWS` rows or all).
     """
     p = len(layout.genes)
     height = tile_height(layout, memory_mb, passes)
