@@ -24,4 +24,5 @@ with job(snakemake) as run:
         shuffled=getattr(smk.input, "shuffled", None) or None,
         **smk.params.placement,
         run=run,
+        tensorboard=smk.params.tensorboard,
     )

@@ -127,3 +127,38 @@ def test_ranges_of_rows_are_put_together(filtered, block_size):
     np.testing.assert_array_equal(sparse.vstack([block for _, block in found]).toarray(), COUNTS[rows])
     assert len(found) == {1: 5, 8: 2, 4096: 1}[block_size]
     assert list(counts.spans([], block_size)) == []
+
+
+def with_coordinates(tmp_path, values):
+    path = data_files.write(tmp_path / "atlas.h5ad")
+    adata = anndata.read_h5ad(path)
+    adata.obsm["spatial"] = values
+    adata.write_h5ad(path)
+    # the donor of ten cells is dropped
+    filter_donors(path, tmp_path / "filtered.h5ad", tmp_path / "donors.tsv", min_cells_per_donor=11)
+    return adata, read_filtered(tmp_path / "filtered.h5ad")
+
+
+def test_coordinates_follow_their_cells(tmp_path):
+    values = np.random.default_rng(0).uniform(size=(60, 2))
+    adata, counts = with_coordinates(tmp_path, values)
+    kept = adata.obs_names.get_indexer(counts.obs.index)
+    assert len(kept) == 50
+    np.testing.assert_array_equal(counts.coordinates, values[kept])
+    before = counts.fingerprint
+    values[kept[0]] += 1
+    assert with_coordinates(tmp_path, values)[1].fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [(np.ones((60, 5)), "not a matrix of two or three columns"), (np.full((60, 2), np.nan), "not finite")],
+)
+def test_coordinates_that_cannot_be_used_are_left_out_and_said(tmp_path, values, note):
+    _, counts = with_coordinates(tmp_path, values)
+    assert counts.coordinates is None
+    assert note in counts.provenance["warnings"][0]
+
+
+def test_data_without_coordinates(filtered):
+    assert read_filtered(filtered).coordinates is None

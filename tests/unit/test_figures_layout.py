@@ -10,6 +10,8 @@ import pytest
 from matplotlib.text import Text
 
 from nmfbench import figures
+from nmfbench.figures.moments import moments_figure
+from nmfbench.figures.spatial import spatial_figure
 from nmfbench.metrics.matching import match_factors
 
 TYPES = [
@@ -83,6 +85,21 @@ def factors(n_types: int, k: int, label: str = "cell_type"):
     return figures.factors_figure(figures.factor_table(H, obs[label]), "CAE_NMF1", label)
 
 
+def in_space(n: int, k: int):
+    rng = np.random.default_rng(0)
+    where, H = rng.uniform(size=(n, 2)) * [4000, 1000], rng.gamma(1, size=(n, k))
+    H[:, 0] = 1.0  # constant
+    return spatial_figure(where, H, title="CAE_NMF1 · a title that is long " * 5)
+
+
+def genes(n: int):
+    rng = np.random.default_rng(0)
+    mean = np.exp(rng.normal(-2, 3, n))
+    names = ("observed_mean", "observed_variance", "fitted_mean", "fitted_variance")
+    values = (mean, mean * (1 + mean), mean * rng.uniform(0.8, 1.2, n), 0.3 * mean**2)
+    return moments_figure(dict(zip(names, values, strict=True)), "step 1,000, 5,000 cells")
+
+
 def comparison(k: int, m: int, names=("CAE_NMF1, rank 8, seed 42", "AE_NMF, rank 80, seed 123")):
     rng = np.random.default_rng(0)
     truth = np.linspace(0.9, 0.4, max(k, m))[: max(k, m)] * np.eye(max(k, m))
@@ -114,6 +131,11 @@ CASES = {
     "factors-donors": lambda: factors(8, 20, "donor_id"),
     "resources-1": lambda: figures.resources_figure(resources(1), some(1)),
     "resources-12": lambda: figures.resources_figure(resources(12), some(12)),
+    "spatial-1": lambda: in_space(1, 1),
+    "spatial-2": lambda: in_space(300, 2),
+    "spatial-80": lambda: in_space(5000, 80),
+    "moments-0": lambda: genes(0),
+    "moments-2000": lambda: genes(2000),
     "comparison-1": lambda: comparison(1, 1),
     "comparison-2": lambda: comparison(2, 2),
     "comparison-1-80": lambda: comparison(1, 80),

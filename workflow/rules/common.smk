@@ -235,6 +235,14 @@ def shuffled_store(wildcards):
     order = "by_type" if section.batches in ("proportional", "round_robin") else "plain"
     return f"<results>/{{dataset}}/shuffled-{order}.h5ad"
 
+def tensorboard_settings(wildcards):
+    """Where and how the event files of a fit are written; None when they are off."""
+    if not cfg.tensorboard.enabled:
+        return None
+    folder = workflow.pathvars.apply("<logs>/tensorboard/{dataset}/{model}/rank-{rank}/seed-{seed}")
+    settings = cfg.tensorboard.model_dump(exclude={"enabled"})
+    return {"folder": folder.format(**wildcards), **settings}
+
 
 def display_names():
     """Name in figures and CSVs of every model, in the order of the config."""

@@ -71,6 +71,7 @@ rule train_base_nmf:
         normalisation=cfg.normalisation.model_dump(),
         dataset=dataset_settings("condition_columns"),
         placement=cfg.model_dump(include={"out_of_core", "in_memory_mb"}),
+        tensorboard=tensorboard_settings,
     script:
         "../../scripts/train_model.py"
 

@@ -33,6 +33,22 @@ class Classification(Section):
     subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
 
 
+class TensorBoard(Section):
+    """Event files of the fits, for TensorBoard."""
+
+    enabled: bool = Field(
+        False, description="Write them, to `results/logs/tensorboard/`. A fit is the same either way."
+    )
+    state_every: int = Field(
+        50,
+        ge=0,
+        description="Steps between two looks at the factors (maps, norms, moments); 0: the end alone.",
+    )
+    max_points: int | None = Field(
+        5000, ge=10, description="At most so many cells (or genes) in maps, moments and projector; none: all."
+    )
+
+
 class Umap(Section):
     """The UMAP figures."""
 

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
-from nmfbench.config.evaluation import Classification, Clustering, Umap
+from nmfbench.config.evaluation import Classification, Clustering, TensorBoard, Umap
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
@@ -43,6 +43,7 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`clustering`", Clustering, None),
     ("`classification`", Classification, None),
     ("`umap`", Umap, None),
+    ("`tensorboard`", TensorBoard, None),
     ("`comparisons`, each entry", Comparison, None),
     ("`comparisons`: `first` and `second`", ComparedFit, None),
 ]

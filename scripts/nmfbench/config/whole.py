@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
-from nmfbench.config.evaluation import Classification, Clustering, Umap
+from nmfbench.config.evaluation import Classification, Clustering, TensorBoard, Umap
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
@@ -56,6 +56,7 @@ class Config(Section):
     clustering: Clustering = Field(Clustering(), description="Clustering scores.")
     classification: Classification = Field(Classification(), description="Classification scores.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
+    tensorboard: TensorBoard = Field(TensorBoard(), description="Logs of the fits for TensorBoard.")
     comparisons: list[Comparison] = Field(
         [], description="Pairs of fits whose factors are matched, in every dataset; none by default."
     )

@@ -20,7 +20,7 @@ import numpy as np
 from nmfbench.data.cells import DONOR, CellTable, read_cells, unique_names
 from nmfbench.data.check import ValueCheck
 from nmfbench.data.counts import CountsLocation, CountsReader, locate_counts, open_counts
-from nmfbench.data.filtered import PROVENANCE_KEY
+from nmfbench.data.filtered import PROVENANCE_KEY, SPATIAL
 from nmfbench.data.genes import GeneChoice, select_genes
 from nmfbench.data.h5ad import open_h5ad, read_frame, reading
 from nmfbench.data.writer import disk_errors, whole_h5ad, write_sections
@@ -54,7 +54,8 @@ def filter_donors(
     source_path
         An h5ad file; never loaded as a whole.
     output_path
-        ``filtered.h5ad``: X raw counts (CSR, float32), obs, var, and the provenance in uns.
+        ``filtered.h5ad``: X raw counts (CSR, float32), obs, var, the provenance in uns, and
+        ``obsm["spatial"]`` where the source has it.
     donors_path
         ``donors.tsv``: donor, n_cells (usable ones), kept, reason.
     matrix
@@ -91,6 +92,7 @@ def filter_donors(
             obs_filters=obs_filters,
         )
         var = _read_var(file, source_path, location, table.warnings)
+        coordinates = _read_coordinates(file, source_path, table.warnings)
         check = ValueCheck(file, source_path, location, table.obs.index, var.index, **matrix)
         output_path.parent.mkdir(parents=True, exist_ok=True)
         scratch = output_path.with_name(f".{output_path.name}.rows")
@@ -115,7 +117,16 @@ def filter_donors(
                 "n_donors": int(donors["kept"].sum()),
                 "n_donors_before": len(donors),
             }
-            _write(counts, table, var, choice, output_path, provenance, max_nonzeros=check.n_values)
+            _write(
+                counts,
+                table,
+                var,
+                choice,
+                output_path,
+                provenance,
+                coordinates=coordinates,
+                max_nonzeros=check.n_values,
+            )
     try:
         with disk_errors(donors_path):
             _write_table(donors, donors_path)
@@ -138,6 +149,25 @@ def _read_var(file: h5py.File, path: Path, location: CountsLocation, warnings: l
     var.index = names
     var.index.name = None
     return var
+
+
+def _read_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> np.ndarray | None:
+    """``obsm["spatial"]`` (cells x 2 or 3) where the file has it in a form that can be used."""
+    import h5py
+
+    place = f"obsm/{SPATIAL}"
+    if place not in file:
+        return None
+    stored = file[place]
+    if not isinstance(stored, h5py.Dataset) or stored.ndim != 2 or stored.shape[1] not in (2, 3):
+        warnings.append(f"obsm[{SPATIAL!r}] is not a matrix of two or three columns and is left out")
+        return None
+    with reading(path, place):
+        coordinates = stored[:].astype(np.float64)
+    if not np.isfinite(coordinates).all():
+        warnings.append(f"obsm[{SPATIAL!r}] holds values that are not finite and is left out")
+        return None
+    return coordinates
 
 
 def _drop_empty_cells(counts: CountsReader, table: CellTable, check: ValueCheck) -> None:
@@ -203,6 +233,7 @@ def _write(
     path: Path,
     provenance: dict[str, Any],
     *,
+    coordinates: np.ndarray | None,
     max_nonzeros: int,
 ) -> None:
     """Write ``filtered.h5ad`` and complete `provenance`."""
@@ -226,6 +257,10 @@ def _write(
         if choice.variances_norm is not None:
             var["variances_norm"] = choice.variances_norm[choice.keep]
         fingerprint.add_names(obs, var)
+        obsm = {}
+        if coordinates is not None:
+            obsm[SPATIAL] = coordinates[table.keep]
+            fingerprint.add_coordinates(obsm[SPATIAL])
         provenance |= {
             "fingerprint": fingerprint.hexdigest(),
             "n_cells": len(obs),
@@ -237,7 +272,8 @@ def _write(
             "dropped_cells": table.dropped,
             "warnings": np.array(table.warnings, dtype=object),
         }
-        write_sections(file.hdf5, {"obs": obs, "var": var, "uns": {PROVENANCE_KEY: provenance}})
+        sections = {"obs": obs, "var": var, "obsm": obsm, "uns": {PROVENANCE_KEY: provenance}}
+        write_sections(file.hdf5, sections)
     provenance["warnings"] = list(table.warnings)
     logger.info(
         "kept %d of %d cells, %d of %d donors, %d of %d genes (%d of them all zero), %d nonzeros",
@@ -260,8 +296,8 @@ def _write_table(donors: pd.DataFrame, path: Path) -> None:
 class _Fingerprint:
     """SHA-256 of the content that training sees, whatever the blocks it came in.
 
-    Covers the counts, the gene names, the cell ids and the text columns of obs (labels, donors,
-    conditions), so that a changed label is a changed data set.
+    Covers the counts, the gene names, the cell ids, the text columns of obs (labels, donors,
+    conditions) and the coordinates, so that a changed label is a changed data set.
     """
 
     def __init__(self) -> None:
@@ -280,6 +316,10 @@ class _Fingerprint:
             for word in words:
                 self._parts["names"].update(str(word).encode() + b"\0")
             self._parts["names"].update(b"\1")
+
+    def add_coordinates(self, coordinates: np.ndarray) -> None:
+        """Add where the cells lie; a data set without coordinates keeps the digest it had."""
+        self._parts["names"].update(coordinates.astype("<f8").tobytes())
 
     def hexdigest(self) -> str:
         """The fingerprint."""

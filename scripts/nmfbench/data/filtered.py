@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROVENANCE_KEY = "nmfbench_filter"
+SPATIAL = "spatial"  # the key of obsm that scanpy and squidpy use
 TARGET_SUM = 1e4  # counts per cell after normalisation, as in the published runs
 AS_COUNTED = {"target_sum": None, "log1p": False}
 """The normalisation that leaves counts as they are, for models of counts."""
@@ -77,6 +78,13 @@ class FilteredCounts:
     def var(self) -> pd.DataFrame:
         """Genes."""
         return self._frame("var")
+
+    @cached_property
+    def coordinates(self) -> np.ndarray | None:
+        """Where the cells lie, shape (cells, 2 or 3), float64; None where the data have no coordinates."""
+        place = f"obsm/{SPATIAL}"
+        with open_h5ad(self.path) as file, reading(self.path, place):
+            return file[place][:] if place in file else None
 
     def _frame(self, name: str) -> pd.DataFrame:
         with open_h5ad(self.path) as file, reading(self.path, name):

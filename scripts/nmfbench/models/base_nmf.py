@@ -24,6 +24,7 @@ from nmfbench.models.embedding import Embedding
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.loop import DivergedError
+from nmfbench.training.observer import Observer
 from nmfbench.training.progress import Progress
 from nmfbench.training.rows import InMemoryRows
 
@@ -83,6 +84,7 @@ class BaseNMF(Embedding):
         fingerprint: str | None = None,
         should_stop: Callable[[], bool] | None = None,
         progress: bool | None = None,
+        observer: Observer | None = None,
     ):
         """Learn the factors.
 
@@ -94,6 +96,8 @@ class BaseNMF(Embedding):
             The model knows no labels.
         checkpoint, fingerprint, should_stop, progress
             As in :meth:`nmfbench.models.base.Autoencoder.fit`, a sweep for an epoch.
+        observer : Observer or None
+            Told of every sweep.
 
         Returns
         -------
@@ -112,12 +116,17 @@ class BaseNMF(Embedding):
         bar = Progress(type(self).__name__, self.max_iter, descent.n_iter, self.verbose > 0 or progress)
         try:
             while descent.stop_reason is None:
-                bar.update(descent.sweep())
+                row = descent.sweep()
+                bar.update(row)
+                if observer is not None:
+                    descent.tell(observer, row)
                 stop = should_stop is not None and should_stop() and descent.stop_reason is None
                 if keeper is not None and (stop or descent.stop_reason or keeper.is_due()):
                     keeper.save(*descent.state())
                 if stop:
                     descent.stop_reason = "interrupted"
+            if observer is not None:
+                observer.end(descent.n_iter, descent.factors())
         finally:
             bar.close()
         self._keep(descent, X)
@@ -226,6 +235,17 @@ class _Descent:
         elif self.n_iter >= self.settings.max_iter:
             self.stop_reason = "max_epochs"
         return self._record(A, XtH, started)
+
+    def factors(self) -> dict[str, np.ndarray]:
+        """What an observer is shown."""
+        return {"cell_factors": self.H, "gene_factors": self.Wt.T}
+
+    def tell(self, observer: Observer, row: dict[str, float]) -> None:
+        """Say what the sweep came to."""
+        names = ("relative_error", "seconds")
+        observer.step(self.n_iter, {"loss": row["objective"], **{name: row[name] for name in names}})
+        if observer.state_every and self.n_iter % observer.state_every == 0:
+            observer.state(self.n_iter, self.factors())
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What a checkpoint keeps."""
