@@ -1,0 +1,145 @@
+"""Counts by cell and by gene, and the one product that inference needs of them, on the CPU and elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.special import gammaln
+
+from nmfbench.linalg import run_ranges
+from nmfbench.models.bayesian.kernels import walk
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each term of the likelihood counts, and the uncertainties of the chi-squared term.
+
+    Attributes
+    ----------
+    negative_binomial, poisson, chi_squared : float
+        Factors of the terms.
+    cell_u, gene_u : ndarray of shape (cells,), (genes,) or None
+        The uncertainty of a zero count is ``cell_u[i] gene_u[g]``; None is 0.3 and 1.
+    relative : float
+        The uncertainty of a count is at least this share of it.
+    """
+
+    negative_binomial: float = 1.0
+    poisson: float = 0.0
+    chi_squared: float = 0.0
+    cell_u: np.ndarray | None = None
+    gene_u: np.ndarray | None = None
+    relative: float = 0.1
+
+    def uncertainties(self, n_cells: int, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+        """`cell_u` and `gene_u`, filled in."""
+        cell_u = np.full(n_cells, 0.3) if self.cell_u is None else np.asarray(self.cell_u, dtype=np.float64)
+        gene_u = np.ones(n_genes) if self.gene_u is None else np.asarray(self.gene_u, dtype=np.float64)
+        return cell_u, gene_u
+
+    def rows(self, index: np.ndarray) -> Weights:
+        """The same for some of the cells."""
+        return self if self.cell_u is None else Weights(**{**self.__dict__, "cell_u": self.cell_u[index]})
+
+
+class CellCounts:
+    """Counts of cells x genes on the CPU.
+
+    Parameters
+    ----------
+    csr : csr_matrix or csr_array of shape (cells, genes)
+        Counts, positive where stored.
+
+    Notes
+    -----
+    Both orders of the nonzeros are kept, 16 bytes a nonzero in single precision: a walk by gene is then the
+    same loop as one by cell, and no intermediate of one number a nonzero is needed.
+    """
+
+    def __init__(self, csr) -> None:
+        self.csr = csr
+        self.shape = csr.shape
+        self.dtype = torch.from_numpy(csr.data[:0]).dtype
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def by_gene(self):
+        """The transpose, in CSR."""
+        return sp.csr_matrix(self.csr.T)
+
+    @cached_property
+    def cell_totals(self) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(self.csr.sum(axis=1, dtype=np.float64)).ravel())
+
+    @cached_property
+    def gene_totals(self) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(self.csr.sum(axis=0, dtype=np.float64)).ravel())
+
+    @cached_property
+    def log_factorials(self) -> float:
+        """Sum of ln d! over all counts."""
+        return float(gammaln(self.csr.data.astype(np.float64) + 1).sum())
+
+    def rows(self, index: np.ndarray) -> CellCounts:
+        """Some of the cells."""
+        return CellCounts(self.csr[index])
+
+    def cells_walk(
+        self, P: torch.Tensor, A: torch.Tensor, weights: Weights, with_value: bool = False
+    ) -> tuple[float, torch.Tensor]:
+        """The terms at the nonzeros (0 unless `with_value`), and ``S(w) A``, of shape (cells, k)."""
+        return _walk(self.csr, P, A, weights, with_value, *weights.uncertainties(*self.shape))
+
+    def genes_walk(
+        self, P: torch.Tensor, A: torch.Tensor, weights: Weights, with_value: bool = False
+    ) -> tuple[float, torch.Tensor]:
+        """The terms at the nonzeros (0 unless `with_value`), and ``S(w)ᵀ P``, of shape (genes, k)."""
+        cell_u, gene_u = weights.uncertainties(*self.shape)
+        return _walk(self.by_gene, A, P, weights, with_value, gene_u, cell_u)
+
+
+def _walk(csr, R, C, weights, with_value, row_u, column_u) -> tuple[float, torch.Tensor]:
+    R, C = R.detach().contiguous(), C.detach().contiguous()
+    out = torch.empty_like(R)
+    values = np.zeros(len(R))
+    parts = torch.get_num_threads()
+    # Borders with about the same number of nonzeros between them.
+    cuts = np.searchsorted(csr.indptr, np.linspace(0, csr.nnz, parts + 1))
+    cuts[0], cuts[-1] = 0, len(R)
+    factors = (weights.negative_binomial, weights.poisson, weights.chi_squared)
+    arrays = csr.indptr, csr.indices, csr.data, R.numpy(), C.numpy(), row_u, column_u
+    run_ranges(
+        walk, cuts, *arrays, tuple(map(float, factors)), weights.relative, out.numpy(), values, with_value
+    )
+    return float(values.sum()), out
+
+
+def check_counts(csr, who: str):
+    """`csr` without stored zeros, after a look at whether its values are counts.
+
+    Raises
+    ------
+    InputError
+        If a value is not a whole number.
+    """
+    from nmfbench.errors import InputError
+
+    wrong = csr.data != np.rint(csr.data)
+    if wrong.any():
+        place = int(wrong.argmax())
+        cell = int(np.searchsorted(csr.indptr, place, side="right")) - 1
+        raise InputError(
+            f"{who}: X",
+            "counts: whole numbers of at least 0, neither normalised nor logarithms",
+            f"{int(wrong.sum())} values that are not whole, the first {csr.data[place]:g} "
+            f"(cell {cell}, gene {int(csr.indices[place])})",
+            "give the raw counts",
+        )
+    if not csr.data.all():
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    return csr

@@ -1,0 +1,166 @@
+"""The likelihood of counts, exact, from the nonzeros and k-sized sums alone; differentiable by torch.
+
+``theta = P Aᵀ``, p the chance that multiplies the counts, ``c = -ln(1 - p)``:
+
+* negative binomial ``Σ [lnG(d + theta) - lnG(theta) - lnG(d + 1)] + Σ d ln p - Σ c theta``, of mean
+  ``theta p / (1 - p)``;
+* Poisson ``Σ [d ln theta - theta - lnG(d + 1)]``;
+* chi-squared ``-Σ (theta - d)² / u²``, u the uncertainty, ``u_i v_g`` at zeros.
+
+At zeros the first two are linear in theta and the third is a quadratic form, which is what makes the sums
+over all cells x genes a matter of k x k numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.models.bayesian.counts import Weights
+
+
+@dataclass
+class Probability:
+    """p of the negative binomial: one number, one for each gene, or one for each donor.
+
+    Attributes
+    ----------
+    by : {"all", "gene", "donor"}
+    p : Tensor of shape (1,), (genes,) or (donors,), float64
+    donors : Tensor of int of shape (cells,) or None
+        The donor of each cell.
+    """
+
+    by: str
+    p: torch.Tensor
+    donors: torch.Tensor | None = None
+
+    def cell_cost(self) -> torch.Tensor:
+        """The part of c that depends on the cell, of shape (cells, 1) or (1, 1)."""
+        c = -torch.log1p(-self.p)
+        if self.by == "donor":
+            return c[self.donors][:, None]
+        return (c if self.by == "all" else torch.ones_like(c[:1]))[:, None]
+
+    def gene_cost(self) -> torch.Tensor:
+        """The part of c that depends on the gene, of shape (genes, 1) or (1, 1)."""
+        if self.by == "gene":
+            return -torch.log1p(-self.p)[:, None]
+        return torch.ones((1, 1), dtype=self.p.dtype, device=self.p.device)
+
+    def log_p_total(self, counts: Any) -> float:
+        """Sum of d ln p over all counts."""
+        if self.by == "gene":
+            return float(counts.gene_totals @ self.p.cpu().log())
+        if self.by == "donor":
+            return float(counts.cell_totals @ self.p.cpu().log()[self.donors.cpu()])
+        return float(counts.gene_totals.sum() * self.p.cpu().log()[0])
+
+    def rows(self, index: Any) -> Probability:
+        """The same for some of the cells."""
+        return self if self.donors is None else Probability(self.by, self.p, self.donors[index])
+
+    def update(self, counts: Any, P: torch.Tensor, A: torch.Tensor) -> None:
+        """Set p to its best value, Σd / (Σd + Σtheta) over the cells and genes that share it."""
+        P_sum, A_sum = column_sums(P), column_sums(A)
+        if self.by == "gene":
+            total, theta = counts.gene_totals, A.double() @ P_sum
+        elif self.by == "donor":
+            donors, n = self.donors.cpu(), len(self.p)
+            total = torch.zeros(n, dtype=torch.float64).index_add_(0, donors, counts.cell_totals)
+            theta = torch.zeros(n, dtype=torch.float64)
+            theta.index_add_(0, donors, (P.double() @ A_sum).cpu())
+        else:
+            total, theta = counts.gene_totals.sum(), (P_sum @ A_sum)[None]
+        total = total.to(self.p.device)
+        # Genes and donors without counts keep a p above 0, whose logarithm is finite.
+        self.p = (total / (total + theta.to(self.p.device))).clamp(1e-6, 1 - 1e-6).reshape(self.p.shape)
+
+    def odds(self) -> torch.Tensor:
+        """p / (1 - p), the mean count of a theta of 1."""
+        return self.p / (1 - self.p)
+
+
+def column_sums(factor: torch.Tensor) -> torch.Tensor:
+    """Sums over the rows, in double precision where the device has it."""
+    return factor.sum(0) if factor.device.type == "mps" else factor.sum(0, dtype=torch.float64)
+
+
+class _Nonzeros(torch.autograd.Function):
+    """The terms at the nonzeros. The gradient is made with the value: memory is that of P and A."""
+
+    @staticmethod
+    def forward(ctx, P, A, counts, weights):
+        value, by_cell = counts.cells_walk(P, A, weights, True)
+        ctx.save_for_backward(by_cell, counts.genes_walk(P, A, weights)[1])
+        precise = P.dtype if P.device.type == "mps" else torch.float64
+        return torch.tensor(value, dtype=precise, device=P.device)
+
+    @staticmethod
+    def backward(ctx, slope):
+        by_cell, by_gene = ctx.saved_tensors
+        return slope.to(by_cell.dtype) * by_cell, slope.to(by_gene.dtype) * by_gene, None, None
+
+
+def log_likelihood(
+    P: torch.Tensor, A: torch.Tensor, counts: Any, weights: Weights, probability: Probability
+) -> torch.Tensor:
+    """The weighted terms that depend on theta, summed over all cells and genes.
+
+    Parameters
+    ----------
+    P : Tensor of shape (cells, k)
+    A : Tensor of shape (genes, k)
+    counts : CellCounts or DeviceCounts
+    weights : Weights
+    probability : Probability
+
+    Returns
+    -------
+    Tensor
+        A number, differentiable by P and A; :func:`constant` is what is left out.
+    """
+    value = _Nonzeros.apply(P, A, counts, weights)
+    if weights.negative_binomial:
+        cell, gene = (c.to(P) for c in (probability.cell_cost(), probability.gene_cost()))
+        value = value - weights.negative_binomial * (column_sums(cell * P) @ column_sums(gene * A))
+    if weights.poisson:
+        value = value - weights.poisson * (column_sums(P) @ column_sums(A))
+    if weights.chi_squared:
+        cell_u, gene_u = (torch.as_tensor(u).to(P)[:, None] for u in weights.uncertainties(*counts.shape))
+        scaled_P, scaled_A = P / cell_u, A / gene_u
+        value = value - weights.chi_squared * ((scaled_P.T @ scaled_P) * (scaled_A.T @ scaled_A)).sum()
+    return value
+
+
+def constant(counts: Any, weights: Weights, probability: Probability) -> float:
+    """The weighted terms that do not depend on theta."""
+    terms = weights.negative_binomial + weights.poisson
+    return weights.negative_binomial * probability.log_p_total(counts) - terms * counts.log_factorials
+
+
+def chi_squared(P: torch.Tensor, A: torch.Tensor, counts: Any, weights: Weights) -> float:
+    """``Σ (theta - d)² / u²`` over all cells and genes."""
+    only = Weights(0.0, 0.0, 1.0, weights.cell_u, weights.gene_u, weights.relative)
+    with torch.no_grad():
+        return -float(log_likelihood(P, A, counts, only, Probability("all", torch.full((1,), 0.5))))
+
+
+def relative_error(P: torch.Tensor, A: torch.Tensor, counts: Any) -> float:
+    """``||D - P Aᵀ||² / ||D||²``."""
+    n_cells, n_genes = counts.shape
+    plain = Weights(0.0, 0.0, 1.0, np.ones(n_cells), np.ones(n_genes), 0.0)
+    data = torch.as_tensor(counts.csr.data if hasattr(counts, "csr") else counts.values)
+    squares = float((data.cpu().double() ** 2).sum())
+    return chi_squared(P, A, counts, plain) / squares if squares else float("nan")
+
+
+def gene_moments(P: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of theta over the cells, for each gene: what dispersion diagnostics need."""
+    P, A = P.double(), A.double()
+    centred = P - P.mean(0)
+    covariance = centred.T @ centred / len(P)
+    return A @ P.mean(0), ((A @ covariance) * A).sum(1)
