@@ -39,11 +39,31 @@ MODELS: dict[str, ModelEntry] = {
     "ae_nmf": ModelEntry("AE_NMF", "nmfbench.models.ae_nmf:AENMF", False, True),
     "cae_nmf1": ModelEntry("CAE_NMF1", "nmfbench.models.cae_nmf1:CAENMF1", True, True),
     "cae_nmf2": ModelEntry("CAE_NMF2", "nmfbench.models.cae_nmf2:CAENMF2", True, True),
+    "pyro_gamma_nb": ModelEntry(
+        "Pyro_GammaNB", "nmfbench.models.bayesian.pyro_gamma_nb:PyroGammaNB", True, True, "counts"
+    ),
+    "pyro_exponential": ModelEntry(
+        "Pyro_Exponential",
+        "nmfbench.models.bayesian.pyro_exponential:PyroExponential",
+        True,
+        True,
+        "counts",
+    ),
 }
 
 _CLASSES = {entry.target.split(":")[1]: name for name, entry in MODELS.items()}
 
-__all__ = ["AENMF", "CAENMF1", "CAENMF2", "MODELS", "BaseNMF", "ModelEntry", "get_model"]
+__all__ = [
+    "AENMF",
+    "CAENMF1",
+    "CAENMF2",
+    "MODELS",
+    "BaseNMF",
+    "ModelEntry",
+    "PyroExponential",
+    "PyroGammaNB",
+    "get_model",
+]
 
 
 def get_model(name: str) -> type:

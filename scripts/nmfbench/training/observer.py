@@ -10,27 +10,27 @@ from typing import Any, Protocol, runtime_checkable
 class Observer(Protocol):
     """Watches a fit; the numbers of the fit are the same with and without it.
 
-    A fit calls :meth:`step` after every step, :meth:`state` after those steps whose number is a multiple of
-    `state_every`, and :meth:`end` once, also when the fit was interrupted. What is given is to be read, not
-    written; arrays may share memory with the fit and are valid during the call alone.
+    A fit calls :meth:`step` with every row of its history, :meth:`state` after every `state_every` of them,
+    and :meth:`end` once, also when the fit was interrupted. What is given is to be read, not written; arrays
+    may share memory with the fit and are valid during the call alone.
 
     Attributes
     ----------
     state_every : int
-        Steps from one :meth:`state` to the next; 0 asks for none.
+        Rows from one :meth:`state` to the next; 0 asks for none.
     """
 
     state_every: int
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars of step number `step` (from 1), by name, ``loss`` among them."""
+        """Scalars after `step` steps, by name: ``loss``, and the finite entries of the history's row."""
 
     def state(self, step: int, state: Mapping[str, Any]) -> None:
         """Where the fit stands, as arrays on the CPU.
 
         ``cell_factors`` (cells x k) and ``gene_factors`` (k x genes), the posterior means where there is a
-        posterior and then also ``cell_factors_sd`` and ``gene_factors_sd``, and, of models that have them,
-        ``rates_cells`` and ``rates_genes`` (k,).
+        posterior and then also ``cell_factors_sd`` and ``gene_factors_sd``; of models of counts the scalar
+        ``chi_squared``, and ``gene_mean`` and ``gene_variance`` (genes,) of the reconstruction.
         """
 
     def end(self, step: int, state: Mapping[str, Any]) -> None:

@@ -36,10 +36,12 @@ class Progress:
 
     def update(self, row: dict) -> None:
         """Show the newest row of the history."""
-        text = f"objective {row['objective']:.6g}, relative error {row['relative_error']:.4f}"
+        text = f"objective {row['objective']:.6g}"
+        if "relative_error" in row:
+            text += f", relative error {row['relative_error']:.4f}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(row["epoch"] - self._bar.n)
+            self._bar.update(int(row["epoch"]) - self._bar.n)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             log.info("%s: epoch %d of %d, %s", self.name, row["epoch"], self.total, text)

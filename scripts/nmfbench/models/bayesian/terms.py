@@ -65,19 +65,18 @@ class Probability:
 
     def update(self, counts: Any, P: torch.Tensor, A: torch.Tensor) -> None:
         """Set p to its best value, Σd / (Σd + Σtheta) over the cells and genes that share it."""
-        P_sum, A_sum = column_sums(P), column_sums(A)
+        P_sum, A_sum = column_sums(P).cpu(), column_sums(A).cpu()
         if self.by == "gene":
-            total, theta = counts.gene_totals, A.double() @ P_sum
+            total, theta = counts.gene_totals, A.cpu().double() @ P_sum.double()
         elif self.by == "donor":
             donors, n = self.donors.cpu(), len(self.p)
             total = torch.zeros(n, dtype=torch.float64).index_add_(0, donors, counts.cell_totals)
             theta = torch.zeros(n, dtype=torch.float64)
-            theta.index_add_(0, donors, (P.double() @ A_sum).cpu())
+            theta.index_add_(0, donors, P.cpu().double() @ A_sum.double())
         else:
-            total, theta = counts.gene_totals.sum(), (P_sum @ A_sum)[None]
-        total = total.to(self.p.device)
+            total, theta = counts.gene_totals.sum()[None], (P_sum @ A_sum)[None].double()
         # Genes and donors without counts keep a p above 0, whose logarithm is finite.
-        self.p = (total / (total + theta.to(self.p.device))).clamp(1e-6, 1 - 1e-6).reshape(self.p.shape)
+        self.p = (total / (total + theta)).clamp(1e-6, 1 - 1e-6).to(self.p)
 
     def odds(self) -> torch.Tensor:
         """p / (1 - p), the mean count of a theta of 1."""
@@ -164,3 +163,29 @@ def gene_moments(P: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, torch.
     centred = P - P.mean(0)
     covariance = centred.T @ centred / len(P)
     return A @ P.mean(0), ((A @ covariance) * A).sum(1)
+
+
+def held_out_log_likelihood(
+    P: torch.Tensor, A: torch.Tensor, test: Any, fraction: float, probability: Probability
+) -> float:
+    """Log-likelihood of thinned counts, per entry of cells x genes, zeros included.
+
+    A negative binomial count of chance p, thinned, is one of the same theta and of odds p / (1 - p) times the
+    share kept; training saw the share 1 - `fraction`.
+
+    Parameters
+    ----------
+    P, A : Tensor of shape (cells, k), (genes, k)
+        Posterior means.
+    test : CellCounts or DeviceCounts
+        What was set aside.
+    fraction : float
+        The share set aside.
+    probability : Probability
+        Of the training counts.
+    """
+    odds = probability.odds() * fraction / (1 - fraction)
+    thinned = Probability(probability.by, odds / (1 + odds), probability.donors)
+    with torch.no_grad():
+        value = float(log_likelihood(P, A, test, Weights(), thinned)) + constant(test, Weights(), thinned)
+    return value / (test.shape[0] * test.shape[1])

@@ -1,0 +1,192 @@
+"""What the two Bayesian estimators share: from parameters and counts to a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from nmfbench.data.held_out import thin_counts
+from nmfbench.errors import InputError
+from nmfbench.models.bayesian.build import build_engine, build_problem, weights_of
+from nmfbench.models.bayesian.cavi import Problem, infer_cells
+from nmfbench.models.bayesian.counts import check_counts
+from nmfbench.models.bayesian.device_counts import place_counts
+from nmfbench.models.bayesian.factor import GammaFactor
+from nmfbench.models.bayesian.given import check_together, gather
+from nmfbench.models.bayesian.loop import run
+from nmfbench.models.bayesian.parameters import LIMITS, SHARED_PARAMETERS
+from nmfbench.models.bayesian.posterior import Marginals
+from nmfbench.models.bayesian.prior import GammaPrior
+from nmfbench.models.bayesian.results import Results
+from nmfbench.models.bayesian.terms import held_out_log_likelihood
+from nmfbench.models.limits import Limit, check_parameters, seed_from
+from nmfbench.training.checkpoint import Checkpoint
+from nmfbench.training.device import resolve_device
+from nmfbench.training.observer import Observer
+from nmfbench.training.rows import InMemoryRows
+
+INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
+"""Updates of new cells, at most, and the change of a cell's factors that ends them."""
+
+
+class BayesianNMF(Results):
+    """Counts as negative binomial about ``theta = P A``, with a posterior for every entry of P and A."""
+
+    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_epochs", "num_steps", "marker_draws"}
+    _limits: ClassVar[dict[str, Limit]] = LIMITS
+    _shape_parameters = ""
+
+    def __init_subclass__(cls, **arguments) -> None:
+        super().__init_subclass__(**arguments)
+        text = SHARED_PARAMETERS.replace("{shape_parameters}", cls._shape_parameters)
+        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", text)
+
+    def fit(
+        self,
+        X,
+        y=None,
+        *,
+        conditions: Any = None,
+        strata: Any = None,
+        cell_names: Any = None,
+        gene_names: Any = None,
+        checkpoint: str | Path | None = None,
+        fingerprint: str | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        observer: Observer | None = None,
+        progress: bool | None = None,
+    ):
+        """Learn the posterior.
+
+        Parameters
+        ----------
+        X : CSR, CSC or dense of shape (cells, genes)
+            Counts, float32 or float64 (kept).
+        y, strata : ignored
+            Cell types are not used.
+        conditions : array-like of shape (cells,), Series, DataFrame of one column or None
+            Donors, for ``fixed_samples="donors"`` and ``learn_probs="donor"``; else ignored.
+        cell_names, gene_names : sequence of str or None
+            To align `fixed_samples` and `fixed_genes` by; taken from X where it is a DataFrame.
+        checkpoint, fingerprint, should_stop, progress
+            As in :meth:`nmfbench.models.base.Autoencoder.fit`.
+        observer : Observer or None
+            Told how the fit goes; the fit is the same with and without it.
+
+        Returns
+        -------
+        self
+        """
+        check_parameters(self, self._limits)
+        check_together(self)
+        device = resolve_device(self.device)
+        cell_names = getattr(X, "index", None) if cell_names is None else cell_names
+        gene_names = getattr(X, "columns", None) if gene_names is None else gene_names
+        csr = check_counts(self._check_input(X, reset=True), type(self).__name__)
+        self._check_rank(*csr.shape)
+        given = gather(self, csr.shape[0], conditions, cell_names, gene_names)
+        keeper, stored = None, None
+        if checkpoint is not None:
+            data = InMemoryRows(csr, fingerprint).fingerprint() + given.fingerprint()
+            keeper = Checkpoint(checkpoint, self._checkpoint_settings(), data)
+            stored = keeper.load()
+        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
+        self.device_, self.uses_labels_, self.uses_conditions_ = str(device), False, given.donors is not None
+        train, test = csr, None
+        if self.held_out_fraction:
+            train, test = thin_counts(csr, self.held_out_fraction, self.seed_)
+            test = place_counts(test, device)
+        problem = build_problem(self, train, given, device)
+        engine = build_engine(self, problem, train, given, device)
+        trace, best = run(
+            engine,
+            name=type(self).__name__,
+            n_cells=csr.shape[0],
+            max_epochs=engine.epochs_of(self.num_steps) if self.inference == "svi" else self.max_epochs,
+            tol=self.tol,
+            patience=self.patience,
+            held_out=None if test is None else self._scorer(problem, test, device),
+            keeper=keeper,
+            stored=stored,
+            should_stop=should_stop,
+            observer=observer,
+            describe=lambda posterior: self._describe(posterior, problem),
+            progress=True if self.verbose else progress,
+        )
+        self._keep(trace, best, engine, problem, given)
+        if self.post_full_P_steps:
+            full = build_problem(self, train, given, torch.device("cpu"))
+            full.probability = self.probability_
+            self.post_cells_ = self._infer(full, given.cells, self.post_full_P_steps, 0.0)
+            self.embedding_ = self.post_cells_.mean().numpy()[:, self._first_learnt :]
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Posterior means of new cells' factors given the genes', of shape (cells, k).
+
+        The problem is concave: they are found by the closed-form updates whatever `inference` is.
+        """
+        check_is_fitted(self)
+        if self.given_.cells is not None or self.probability_.by == "donor":
+            raise InputError(
+                f"{type(self).__name__}: transform",
+                "a model without patterns or chances that belong to the training cells",
+                "fixed_samples or learn_probs='donor'",
+                "take embedding_, or fit without them",
+            )
+        csr = check_counts(self._check_input(X, reset=False), type(self).__name__)
+        counts = place_counts(csr, torch.device("cpu"))
+        problem = Problem(counts, weights_of(self), self.probability_)
+        return self._infer(problem, None, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy()
+
+    # What a model adds ------------------------------------------------------------------------------
+
+    def _priors(self, k_cells: int, k_genes: int) -> tuple[GammaPrior, GammaPrior]:
+        """Priors of P and A, at their starts."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _check_rank(self, n: int, p: int) -> None:
+        if self.n_components:
+            super()._check_rank(n, p)
+
+    def _infer(self, problem: Problem, fixed: np.ndarray | None, max_steps: int, tol: float) -> Marginals:
+        """The cells' posterior given the genes', whose mean counts are the patterns' (gene sums of 1)."""
+        counts, genes = problem.counts, self.posterior_.genes
+        dtype = counts.dtype
+        prior = GammaPrior(len(self.rates_P_), 1.0, 1.0, "fixed", "fixed")
+        prior.shape, prior.rate = self.shapes_P_, self.rates_P_
+        genes = Marginals(genes.family, *(t if t is None else t.to(dtype) for t in _parts(genes)))
+        level = counts.cell_totals[:, None] / genes.mean().shape[1] + 1e-3
+        start = level.expand(-1, len(prior.rate)).to(dtype).clone()
+        given = None if fixed is None else torch.from_numpy(fixed).to(dtype)
+        cells = GammaFactor(start, given, prior)
+        infer_cells(problem, cells, genes, max_steps=max_steps, tol=tol)
+        return cells.marginals()
+
+    def _scorer(self, problem: Problem, test: Any, device: torch.device) -> Callable[[Any], float]:
+        """From a posterior to the held-out log-likelihood per entry."""
+
+        def score(posterior):
+            P, A = posterior.cells.mean().to(device), posterior.genes.mean()
+            return held_out_log_likelihood(P, A, test, self.held_out_fraction, problem.probability)
+
+        return score
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        settings = {n: v for n, v in self.get_params().items() if n not in self._not_in_checkpoint}
+        for name in ("fixed_genes", "fixed_samples"):  # their content is in the fingerprint of the data
+            settings[name] = settings[name] if isinstance(settings[name], str) else settings[name] is not None
+        if not isinstance(self.random_state, (int, np.integer)):
+            settings["random_state"] = "not a number"
+        return {"model": type(self).__name__, **settings}
+
+
+def _parts(marginals: Marginals) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    return marginals.first, marginals.second, marginals.fixed

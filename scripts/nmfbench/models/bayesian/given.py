@@ -1,0 +1,147 @@
+"""What surrounds the counts of a fit: donors and constant patterns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nmfbench.errors import InputError
+from nmfbench.models.bayesian.fixed import align_patterns, donor_indicators
+from nmfbench.models.labels import encode_conditions
+
+
+@dataclass(frozen=True)
+class Given:
+    """Donors and constant patterns.
+
+    Attributes
+    ----------
+    donors : ndarray of int of shape (cells,) or None
+        Donor of each cell, where the model uses it.
+    donor_names : ndarray of str or None
+    cells, genes : ndarray of shape (cells, f), (genes, f) or None
+        Constant patterns; one of the two at most.
+    patterns : list of str
+        Their names.
+    """
+
+    donors: np.ndarray | None = None
+    donor_names: np.ndarray | None = None
+    cells: np.ndarray | None = None
+    genes: np.ndarray | None = None
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def n_fixed(self) -> int:
+        """f, the number of constant patterns."""
+        return len(self.patterns)
+
+    def fingerprint(self) -> str:
+        """A text that changes with any of it."""
+        digest = hashlib.blake2b(repr(self.patterns).encode(), digest_size=16)
+        for part in (self.donors, self.cells, self.genes):
+            digest.update(b"none" if part is None else np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+
+def gather(estimator: Any, n_cells: int, conditions: Any, cell_names: Any, gene_names: Any) -> Given:
+    """Donors and constant patterns as the estimator's parameters ask for them.
+
+    Raises
+    ------
+    InputError
+        If donors are needed and not given, or the patterns do not fit the data.
+    """
+    by_donors = isinstance(estimator.fixed_samples, str) and estimator.fixed_samples == "donors"
+    found: dict[str, Any] = {}
+    if by_donors or estimator.learn_probs == "donor":
+        asked = "fixed_samples='donors'" if by_donors else "learn_probs='donor'"
+        if conditions is None:
+            raise InputError(
+                f"{type(estimator).__name__}: {asked}",
+                "the donor of each cell",
+                "conditions=None",
+                "give fit(..., conditions=...), or drop the parameter",
+            )
+        encoded = encode_conditions(conditions, n_cells)
+        if len(encoded.names) > 1:
+            raise InputError(
+                f"{type(estimator).__name__}: {asked}",
+                "one column of conditions",
+                f"{len(encoded.names)} ({', '.join(encoded.names)})",
+                "give the donors alone (condition_columns of one column)",
+            )
+        found |= {"donors": encoded.codes[:, 0], "donor_names": encoded.categories[0]}
+    if by_donors:
+        values, names = donor_indicators(found["donors"], found["donor_names"])
+        found |= {"cells": values, "patterns": tuple(names)}
+    elif estimator.fixed_samples is not None:
+        values, names = align_patterns(estimator.fixed_samples, cell_names, "fixed_samples")
+        found |= {"cells": values, "patterns": tuple(names)}
+    elif estimator.fixed_genes is not None:
+        values, names = align_patterns(estimator.fixed_genes, gene_names, "fixed_genes")
+        found |= {"genes": values, "patterns": tuple(names)}
+    return Given(**found)
+
+
+def check_together(estimator: Any) -> None:
+    """Refuse parameters that do not go together.
+
+    Raises
+    ------
+    InputError
+        Naming them.
+    """
+    e, who = estimator, type(estimator).__name__
+    mean_is_theta = e.nb_probs == 0.5 and e.learn_probs == "fixed"
+    terms = [name for name in ("use_pois", "use_chisq") if getattr(e, name)]
+    problems = [
+        (
+            terms and not mean_is_theta,
+            f"{' and '.join(terms)} with nb_probs={e.nb_probs}, learn_probs={e.learn_probs!r}",
+            "nb_probs=0.5 and learn_probs='fixed'",
+            "these terms take theta for the mean, which is theta p / (1 - p): drop them, or leave p at 0.5",
+        ),
+        (
+            e.use_chisq and e.inference == "cavi",
+            "use_chisq with inference='cavi'",
+            "inference='svi'",
+            "the chi-squared term has no closed-form update; set inference='svi', or drop it",
+        ),
+        (
+            e.fixed_genes is not None and e.fixed_samples is not None,
+            "fixed_genes and fixed_samples",
+            "one of the two",
+            "drop one",
+        ),
+        (
+            e.n_components == 0 and e.fixed_genes is None,
+            "n_components=0",
+            "at least 1 without fixed_genes",
+            "give fixed_genes, or learn some patterns",
+        ),
+        (
+            e.keep_on_cpu and e.batch_size is None,
+            "keep_on_cpu without batch_size",
+            "minibatches",
+            "set batch_size, or drop keep_on_cpu",
+        ),
+        (
+            e.storage_device == "cpu" and e.batch_size is None and e.device not in ("auto", "cpu"),
+            f"storage_device='cpu' on {e.device} without batch_size",
+            "minibatches",
+            "set batch_size, or storage_device='auto'",
+        ),
+        (
+            e.param_P is False and e.inference == "svi" and e.storage_device == "cpu" and e.batch_size,
+            "storage_device='cpu' with param_P=False",
+            "param_P=True",
+            "Pyro's AutoNormal lies where the model is; set param_P=True",
+        ),
+    ]
+    for wrong, what, expected, remedy in problems:
+        if wrong:
+            raise InputError(f"{who}: {what}", expected, what, remedy)

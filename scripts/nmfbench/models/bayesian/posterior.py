@@ -1,0 +1,122 @@
+"""Independent marginals of a factor's entries, gamma or log-normal, and what is read off them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Marginals:
+    """The posterior of one factor, n x k, right of constant patterns.
+
+    Attributes
+    ----------
+    family : {"gamma", "lognormal"}
+    first, second : Tensor of shape (n, k)
+        Shape and rate, or location and scale of the logarithm. `second` may have one row.
+    fixed : Tensor of shape (n, f) or None
+    """
+
+    family: str
+    first: torch.Tensor
+    second: torch.Tensor
+    fixed: torch.Tensor | None = None
+
+    @property
+    def n_fixed(self) -> int:
+        return 0 if self.fixed is None else self.fixed.shape[1]
+
+    def mean(self) -> torch.Tensor:
+        """``E x``, of shape (n, f + k)."""
+        if self.family == "gamma":
+            return self._with_fixed(self.first / self.second)
+        return self._with_fixed((self.first + self.second**2 / 2).exp())
+
+    def tilde(self) -> torch.Tensor:
+        """``exp(E ln x)``, of shape (n, f + k)."""
+        if self.family == "gamma":
+            return self._with_fixed((torch.digamma(self.first) - self.second.log()).exp())
+        return self._with_fixed(self.first.exp())
+
+    def sd(self) -> torch.Tensor:
+        """Standard deviations, of shape (n, f + k); 0 where constant."""
+        if self.family == "gamma":
+            return self._with_fixed(self.first.sqrt() / self.second, zero=True)
+        mean = (self.first + self.second**2 / 2).exp()
+        return self._with_fixed(mean * torch.expm1(self.second**2).sqrt(), zero=True)
+
+    def scaled(self, scale: torch.Tensor) -> Marginals:
+        """Of the variables times `scale`, of shape (f + k,); the constant patterns stay as they are."""
+        scale = scale[self.n_fixed :].to(self.first)
+        if self.family == "gamma":
+            return replace(self, second=self.second / scale)
+        return replace(self, first=self.first + scale.log())
+
+    def rows(self, part: slice) -> Marginals:
+        """Some of the rows."""
+        second = self.second if len(self.second) == 1 else self.second[part]
+        fixed = None if self.fixed is None else self.fixed[part]
+        return replace(self, first=self.first[part], second=second, fixed=fixed)
+
+    def copy(self) -> Marginals:
+        """The same numbers in memory of their own, on the CPU."""
+        fixed = None if self.fixed is None else self.fixed.cpu()
+        first, second = (t.detach().to("cpu", copy=True) for t in (self.first, self.second))
+        return replace(self, first=first, second=second, fixed=fixed)
+
+    def votes(self, draws: int, seed: int) -> np.ndarray:
+        """Share of posterior draws in which each pattern is an entry's largest, of shape (n, f + k).
+
+        Patterns are scaled to a mean of 1 over the rows first; otherwise the largest pattern of all would be
+        the largest nearly everywhere.
+        """
+        rng = np.random.default_rng([seed, 0x707E5])
+        level = self.mean().mean(0).clamp(min=1e-30).numpy()
+        n = len(self.first)
+        votes = np.zeros((n, len(level)), dtype=np.float32)
+        for start in range(0, n, 4096):
+            part = self.rows(slice(start, start + 4096))
+            every = np.arange(len(part.first))
+            for _ in range(draws):
+                winner = (part.draw(rng) / level).argmax(axis=1)
+                votes[start + every, winner] += 1
+        return votes / draws
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """One draw of every entry, of shape (n, f + k)."""
+        first, second = self.first.numpy(), self.second.numpy()
+        if self.family == "gamma":
+            values = rng.standard_gamma(first) / second
+        else:
+            values = np.exp(first + second * rng.standard_normal(first.shape))
+        return values if self.fixed is None else np.hstack([self.fixed.numpy(), values])
+
+    def _with_fixed(self, learnt: torch.Tensor, zero: bool = False) -> torch.Tensor:
+        if self.fixed is None:
+            return learnt
+        return torch.cat([torch.zeros_like(self.fixed) if zero else self.fixed, learnt], dim=1)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Both factors."""
+
+    cells: Marginals
+    genes: Marginals
+
+    def copy(self) -> Posterior:
+        """On the CPU, in memory of its own."""
+        return Posterior(self.cells.copy(), self.genes.copy())
+
+    def identified(self) -> tuple[Posterior, torch.Tensor]:
+        """The same theta with gene factors that sum to 1, and the scale of each cell factor.
+
+        (P, A) and (P s, A / s) are one model. With sums of 1, a cell's factors are the counts that each
+        pattern accounts for. A pattern with a constant side stays as it was given.
+        """
+        scale = self.genes.mean().sum(0).clamp(min=1e-30)
+        scale[: max(self.cells.n_fixed, self.genes.n_fixed)] = 1
+        return Posterior(self.cells.scaled(scale), self.genes.scaled(1 / scale)), scale

@@ -1,0 +1,150 @@
+"""Names under which a Bayesian fit is kept, and what its attributes hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from nmfbench.models.bayesian.posterior import Posterior
+from nmfbench.models.bayesian.terms import Probability, chi_squared, gene_moments, relative_error
+from nmfbench.models.embedding import Embedding
+
+
+class Results(Embedding):
+    """Attributes and published keys; learnt patterns stand after the constant ones."""
+
+    _model_name = ""
+
+    @property
+    def embedding_key_(self) -> str:
+        """The key of :meth:`embeddings` that is scored."""
+        check_is_fitted(self)
+        return "post_best_P" if self.post_full_P_steps else "best_P"
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Arrays for obsm, cells x ., by the published keys, and the posterior's spread and votes."""
+        check_is_fitted(self)
+        first, best, fixed = self._first_learnt, self.posterior_.cells, self.given_.cells
+        keys = {
+            "best_P": best.mean().numpy()[:, first:],
+            "last_P": self.last_.cells.mean().numpy()[:, first:],
+            "sd_P": best.sd().numpy()[:, first:],
+        }
+        if self.marker_draws:
+            keys["markers_P"] = best.votes(self.marker_draws, self.seed_)
+        if fixed is not None:
+            keys |= {"fixed_P": fixed, "best_P_total": best.mean().numpy()}
+        if self.post_full_P_steps:
+            keys["post_best_P"] = self.embedding_
+        return {key: np.ascontiguousarray(value, dtype=self.embedding_.dtype) for key, value in keys.items()}
+
+    def loadings(self) -> dict[str, np.ndarray]:
+        """Arrays for varm, genes x ., by the published keys, and the posterior's spread and votes."""
+        check_is_fitted(self)
+        best, fixed = self.posterior_.genes, self.given_.genes
+        first = best.n_fixed
+        keys = {}
+        if self.n_components:
+            keys = {
+                "best_A": best.mean().numpy()[:, first:],
+                "last_A": self.last_.genes.mean().numpy()[:, first:],
+                "sd_A": best.sd().numpy()[:, first:],
+            }
+        if self.marker_draws:
+            keys["markers_A"] = best.votes(self.marker_draws, self.seed_ + 1)
+        if fixed is not None:
+            keys |= {"fixed_A": fixed, "best_A_total": best.mean().numpy()}
+        return {key: np.ascontiguousarray(value, dtype=self.embedding_.dtype) for key, value in keys.items()}
+
+    def unstructured(self, **preparation: Any) -> dict[str, Any]:
+        """Entries for uns: rates and shapes of the priors, p, the loss and every setting.
+
+        Parameters
+        ----------
+        **preparation
+            How X was made, as the published files say it.
+        """
+        check_is_fitted(self)
+        history = {name: np.array([row[name] for row in self.history_]) for name in ("step", "objective")}
+        settings = {
+            name: value if isinstance(value, (int, float, str)) else type(value).__name__
+            for name, value in self.get_params().items()
+            if value is not None
+        }
+        return {
+            "model_name": self._model_name,
+            "k_rank": self.n_components_,
+            **preparation,
+            "scale_P": self.rates_P_.numpy(),
+            "scale_A": self.rates_A_.numpy(),
+            "loc_P": self.shapes_P_.numpy(),
+            "loc_A": self.shapes_A_.numpy(),
+            "NB_probs": self.probability_.p.numpy(),
+            "fixed_patterns": list(self.given_.patterns),
+            "donors": [] if self.given_.donor_names is None else list(self.given_.donor_names),
+            "loss": history,
+            "runtime (seconds)": self.seconds_,
+            "best_chisq": self.chi_squared_,
+            "best_epoch": self.best_epoch_,
+            "held_out_log_likelihood": self.held_out_log_likelihood_,
+            "settings": {**settings, "seed": self.seed_, "device_used": self.device_},
+        }
+
+    @property
+    def _first_learnt(self) -> int:
+        """Column of P where the embedding begins: after the constant cell patterns."""
+        return self.posterior_.cells.n_fixed
+
+    def _keep(self, trace, best: Posterior, engine, problem, given) -> None:
+        self.given_ = given
+        self.posterior_, scale = best.identified()
+        self.last_, _ = engine.posterior().copy().identified()
+        cells, genes = engine.priors
+        self.rates_P_ = cells.scaled(scale[best.cells.n_fixed :].double())
+        self.rates_A_ = genes.scaled(1 / scale[best.genes.n_fixed :].double())
+        self.shapes_P_, self.shapes_A_ = cells.shape, genes.shape
+        old = problem.probability
+        donors = None if old.donors is None else old.donors.cpu()
+        self.probability_ = Probability(old.by, old.p.cpu().double(), donors)
+        P, A = self.posterior_.cells.mean(), self.posterior_.genes.mean()
+        self.components_ = np.ascontiguousarray(A.numpy().T)
+        self.n_components_ = self.components_.shape[0]
+        self.embedding_ = np.ascontiguousarray(P.numpy()[:, self._first_learnt :])
+        self.history_ = trace.history
+        self.seconds_ = trace.seconds
+        self.n_iter_ = int(np.ceil(engine.clock[0]))
+        self.best_epoch_ = trace.best_epoch
+        self.stop_reason_ = trace.stop_reason
+        self.converged_ = trace.stop_reason == "converged"
+        rows = [row for row in trace.history if row["epoch"] == trace.best_epoch] or [{}]
+        self.objective_ = rows[-1].get("objective", float("nan"))
+        score = rows[-1].get("held_out_log_likelihood", float("nan"))
+        self.held_out_log_likelihood_ = None if np.isnan(score) else score
+        device = problem.counts.device
+        means = P.to(device), A.to(device)
+        self.chi_squared_ = chi_squared(*means, problem.counts, problem.weights)
+        odds = self.probability_.odds().to(P)
+        if self.probability_.by == "gene":
+            means = means[0], means[1] * odds[:, None].to(device)
+        else:
+            by_cell = odds if self.probability_.by == "all" else odds[self.probability_.donors]
+            means = means[0] * by_cell[:, None].to(device), means[1]
+        self.relative_error_ = relative_error(*means, problem.counts)
+
+    def _describe(self, posterior: Posterior, problem) -> dict[str, Any]:
+        """What a watcher is shown of a posterior (:class:`nmfbench.training.observer.Observer`)."""
+        posterior, _ = posterior.copy().identified()
+        P, A = posterior.cells.mean(), posterior.genes.mean()
+        mean, variance = gene_moments(P, A)
+        place = problem.counts.device
+        return {
+            "cell_factors": P.numpy(),
+            "gene_factors": A.numpy().T,
+            "cell_factors_sd": posterior.cells.sd().numpy(),
+            "gene_factors_sd": posterior.genes.sd().numpy().T,
+            "chi_squared": chi_squared(P.to(place), A.to(place), problem.counts, problem.weights),
+            "gene_mean": mean.numpy(),
+            "gene_variance": variance.numpy(),
+        }

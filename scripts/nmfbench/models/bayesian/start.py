@@ -1,0 +1,47 @@
+"""Where the factors begin: random about the totals of cells and genes, so that patterns differ at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def start_factors(
+    csr, k: int, odds: float, seed: int, fixed_cells: np.ndarray | None, fixed_genes: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Starts of what is learnt of P and A, in double precision.
+
+    The mean over all cells and genes is that of the data.
+
+    Parameters
+    ----------
+    csr : of shape (cells, genes)
+    k : int
+        Learnt patterns.
+    odds : float
+        Mean count of a theta of 1.
+    seed : int
+    fixed_cells, fixed_genes : ndarray of shape (cells, f), (genes, f) or None
+        Constant patterns; the other side of them is learnt.
+    """
+    rng = np.random.default_rng([seed, 0x57A7])
+    totals = [np.asarray(csr.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0)]
+    levels = [t / max(t.mean(), 1e-30) + 1e-3 for t in totals]
+    widths = (
+        k + (n_given if fixed_genes is not None else 0),
+        k + (n_given if fixed_cells is not None else 0),
+    )
+    P, A = (
+        level[:, None] * (0.2 + rng.standard_gamma(1.0, (len(level), width)))
+        for level, width in zip(levels, widths, strict=True)
+    )
+    all_P = P if fixed_cells is None else np.hstack([fixed_cells, P])
+    all_A = A if fixed_genes is None else np.hstack([fixed_genes, A])
+    scale = max(totals[0].sum(), 1.0) / odds / max(float(all_P.sum(0) @ all_A.sum(0)), 1e-300)
+    if fixed_genes is not None:
+        P = P * scale
+    elif fixed_cells is not None:
+        A = A * scale
+    else:
+        P, A = P * np.sqrt(scale), A * np.sqrt(scale)
+    return torch.from_numpy(P), torch.from_numpy(A)
