@@ -35,7 +35,10 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-VERSIONED = ("anndata", "igraph", "leidenalg", "numpy", "pandas", "scanpy", "scikit-learn", "scipy", "torch")
+VERSIONED = (
+    *("anndata", "igraph", "leidenalg", "numpy", "pandas", "pyro-ppl"),
+    *("scanpy", "scikit-learn", "scipy", "torch"),
+)
 
 log = logging.getLogger("nmfbench")
 

@@ -128,13 +128,15 @@ def train(
             if by_rows:
                 model.fit_rows(rows, **watched)
             else:
+                watched |= _names(model, data)
                 model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
             )
         trained = time.monotonic()
-        seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * entry.conditional
+        conditional = entry.conditional and getattr(model, "uses_conditions_", True)
+        seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
         pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
         published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
         learnt = {
@@ -166,7 +168,7 @@ def train(
             "seed": seed,
             "parameters": model.get_params(),
             "normalisation": normalisation,
-            "condition_columns": list(condition_columns) if entry.conditional else [],
+            "condition_columns": list(condition_columns) if conditional else [],
             "uses_labels": seen,
             "solver": _solver_record(model),
             "rows": placement.record() | {"shuffled": bool(shuffled) and placement.out_of_core},
@@ -185,6 +187,7 @@ def train(
             "converged": bool(model.converged_),
             "objective": float(model.objective_),
             "relative_error": float(model.relative_error_),
+            "held_out_log_likelihood": getattr(model, "held_out_log_likelihood_", None),
             "data_fingerprint": data.fingerprint,
             "warnings": list(data.provenance.get("warnings", [])),
             "versions": versions(),
@@ -198,6 +201,12 @@ def _fit_gathered(model: Any, statistics: str, data: Any, normalisation: Mapping
     from nmfbench.models.gathered import fit_file  # loads torch
 
     return fit_file(model, statistics, data, normalisation, **watched)
+
+
+def _names(model: Any, data: Any) -> dict[str, Any]:
+    """Names of cells and genes, for a model that aligns something by them."""
+    accepted = inspect.signature(model.fit).parameters
+    return {"cell_names": data.obs.index, "gene_names": data.var.index} if "gene_names" in accepted else {}
 
 
 def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:

@@ -154,6 +154,11 @@ def model_kind(wildcards):
     return cfg.models[wildcards.model].kind
 
 
+def pattern_files(wildcards):
+    """Tables of constant patterns that a model's section names."""
+    return cfg.models[wildcards.model].pattern_files()
+
+
 def model_display_name(wildcards):
     """Name of a model in figures and CSVs."""
     return cfg.display_name(wildcards.model)

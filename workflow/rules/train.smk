@@ -18,6 +18,17 @@ AUTOENCODER_CODE = [
     "statistics/*.py",
     *[f"models/{name}.py" for name in ("choice", "exact", "gathered", "streamed")],
 ]
+BAYESIAN_CODE = [
+    *TRAINING_CODE,
+    "data/held_out.py",
+    *[
+        f"models/bayesian/{name}.py"
+        for name in (
+            *("build", "cavi", "counts", "device_counts", "estimator", "factor", "fixed", "given", "kernels"),
+            *("loop", "parameters", "posterior", "prior", "results", "start", "svi", "terms"),
+        )
+    ],
+]
 
 
 rule shuffle_cells:
@@ -102,3 +113,23 @@ use rule train_ae_nmf as train_cae_nmf2 with:
         fit=fit_of("cae_nmf2"),
     params:
         code=code(*AUTOENCODER_CODE, "models/cae_nmf2.py"),
+
+
+use rule train_base_nmf as train_pyro_gamma_nb with:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+        patterns=pattern_files,
+    pathvars:
+        fit=fit_of("pyro_gamma_nb"),
+    resources:
+        mem_mb=memory(4000, 40),  # the counts by cell and by gene, and those set aside
+        runtime=minutes(60, 4),
+    params:
+        code=code(*BAYESIAN_CODE, "models/bayesian/pyro_gamma_nb.py"),
+
+
+use rule train_pyro_gamma_nb as train_pyro_exponential with:
+    pathvars:
+        fit=fit_of("pyro_exponential"),
+    params:
+        code=code(*BAYESIAN_CODE, "models/bayesian/pyro_exponential.py"),

@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from nmfbench.config.base import Fraction, Name, Section
+from nmfbench.config.bayesian import PyroExponential, PyroGammaNB
 
 DISPLAY_NAMES = {
     "base_nmf": "Base_NMF",
     "ae_nmf": "AE_NMF",
     "cae_nmf1": "CAE_NMF1",
     "cae_nmf2": "CAE_NMF2",
+    "pyro_gamma_nb": "Pyro_GammaNB",
+    "pyro_exponential": "Pyro_Exponential",
 }
 
 # What `training: published` sets where the config does not say otherwise: the
@@ -152,7 +155,8 @@ class CAENMF2(Autoencoder):
 
 
 MODEL_KINDS: dict[str, type[Model]] = {
-    cls.model_fields["kind"].default: cls for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2)
+    cls.model_fields["kind"].default: cls
+    for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2, PyroGammaNB, PyroExponential)
 }
 
 
@@ -169,5 +173,7 @@ def _name_the_kind(models: Any) -> Any:
     return named
 
 
-AnyModel = Annotated[BaseNMF | AENMF | CAENMF1 | CAENMF2, Field(discriminator="kind")]
+AnyModel = Annotated[
+    BaseNMF | AENMF | CAENMF1 | CAENMF2 | PyroGammaNB | PyroExponential, Field(discriminator="kind")
+]
 Models = Annotated[dict[Name, AnyModel], BeforeValidator(_name_the_kind)]

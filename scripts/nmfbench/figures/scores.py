@@ -60,6 +60,7 @@ def scores_figure(
     """
     names = dict(display_names or {})
     table = summarise(scores, rank, names)
+    table = table[table["metric"].isin(metrics)]  # others are not scores of an embedding against a label
     labels = list(dict.fromkeys(table["label"]))
     metrics = [metric for metric in metrics if metric in set(table["metric"])]
     models = list(dict.fromkeys(table["model"])) or list(names)

@@ -20,7 +20,7 @@ class ModelEntry:
     target : str
         ``module:Class`` of the estimator.
     conditional : bool
-        Whether it is conditioned on columns of obs (donors).
+        Whether it is conditioned on columns of obs (donors), or can be; its ``uses_conditions_`` then tells.
     uses_gpu : bool
         Whether a GPU speeds it up.
     input : {"normalised", "counts"}

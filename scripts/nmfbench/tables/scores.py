@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ FOLD_COLUMNS = (
     *("n_cells", "n_classes", "min_cells_per_class"),
 )
 SCORE_COLUMNS = (*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status")
+HELD_OUT = "held_out_log_likelihood"
+"""Metric of models of counts: log-likelihood per entry of counts set aside, in the rows of label ``counts``."""
 SPREAD_COLUMNS = ("dataset", "model", "rank", "label", "metric", "mean", "std", "n")
 
 
@@ -106,7 +108,8 @@ def collect_scores(
     DataFrame
         Columns :data:`SCORE_COLUMNS`. ``value`` and ``std`` (one degree of freedom taken off) are
         over ``n`` repeats: Leiden seeds, or folds x cross-validation seeds x classifiers that did not
-        fail. A run without any has status ``missing`` and neither value nor std.
+        fail. A run without any has status ``missing`` and neither value nor std. A model that was given counts
+        to predict has one more row, of label ``counts`` and metric :data:`HELD_OUT`.
     """
     import pandas as pd
 
@@ -117,7 +120,8 @@ def collect_scores(
     }
     rows = []
     for cell in grid:
-        uses_labels = _uses_labels(cell, directory)
+        record = try_read(run_folder(cell, directory) / "run.json", read_run_record)[0] or {}
+        uses_labels = _uses_labels(cell, record)
         for label in cell["labels"]:
             key = (*identity(cell).values(), label)
             for metric in sources:
@@ -132,12 +136,17 @@ def collect_scores(
                         "status": "ok" if len(values) else "missing",
                     }
                 )
+        if record.get(HELD_OUT) is not None:
+            rows.append(
+                identity(cell)
+                | {"label": "counts", "metric": HELD_OUT, "value": record[HELD_OUT], "std": float("nan")}
+                | {"n": 1, "uses_labels": uses_labels, "status": "ok"}
+            )
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
-def _uses_labels(cell: Cell, directory: str | Path) -> Any:
-    record, _ = try_read(run_folder(cell, directory) / "run.json", read_run_record)
-    value = (record or {}).get("uses_labels", cell.get("uses_labels"))
+def _uses_labels(cell: Cell, record: Mapping[str, Any]) -> Any:
+    value = record.get("uses_labels", cell.get("uses_labels"))
     return ",".join(map(str, value)) or False if isinstance(value, (list, tuple)) else value
 
 

@@ -35,7 +35,7 @@ SHARED_PARAMETERS = """Parameters
         p of the negative binomial, of mean ``theta p / (1 - p)``; the start where it is learnt.
     learn_probs : {"fixed", "all", "gene", "donor"}, default="fixed"
         Whether p is kept, or set to its optimum: one number, one for each gene, or one for each donor.
-    learn_rates : {"pattern", "matrix", "fixed"}, default="pattern"
+    learn_rates : {"pattern", "matrix", "fixed"}, default="matrix"
         Priors' rates: one for each pattern (automatic relevance determination), one for each matrix, or
         `prior_rate`.
     prior_rate : float, default=1.0
@@ -65,7 +65,7 @@ SHARED_PARAMETERS = """Parameters
 SHAPE_PARAMETERS = """
     prior_shape_P, prior_shape_A : float
         Shapes of the gamma priors, or their starts.
-    learn_shapes : {"fixed", "matrix", "pattern"}, default="fixed"
+    learn_shapes : {"fixed", "matrix", "pattern"}, default="matrix"
         Whether the shapes are kept, learnt for each matrix, or for each pattern."""
 
 

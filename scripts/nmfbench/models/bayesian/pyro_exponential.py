@@ -37,7 +37,7 @@ class PyroExponential(BayesianNMF):
         param_P=True,
         nb_probs=0.5,
         learn_probs="fixed",
-        learn_rates="pattern",
+        learn_rates="matrix",
         prior_rate=1.0,
         use_pois=False,
         use_chisq=False,

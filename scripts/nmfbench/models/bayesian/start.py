@@ -32,7 +32,7 @@ def start_factors(
         k + (n_given if fixed_cells is not None else 0),
     )
     P, A = (
-        level[:, None] * (0.2 + rng.standard_gamma(1.0, (len(level), width)))
+        level[:, None] * rng.standard_gamma(10.0, (len(level), width))
         for level, width in zip(levels, widths, strict=True)
     )
     all_P = P if fixed_cells is None else np.hstack([fixed_cells, P])

@@ -1,0 +1,111 @@
+"""Config sections of the Bayesian models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nmfbench.config.base import Fraction, Section
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Bayesian(Section):
+    """What the two Bayesian models of counts share."""
+
+    display_name: str | None = Field(
+        None, description="Name in CSVs and figures; by default the model's own, or this key."
+    )
+    inference: Literal["cavi", "svi"] = Field(
+        "cavi",
+        description="`cavi`: closed-form coordinate ascent, its ELBO never falls. `svi`: Pyro's stochastic "
+        "gradients of a log-normal posterior.",
+    )
+    batch_size: int | None = Field(None, ge=1, description="Cells in a minibatch; null: all at once.")
+    max_epochs: int = Field(200, ge=1, description="`cavi`: at most this many passes over the cells.")
+    tol: Fraction = Field(
+        1e-5,
+        description="`cavi`: stop after `patience` passes that lower the objective by less than this share.",
+    )
+    patience: int = Field(3, ge=1, description="See `tol`.")
+    forgetting: float = Field(
+        0.7, gt=0, description="`cavi` by minibatches: step t moves the genes by (t + delay)^-forgetting."
+    )
+    delay: Fraction = Field(1.0, description="See `forgetting`.")
+    local_steps: int = Field(
+        2, ge=1, description="`cavi` by minibatches: updates of the batch's cells before the genes move."
+    )
+    num_steps: int = Field(2000, ge=1, description="`svi`: gradient steps.")
+    lr: float = Field(0.05, gt=0, description="`svi`: Adam's step.")
+    clip_norm: float | None = Field(None, gt=0, description="`svi`: bound of each entry of the gradient.")
+    param_P: bool = Field(
+        True,
+        description="`svi`: the cells' posterior as parameters written out; false: Pyro's AutoNormal, the "
+        "same family.",
+    )
+    nb_probs: float = Field(
+        0.5, gt=0, lt=1, description="p of the negative binomial, of mean theta p / (1 - p); or its start."
+    )
+    learn_probs: Literal["fixed", "all", "gene", "donor"] = Field(
+        "fixed", description="Keep p, or learn one, one for each gene, or one for each donor."
+    )
+    learn_rates: Literal["pattern", "matrix", "fixed"] = Field(
+        "matrix", description="Learn the priors' rates for each pattern (ARD), for each matrix, or keep them."
+    )
+    prior_rate: float = Field(1.0, gt=0, description="Rate of the priors, or its start.")
+    use_pois: bool = Field(False, description="Add ten times the Poisson log-likelihood; needs p = 0.5.")
+    use_chisq: bool = Field(False, description="`svi`: subtract chi-squared; needs p = 0.5.")
+    fixed_genes: str | None = Field(
+        None, description="Table of constant gene patterns: genes by name x patterns (.csv, or tabs)."
+    )
+    fixed_samples: str | None = Field(
+        None,
+        description="Table of constant cell patterns, cells by name x patterns; or `donors`: an additive "
+        "profile for each donor.",
+    )
+    post_full_P_steps: int = Field(
+        0, ge=0, description="At the end, this many updates of all cells given the genes; these are scored."
+    )
+    held_out_fraction: Share = Field(
+        0.0,
+        description="Share of the counts set aside by thinning; their log-likelihood per entry is in "
+        "scores.tsv and chooses the best state.",
+    )
+    marker_draws: int = Field(50, ge=0, description="Posterior draws behind the marker votes.")
+    storage_device: Literal["auto", "cpu", "compute"] = Field(
+        "auto", description="Where the cells' posterior lies; `auto`: the CPU with minibatches."
+    )
+    keep_on_cpu: bool = Field(False, description="Leave the counts on the CPU, copy each minibatch over.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Bayesian:
+        if (self.use_pois or self.use_chisq) and (self.nb_probs != 0.5 or self.learn_probs != "fixed"):
+            raise ValueError("use_pois and use_chisq need nb_probs: 0.5 and learn_probs: fixed")
+        if self.use_chisq and self.inference == "cavi":
+            raise ValueError("use_chisq has no closed-form update: set inference: svi")
+        if self.fixed_genes is not None and self.fixed_samples is not None:
+            raise ValueError("fixed_genes and fixed_samples exclude each other")
+        return self
+
+    def pattern_files(self) -> list[str]:
+        """Files that the fit reads beside the counts."""
+        given = [self.fixed_genes, None if self.fixed_samples == "donors" else self.fixed_samples]
+        return [path for path in given if path is not None]
+
+
+class PyroExponential(Bayesian):
+    """Negative binomial counts, exponential priors."""
+
+    kind: Literal["pyro_exponential"] = "pyro_exponential"
+
+
+class PyroGammaNB(Bayesian):
+    """Negative binomial counts, gamma priors."""
+
+    kind: Literal["pyro_gamma_nb"] = "pyro_gamma_nb"
+    prior_shape_P: float = Field(1.0, gt=0, description="Shape of the cells' priors, or its start.")
+    prior_shape_A: float = Field(0.3, gt=0, description="Shape of the genes' priors, or its start.")
+    learn_shapes: Literal["fixed", "matrix", "pattern"] = Field(
+        "matrix", description="Keep the shapes, or learn one for each matrix or each pattern."
+    )
