@@ -32,7 +32,7 @@ FOLD_COLUMNS = (
 )
 SCORE_COLUMNS = (*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status")
 HELD_OUT = "held_out_log_likelihood"
-"""Metric of models of counts: log-likelihood per entry of counts set aside, in the rows of label ``counts``."""
+"""Log-likelihood per entry of counts set aside, of models of counts: the rows of label ``counts``."""
 SPREAD_COLUMNS = ("dataset", "model", "rank", "label", "metric", "mean", "std", "n")
 
 
@@ -108,7 +108,7 @@ def collect_scores(
     DataFrame
         Columns :data:`SCORE_COLUMNS`. ``value`` and ``std`` (one degree of freedom taken off) are
         over ``n`` repeats: Leiden seeds, or folds x cross-validation seeds x classifiers that did not
-        fail. A run without any has status ``missing`` and neither value nor std. A model that was given counts
+        fail. A run without any has status ``missing`` and neither value nor std. A model that had counts
         to predict has one more row, of label ``counts`` and metric :data:`HELD_OUT`.
     """
     import pandas as pd
