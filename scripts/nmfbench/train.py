@@ -10,11 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nmfbench.errors import InputError
 from nmfbench.job import Interrupted, Job, commit, versions, write_json
 from nmfbench.memory import peak_mb
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nmfbench.data.filtered import FilteredCounts
+    from nmfbench.training.tensorboard import TensorBoardLog
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,7 @@ def train(
     shuffled: str | None = None,
     out_of_core: bool | str = "auto",
     in_memory_mb: float = math.inf,
+    tensorboard: Mapping[str, Any] | None = None,
 ) -> None:
     """Fit one model and write what it learnt.
 
@@ -72,6 +79,9 @@ def train(
     out_of_core, in_memory_mb : "auto" or bool, float
         Whether an autoencoder leaves the cells on disk; see :func:`nmfbench.training.placement.place`. Its
         embedding is written in blocks either way.
+    tensorboard : mapping or None
+        Parameters of :class:`~nmfbench.training.tensorboard.TensorBoardLog`: ``folder``, ``state_every`` and
+        ``max_points``. None writes no event files. The fit is the same either way.
 
     Raises
     ------
@@ -80,12 +90,10 @@ def train(
     Interrupted
         If the job was told to stop; the checkpoint holds the state.
     """
-    import pandas as pd
     from threadpoolctl import threadpool_limits
 
     from nmfbench.data import AS_COUNTED, read_filtered
-    from nmfbench.models import MODELS, get_model
-    from nmfbench.results import write_result, write_result_blocks
+    from nmfbench.models import MODELS
     from nmfbench.training.disk import FilteredRows
     from nmfbench.training.placement import place
     from nmfbench.training.rows import InMemoryRows
@@ -96,83 +104,53 @@ def train(
     normalisation = dict(normalisation) if entry.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
-    labels = {name: data.label(name) for name in condition_columns}
-    model_class = get_model(kind)
-    accepted = inspect.signature(model_class).parameters
-    model = model_class(
-        rank,
-        **settings,
-        random_state=seed,
-        **({"device": device} if "device" in accepted else {}),
-    )
+    model = _model(kind, rank, settings, seed, device)
     checkpoint = Path(result).parent / "checkpoint"
     watched = {
-        "conditions": pd.DataFrame(labels) if entry.conditional else None,
+        "conditions": _conditions(data, condition_columns) if entry.conditional else None,
         "checkpoint": checkpoint,
         "should_stop": run.stop_requested,
         "progress": False,  # lines in the log, which job() also shows on a terminal
     }
-    by_rows = hasattr(model, "fit_rows")
-    placement = place(data.nnz, out_of_core if by_rows else False, in_memory_mb)
-    rows = None
+    placement = place(data.nnz, out_of_core if hasattr(model, "fit_rows") else False, in_memory_mb)
     with threadpool_limits(run.threads), ExitStack() as opened:
-        loaded = time.monotonic()
-        if not (statistics and _fit_gathered(model, statistics, data, normalisation, watched)):
+        loaded, rows = time.monotonic(), None
+        in_order = FilteredRows(data, normalisation)
+        gathered = statistics is not None and _fit_gathered(model, statistics, data, normalisation, watched)
+        if not gathered:
             rows = opened.enter_context(open_rows(data, normalisation, placement, shuffled))
+            in_order = rows if isinstance(rows, InMemoryRows) else in_order
             loaded = time.monotonic()
             log.info(
                 "%d cells x %d genes, %d nonzeros, there in %.1f s",
                 data.n_cells, data.n_genes, data.nnz, loaded - started,
             )  # fmt: skip
-            watched["strata"] = data.label("cell_type")
-            if by_rows:
-                model.fit_rows(rows, **watched)
-            else:
-                watched |= _names(model, data)
-                model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
+        observer = None if tensorboard is None else _observer(tensorboard, data, in_order)
+        if not gathered:
+            _fit(model, rows, data, watched | {"strata": data.label("cell_type")}, observer)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
             )
         trained = time.monotonic()
+        _show_history(observer, model, in_order)
         conditional = entry.conditional and getattr(model, "uses_conditions_", True)
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
-        pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
-        published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
-        learnt = {
-            "varm": model.loadings(),
-            "uns": model.unstructured(**published),
-            "record": {
-                "model": name,
-                "display_name": display_name,
-                "rank": rank,
-                "seed": seed,
-                "embedding": model.embedding_key_,
-                "uses_labels": ",".join(seen),
-            },
-        }
-        if by_rows:
-            from nmfbench.models.streamed import embed_blocks  # loads torch
-
-            in_order = rows if isinstance(rows, InMemoryRows) else FilteredRows(data, normalisation)
-            write_result_blocks(result, filtered=filtered, blocks=embed_blocks(model, in_order), **learnt)
-        else:
-            write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
+        named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
+        _write_fit(
+            model, data, in_order, result=result, history=history, normalisation=normalisation,
+            record=named | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)},
+        )  # fmt: skip
     write_json(
         record,
         {
-            "model": name,
             "kind": kind,
-            "display_name": display_name,
-            "rank": rank,
-            "seed": seed,
+            **named,
             "parameters": model.get_params(),
             "normalisation": normalisation,
             "condition_columns": list(condition_columns) if conditional else [],
             "uses_labels": seen,
-            "solver": _solver_record(model),
             "rows": placement.record() | {"shuffled": bool(shuffled) and placement.out_of_core},
-            "device": model.device_,
             "threads": run.threads,
             "n_cells": data.n_cells,
             "n_genes": data.n_genes,
@@ -181,13 +159,7 @@ def train(
             "seconds_to_load": loaded - started,
             "seconds_to_embed": time.monotonic() - trained,
             "peak_mb": peak_mb(),
-            "gpu_peak_mb": _gpu_peak_mb(model.device_),
-            "epochs": int(model.n_iter_),
-            "stop_reason": model.stop_reason_,
-            "converged": bool(model.converged_),
-            "objective": float(model.objective_),
-            "relative_error": float(model.relative_error_),
-            "held_out_log_likelihood": getattr(model, "held_out_log_likelihood_", None),
+            **_outcome(model),
             "data_fingerprint": data.fingerprint,
             "warnings": list(data.provenance.get("warnings", [])),
             "versions": versions(),
@@ -197,16 +169,98 @@ def train(
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+def _model(kind: str, rank: int, settings: Mapping[str, Any], seed: int, device: str) -> Any:
+    """The estimator, on `device` where it knows of devices."""
+    from nmfbench.models import get_model
+
+    model_class = get_model(kind)
+    knows = "device" in inspect.signature(model_class).parameters
+    return model_class(rank, **settings, random_state=seed, **({"device": device} if knows else {}))
+
+
+def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({name: data.label(name) for name in columns})
+
+
+def _fit(model: Any, rows: Any, data: FilteredCounts, watched: dict[str, Any], observer: Any) -> None:
+    """Fit to the rows themselves; an observer that the model can tell while it trains is told."""
+    accepted = inspect.signature(model.fit).parameters
+    if hasattr(model, "fit_rows"):
+        model.fit_rows(rows, **watched)
+        return
+    if observer is not None and "observer" in accepted:
+        watched["observer"] = observer
+    if "gene_names" in accepted:  # what is given by name is aligned by name
+        watched |= {"cell_names": data.obs.index, "gene_names": data.var.index}
+    model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
+
+
+def _write_fit(model, data, in_order, *, result, history, normalisation, record) -> None:
+    """The history and the results-only .h5ad; in blocks of cells where the model embeds in blocks."""
+    import pandas as pd
+
+    from nmfbench.results import write_result, write_result_blocks
+
+    pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
+    published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
+    learnt = {"varm": model.loadings(), "uns": model.unstructured(**published), "record": record}
+    if hasattr(model, "fit_rows"):
+        from nmfbench.models.streamed import embed_blocks  # loads torch
+
+        blocks = embed_blocks(model, in_order)
+        write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
+    else:
+        write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
+
+
+def _outcome(model: Any) -> dict[str, Any]:
+    """How the fit ended, for ``run.json``."""
+    choice = getattr(model, "solver_choice_", None)  # the autoencoders have one
+    return {
+        "solver": None if choice is None else choice.record(),
+        "device": model.device_,
+        "gpu_peak_mb": _gpu_peak_mb(model.device_),
+        "epochs": int(model.n_iter_),
+        "stop_reason": model.stop_reason_,
+        "converged": bool(model.converged_),
+        "objective": float(model.objective_),
+        "relative_error": float(model.relative_error_),
+        "held_out_log_likelihood": getattr(model, "held_out_log_likelihood_", None),
+    }
+
+
+def _observer(settings: Mapping[str, Any], data: FilteredCounts, rows: Any) -> TensorBoardLog:
+    """What writes the event files of a fit of `rows`."""
+    from nmfbench.training.tensorboard import TensorBoardLog
+
+    return TensorBoardLog(
+        n_cells=data.n_cells,
+        rows=rows,
+        coordinates=data.coordinates,
+        obs=data.obs,
+        var=data.var,
+        **settings,
+    )
+
+
+def _show_history(observer: Any, model: Any, in_order: Any) -> None:
+    """Tell the observer of a fit that could not tell it while it went on."""
+    if observer is None or "observer" in inspect.signature(model.fit).parameters:
+        return
+    from nmfbench.models.streamed import embed
+    from nmfbench.training.tensorboard import log_history
+
+    W = model.components_
+    H = model.embedding_ if hasattr(model, "embedding_") else embed(W, in_order)
+    log_history(observer, model.history_, {"cell_factors": H, "gene_factors": W})
+
+
 def _fit_gathered(model: Any, statistics: str, data: Any, normalisation: Mapping[str, Any], watched) -> bool:
     from nmfbench.models.gathered import fit_file  # loads torch
 
     return fit_file(model, statistics, data, normalisation, **watched)
-
-
-def _names(model: Any, data: Any) -> dict[str, Any]:
-    """Names of cells and genes, for a model that aligns something by them."""
-    accepted = inspect.signature(model.fit).parameters
-    return {"cell_names": data.obs.index, "gene_names": data.var.index} if "gene_names" in accepted else {}
 
 
 def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:
@@ -218,12 +272,6 @@ def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:
             f"{n_cells} cells x {n_genes} genes",
             "lower `ranks` in the config, or keep more genes (datasets.<name>.genes)",
         )
-
-
-def _solver_record(model: Any) -> dict[str, Any] | None:
-    """The solver that an autoencoder took and why; None for the baseline, which has one."""
-    choice = getattr(model, "solver_choice_", None)
-    return None if choice is None else choice.record()
 
 
 def _gpu_peak_mb(device: str) -> float | None:

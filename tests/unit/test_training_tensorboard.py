@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nmfbench.models import get_model
 from nmfbench.training.observer import Observer
+from nmfbench.training.rows import InMemoryRows
 from nmfbench.training.tensorboard import TensorBoardLog, column_moments, log_history, product_moments
 
 N, P, K = 80, 30, 3
@@ -74,7 +75,7 @@ def test_scalars_of_the_steps(tmp_path):
 def test_state_is_drawn_and_measured(tmp_path, X, k):
     """At every rank, with one constant factor."""
     coordinates = np.random.default_rng(0).uniform(size=(N, 2))
-    log = TensorBoardLog(tmp_path, n_cells=N, X=X, coordinates=coordinates, max_points=40)
+    log = TensorBoardLog(tmp_path, n_cells=N, rows=InMemoryRows(X), coordinates=coordinates, max_points=40)
     first, second = state(k), state(k)
     second["cell_factors"] = second["cell_factors"] * 2
     second["cell_factors"][:, 0] = 1
@@ -124,7 +125,9 @@ def test_a_fit_is_the_same_with_and_without_it(tmp_path, X):
     model = get_model("base_nmf")(K, max_iter=12, init="random", random_state=0)
     plain = model.fit(X).embedding_
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    log = TensorBoardLog(tmp_path, n_cells=N, X=X, state_every=5, coordinates=np.ones((N, 2)), max_points=10)
+    log = TensorBoardLog(
+        tmp_path, n_cells=N, rows=InMemoryRows(X), state_every=5, coordinates=np.ones((N, 2)), max_points=10
+    )
     watched = model.fit(X, observer=log).embedding_
     np.testing.assert_array_equal(watched, plain)
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
@@ -138,7 +141,7 @@ def test_a_fit_is_the_same_with_and_without_it(tmp_path, X):
 def test_a_fit_that_tells_nothing_is_written_from_its_history(tmp_path, X):
     model = get_model("ae_nmf")(K, solver="minibatch", max_epochs=4, random_state=0).fit(X)
     state = {"cell_factors": model.embedding_, "gene_factors": model.components_}
-    log_history(TensorBoardLog(tmp_path, n_cells=N, X=X), model.history_, state)
+    log_history(TensorBoardLog(tmp_path, n_cells=N, rows=InMemoryRows(X)), model.history_, state)
     events = read(tmp_path)
     losses = [row["objective"] for row in model.history_]
     assert list(scalars(events, "Loss/train").values()) == pytest.approx(losses)

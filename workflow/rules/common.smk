@@ -240,6 +240,7 @@ def shuffled_store(wildcards):
     order = "by_type" if section.batches in ("proportional", "round_robin") else "plain"
     return f"<results>/{{dataset}}/shuffled-{order}.h5ad"
 
+
 def tensorboard_settings(wildcards):
     """Where and how the event files of a fit are written; None when they are off."""
     if not cfg.tensorboard.enabled:

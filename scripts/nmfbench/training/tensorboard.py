@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
+    from nmfbench.training.rows import RowSource
+
 ROLLING = 50
 PERFORMANCE_EVERY = 10
 _HISTOGRAM_VALUES = 100_000
@@ -48,8 +50,8 @@ class TensorBoardLog:
         Cells of the fit.
     state_every : int
         Steps between two looks at the state; 0 looks at the end only.
-    X : CSR of shape (cells, genes) or None
-        What the fit sees, for the moments of the genes.
+    rows : RowSource or None
+        What the fit sees, in its own order, for the moments of the genes.
     coordinates : ndarray of shape (cells, 2 or more) or None
         For the maps.
     obs, var : DataFrame or None
@@ -66,7 +68,7 @@ class TensorBoardLog:
         *,
         n_cells: int,
         state_every: int = 50,
-        X: sparse.csr_matrix | None = None,
+        rows: RowSource | None = None,
         coordinates: np.ndarray | None = None,
         obs: pd.DataFrame | None = None,
         var: pd.DataFrame | None = None,
@@ -80,7 +82,7 @@ class TensorBoardLog:
         self._max_points = max_points
         self._rng = np.random.default_rng(seed)
         self._cells = self._sample(n_cells)
-        self._observed = None if X is None else column_moments(X[self._cells])
+        self._observed = None if rows is None else column_moments(rows.rows(self._cells))
         self._losses: deque[float] = deque(maxlen=ROLLING)
         self._norms: dict[str, float] = {}
         self._best = (np.inf, 0)
