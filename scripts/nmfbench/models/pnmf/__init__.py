@@ -1,0 +1,1 @@
+"""Poisson factorisation with a Gaussian latent (PNMF)."""
