@@ -1,6 +1,6 @@
 """The objectives of Poisson factorisation as they stand on paper: dense, slow, by autograd.
 
-Arrays are torch tensors in double precision, X of shape (cells, genes), W (genes, k), mu and sigma (cells, k),
+Tensors are in double precision, X of shape (cells, genes), W (genes, k), mu and sigma (cells, k),
 eps (draws, cells, k). Nothing here is shared with the package.
 """
 

@@ -49,6 +49,8 @@ MODELS: dict[str, ModelEntry] = {
         True,
         "counts",
     ),
+    "pnmf": ModelEntry("PNMF", "nmfbench.models.pnmf.estimator:PNMF", False, True, "counts"),
+    "pnmf_donor": ModelEntry("PNMF_donor", "nmfbench.models.pnmf.donor:PNMFDonor", True, True, "counts"),
 }
 
 _CLASSES = {entry.target.split(":")[1]: name for name, entry in MODELS.items()}
@@ -62,6 +64,10 @@ __all__ = [
     "ModelEntry",
     "PyroExponential",
     "PyroGammaNB",
+    "PNMF",
+    "BaseNMF",
+    "ModelEntry",
+    "PNMFDonor",
     "get_model",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,6 +27,8 @@ class Limit:
         Whether `low` itself is too small.
     whole : bool
         Whether it must be a whole number.
+    none : bool
+        Whether None is allowed beside.
     """
 
     text: str
@@ -34,8 +36,15 @@ class Limit:
     low: float = 0.0
     above: bool = False
     whole: bool = False
+    none: bool = False
+
+    def or_none(self) -> Limit:
+        """The same, and None."""
+        return replace(self, text=f"{self.text}, or None", none=True)
 
     def admits(self, value: Any) -> bool:
+        if value is None and self.none:
+            return True
         if self.options:
             return any(type(value) is type(option) and value == option for option in self.options) or (
                 isinstance(value, np.bool_) and bool(value) in self.options

@@ -24,14 +24,14 @@ from scipy.special import gammaln
 FLOOR = 1e-8
 """A rate is not taken smaller than this inside a logarithm or a quotient."""
 
-NONZEROS_OF_A_BLOCK = 2**20
+NONZEROS_OF_A_BLOCK = 2**19
 _NONZEROS_ON_A_GPU = 2**29
 
 
 def sparse_csr(crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]):
     """A CSR tensor of parts known to be in order."""
     with warnings.catch_warnings():
-        # torch announces that its sparse layout is in beta and unchecked; the tests hold it to dense products.
+        # torch announces that its sparse layout is in beta; the tests hold it to dense products.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support|Sparse invariant checks")
         return torch.sparse_csr_tensor(crow, col, values, size=shape)
 

@@ -1,7 +1,8 @@
 """The expected log-likelihood of a Poisson factorisation and its exact gradients, from the nonzeros alone.
 
-``F_nl ~ Normal(0, s²)``, ``X_nd ~ Poisson(Σ_l exp(F_nl) W_dl)``, ``q(F_nl) = Normal(mu_nl, sigma_nl²)``. With
-``A = exp(mu + sigma²/2)``, draws ``Hᵉ = exp(mu + sigma εᵉ)`` and ``C = Σ ln Γ(x + 1)`` the three objectives are
+``F_nl ~ Normal(0, s²)``, ``X_nd ~ Poisson(Σ_l exp(F_nl) W_dl)``, ``q(F_nl) = Normal(mu_nl, sigma_nl²)``.
+With
+``A = exp(mu + sigma²/2)``, draws ``Hᵉ = exp(mu + sigma εᵉ)`` and ``C = Σ ln Γ(x + 1)``, the objectives are
 
     simple       (1/E) Σ_e Σ_nd [x ln (Hᵉ Wᵀ)_nd - (Hᵉ Wᵀ)_nd] - C
     expanded     (1/E) Σ_e Σ_nd  x ln (Hᵉ Wᵀ)_nd  -  Σ_nd (A Wᵀ)_nd - C
@@ -160,7 +161,7 @@ def value_with_control(
 
 
 def poisson_deviance(counts: Counts, M: torch.Tensor, W: torch.Tensor) -> float:
-    """``2 Σ_nd [x ln(x / r) - x + r]`` of the reconstruction ``M Wᵀ``, rates floored at 1e-10 in the logarithm."""
+    """``2 Σ_nd [x ln(x / r) - x + r]`` of ``M Wᵀ``; in the logarithm r is at least 1e-10."""
     total = 0.0
     for block in counts.blocks:
         r = block.rates(M[block.rows], W).clamp_(min=1e-10)

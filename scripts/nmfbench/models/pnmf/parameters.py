@@ -33,6 +33,8 @@ class ConstrainedParameter:
         A leaf that optimisers may step.
     data : Tensor
         The constrained value, differentiable in `raw`; assigning it sets `raw`.
+    floor : float or Tensor
+        What :meth:`project` clips at; 0 at first.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class ConstrainedParameter:
                 "set mode (of PNMF: loadings_mode) accordingly",
             )
         self.mode = mode
+        self.floor: float | torch.Tensor = 0.0
         self.raw = self._inverse(value).requires_grad_(mode != "multiplicative")
 
     @property
@@ -90,10 +93,10 @@ class ConstrainedParameter:
         return gradient * torch.exp(raw) if self.mode == "exp" else gradient
 
     def project(self) -> None:
-        """Clip at 0 (``projected``); the other maps need no clipping."""
+        """Clip at the floor (``projected``); the other maps need no clipping."""
         if self.mode == "projected":
             with torch.no_grad():
-                self.raw.clamp_(min=0.0)
+                self.raw.clamp_(min=self.floor)
 
     def multiplicative_update(self, numerator: torch.Tensor, denominator: torch.Tensor) -> None:
         """Set to ``value numerator / (denominator + η)``, no less than the floor.

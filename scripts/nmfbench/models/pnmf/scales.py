@@ -50,6 +50,12 @@ class RateScales:
             scales._log_exposure = float((sums * exposure.double().clamp(min=1e-300).log()).sum())
         return scales
 
+    def copy(self) -> RateScales:
+        """A copy whose update leaves this one alone."""
+        twin = RateScales(self.exposure, self.donors, self.multipliers, self.strength)
+        twin._sums, twin._log_exposure = self._sums, self._log_exposure
+        return twin
+
     def weights(self, W: torch.Tensor) -> torch.Tensor:
         """``w_bl = Σ_d γ_bd W_dl``, of shape (B, k); (1, k) without donors."""
         if self.multipliers is None:

@@ -1,0 +1,193 @@
+"""Running the stages of a fit: history, callbacks, convergence, checkpoints, stops."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nmfbench.memory import peak_mb
+from nmfbench.models.pnmf.counts import Counts
+from nmfbench.models.pnmf.likelihood import relative_error
+from nmfbench.models.pnmf.stages import Stage, Value
+from nmfbench.training.checkpoint import Checkpoint
+from nmfbench.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+ERROR_EVERY = 25
+"""Steps between two computations of the relative error, which is for the history alone."""
+
+
+@dataclass
+class Outcome:
+    """How a fit went.
+
+    Attributes
+    ----------
+    history : list of dict
+        A row for the start and for each step: where the fit stood after that many steps.
+    stop_reason : {"converged", "max_iter", "interrupted"}
+    stage : Stage
+        The last one, where it ended.
+    learning_rates : list of float
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = "max_iter"
+    stage: Stage | None = None
+    value: Value | None = None
+    learning_rates: list[float] = field(default_factory=list)
+
+
+def run_stages(
+    stages: list[Callable[[Stage | None], Stage]],
+    counts: Counts,
+    *,
+    name: str,
+    total: int,
+    tol: float,
+    absolute: bool,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    stored: tuple | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: bool | None = None,
+    after_step: Callable[[Stage, int, float], None] | None = None,
+) -> Outcome:
+    """Take every stage to its end, one after the other.
+
+    Parameters
+    ----------
+    stages : list of callable
+        Each builds a stage from the one before it.
+    counts : Counts
+    name : str
+        Of the model, for the log.
+    total : int
+        Steps of all stages together, at most.
+    tol, absolute
+        Of the test of convergence.
+    seed : int
+        Kept in the checkpoint.
+    checkpoint, stored
+        Where to keep the state, and the state to go on from.
+    should_stop : callable or None
+        Asked after each step.
+    progress : bool or None
+        As in :class:`nmfbench.training.progress.Progress`.
+    after_step : callable or None
+        Called with the stage, the number of the step (from 0) and the ELBO before it.
+    """
+    outcome = Outcome()
+    record = {"index": 0, "t": 0, "history": [], "seconds": 0.0, "learning_rates": []}
+    if stored is not None:
+        record = stored[1]
+    outcome.history = list(record["history"])
+    outcome.learning_rates = list(record["learning_rates"])
+    clock = _Clock(record["seconds"])
+    bar = Progress(name, total, len(outcome.history), progress)
+    stage, stopped = None, False
+    try:
+        for index, build in enumerate(stages):
+            stage = build(stage)
+            if index < record["index"]:
+                continue
+            t = record["t"] if index == record["index"] else 0
+            if stored is not None and index == record["index"] and "stage" in record:
+                stage.load_state(stored[0], record["stage"])
+            values = [row["elbo"] for row in outcome.history[len(outcome.history) - t :]]
+            done = stage.is_done(values, tol, absolute)
+            while t < stage.steps and not done and not stopped:
+                rate = getattr(stage, "schedule", None)
+                if rate is not None:
+                    outcome.learning_rates.append(rate.at(t)[0])
+                number = len(outcome.history)
+                value = stage.step(t)
+                t += 1
+                values.append(value.elbo)
+                outcome.history.append(_row(counts, stage, value, number, clock.seconds()))
+                bar.update(outcome.history[-1])
+                done = stage.is_done(values, tol, absolute)
+                if after_step is not None:
+                    after_step(stage, number, value.elbo)
+                stopped = should_stop is not None and should_stop()
+                if checkpoint is not None and (stopped or checkpoint.is_due()):
+                    _save(checkpoint, stage, index, t, outcome, clock.seconds(), seed)
+            outcome.stop_reason = "interrupted" if stopped else "converged" if done else "max_iter"
+            if stopped:
+                break
+    finally:
+        bar.close()
+    outcome.stage = stage
+    if not stopped and checkpoint is not None:
+        _save(checkpoint, stage, index, t, outcome, clock.seconds(), seed)
+    outcome.value = stage.evaluate()
+    outcome.history.append(
+        _row(counts, stage, outcome.value, len(outcome.history), clock.seconds(), error=True)
+    )
+    last = outcome.history[-1]
+    log.info(
+        "%s: %s after %d steps and %.1f s, ELBO %.6g (relative error %.4f)",
+        name,
+        outcome.stop_reason,
+        last["epoch"],
+        last["seconds"],
+        last["elbo"],
+        last["relative_error"],
+    )
+    return outcome
+
+
+class _Clock:
+    """Seconds of training, those before an interruption included."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+def _row(
+    counts: Counts, stage: Stage, value: Value, number: int, seconds: float, error: bool = False
+) -> dict[str, Any]:
+    n = counts.shape[0]
+    wanted = error or number % ERROR_EVERY == 0
+    return {
+        "epoch": number,
+        "objective": -value.elbo / n,
+        "reconstruction": -value.log_likelihood / n,
+        "divergence": value.divergence / n,
+        "elbo": value.elbo,
+        "bound": value.kind,
+        "relative_error": _error(counts, stage) if wanted else float("nan"),
+        "seconds": seconds,
+        "cells_per_s": n * number / seconds if number else 0.0,
+        "peak_mb": peak_mb(),
+    }
+
+
+def _error(counts: Counts, stage: Stage) -> float:
+    state = stage.posterior()
+    return relative_error(counts, state.mean_factors(), state.W, state.scales)
+
+
+def _save(
+    checkpoint: Checkpoint, stage: Stage, index: int, t: int, outcome: Outcome, seconds: float, seed: int
+) -> None:
+    arrays, record = stage.state()
+    checkpoint.save(
+        arrays,
+        {
+            "seed": seed,
+            "index": index,
+            "t": t,
+            "history": outcome.history,
+            "learning_rates": outcome.learning_rates,
+            "seconds": seconds,
+            "stage": record,
+        },
+    )

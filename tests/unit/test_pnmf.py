@@ -1,0 +1,401 @@
+"""PNMF as an estimator: what it promises, refuses and reproduces."""
+
+from __future__ import annotations
+
+import pickle
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import reference_pnmf as dense
+from nmfbench.errors import InputError
+from nmfbench.models import PNMF, PNMFDonor
+
+K = 4
+# One of each kind of training; the steps are kept few.
+WAYS = {
+    "default": {},
+    "simple": {"mode": "simple"},
+    "lower-bound": {"mode": "lower-bound"},
+    "projected": {"engine": "gradient", "learning_rate": 0.1},
+    "softplus": {"loadings_mode": "softplus", "learning_rate": 0.1},
+    "exp": {"loadings_mode": "exp", "learning_rate": 0.1},
+    "multiplicative": {"engine": "gradient", "loadings_mode": "multiplicative", "learning_rate": 0.1},
+    "natural": {"training_mode": "natural", "learning_rate": 0.1},
+    "natural lower-bound": {
+        "training_mode": "natural", "mode": "lower-bound", "loadings_mode": "multiplicative"
+    },
+    "AdamW": {"optimizer": "AdamW", "learning_rate": 0.1},
+    "NAdam": {"optimizer": "NAdam", "learning_rate": 0.1},
+    "RMSprop": {"optimizer": "RMSprop", "learning_rate": 0.05},
+    "plateau": {"scheduler": "plateau", "learning_rate": 0.05, "scheduler_patience": 10},
+    "constant": {"scheduler": None, "learning_rate": 0.05},
+    "cells": {"batch_size": 100, "learning_rate": 0.1, "max_iter": 400},
+    "genes": {"y_batch_size": 40, "learning_rate": 0.1},
+}  # fmt: skip
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return dense.counts(240, 90, K, depth=0.7)
+
+
+@pytest.fixture(scope="module")
+def fitted(planted):
+    X = planted[0]
+    return {way: PNMF(K, random_state=0, **settings).fit(X) for way, settings in WAYS.items()}
+
+
+def recovery(W, components):
+    """Smallest correlation of a planted factor with its match."""
+    correlation = np.corrcoef(W.T, components)[:K, K:]
+    return correlation[linear_sum_assignment(-correlation)].min()
+
+
+@parametrize_with_checks(
+    [
+        PNMF(1, mode="lower-bound", max_iter=10, random_state=0),
+        PNMF(1, max_iter=3, random_state=0),
+        PNMF(1, engine="gradient", max_iter=3, random_state=0, learning_rate=0.1),
+        PNMFDonor(1, mode="lower-bound", max_iter=10, random_state=0),
+    ],
+    expected_failed_checks=lambda estimator: (
+        # Three steps of a gradient engine are no fit: the posterior is not yet that of its loadings.
+        {
+            "check_transformer_general": "fit_transform gives the training posterior",
+            "check_transformer_data_not_an_array": "the same",
+        }
+        if estimator.engine == "gradient"
+        else {}
+    ),
+)
+def test_scikit_learn_conventions(estimator, check):
+    check(estimator)
+
+
+@every_way
+def test_planted_factors_are_recovered(way, fitted, planted):
+    X, H, W = planted
+    model = fitted[way]
+    assert recovery(W, model.components_) > (0.9 if way in ("cells", "genes") else 0.95)
+    assert model.components_.shape == (K, X.shape[1])
+    assert model.n_components_ == K
+    assert model.n_features_in_ == X.shape[1]
+    assert (model.components_ >= 0).all()
+    assert not ((model.components_.max(axis=0) < 1e-6) & (X.sum(axis=0) > 0)).any()
+    assert model.elbo_ == pytest.approx(fitted["default"].elbo_, rel=0.03)
+
+
+def test_the_default_is_the_best_of_all(fitted):
+    evidence = {way: model.elbo_ for way, model in fitted.items() if model.mode != "lower-bound"}
+    assert max(evidence, key=evidence.get) in ("default", "simple")
+    assert fitted["lower-bound"].elbo_ < fitted["default"].elbo_
+
+
+@pytest.mark.parametrize("way", ["default", "simple", "lower-bound", "natural lower-bound"])
+def test_transform_of_the_training_cells_is_near_the_posterior(way, fitted, planted):
+    model = fitted[way]
+    embedded = model.transform(planted[0])
+    error = np.abs(embedded - model.embedding_).max() / model.embedding_.max()
+    assert error < {"lower-bound": 1e-3, "natural lower-bound": 0.1}.get(way, 0.02)
+    assert np.corrcoef(embedded.ravel(), model.embedding_.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("method", ["map", "poisson", "nnls"])
+def test_other_ways_to_transform(method, fitted, planted):
+    X, model = planted[0], fitted["lower-bound"]
+    H = model.transform(X, method=method)
+    assert (H >= 0).all()
+    assert np.array_equal(H, model.transform(X, method=method))
+    rate = torch.from_numpy(H @ model.components_)
+    full = torch.from_numpy(X.toarray())
+    best = dense.deviance(full, torch.from_numpy(model.embedding_ @ model.components_))
+    assert dense.deviance(full, rate) < (best if method != "nnls" else 1.5 * best)
+
+
+def test_inverse_transform_of_fit_transform_is_near_the_counts(planted):
+    X, H, W = planted
+    model = PNMF(K, random_state=0)
+    factors = model.fit_transform(X)
+    assert np.array_equal(factors, model.embedding_)
+    rates = model.inverse_transform(factors)
+    assert np.corrcoef(rates.ravel(), (H @ W.T).ravel())[0, 1] > 0.97
+    assert rates.sum() == pytest.approx(X.sum(), rel=0.05)
+
+
+def test_elbo_is_the_bound_by_the_book(fitted, planted):
+    model = fitted["lower-bound"]
+    mu, sigma, W = (
+        torch.from_numpy(np.asarray(a, dtype=np.float64))
+        for a in (model.log_factors_, model.factor_scale_, model.components_.T)
+    )
+    X = torch.from_numpy(planted[0].toarray())
+    expected = dense.log_likelihood(X, mu, sigma, W, "lower-bound") - dense.divergence(mu, sigma)
+    assert model.elbo_ == pytest.approx(float(expected), rel=1e-9)
+    model = fitted["default"]
+    mu, sigma, W = (
+        torch.from_numpy(a) for a in (model.log_factors_, model.factor_scale_, model.components_.T)
+    )
+    eps = torch.randn((400, *mu.shape), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    expected = dense.log_likelihood(X, mu, sigma, W, "expanded", eps) - dense.divergence(mu, sigma)
+    assert model.elbo_ == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_history_callback_and_attributes(planted):
+    X, seen = planted[0], []
+    model = PNMF(K, mode="lower-bound", max_iter=12, tol=0.0, random_state=0)
+    assert (model.elbo_, model.n_iter_, model.prior_type) == (None, 0, "GaussianPrior")
+
+    def callback(model, iteration, elbo):
+        seen.append((iteration, elbo, tuple(model.prior_.mean.shape)))
+
+    history, same = model.fit(X, return_history=True, callback=callback, callback_interval=5)
+    assert same is model
+    assert len(history) == model.n_iter_ == 12
+    assert [iteration for iteration, *_ in seen] == [0, 5, 10]
+    assert [elbo for _, elbo, _ in seen] == [model.history_[i]["elbo"] for i in (0, 5, 10)]
+    assert seen[0][2] == (K, X.shape[0])
+    assert (np.diff(history) > 0).all()
+    assert history[-1] == model.elbo_
+    assert (model.stop_reason_, model.converged_) == ("max_iter", False)
+    table = pd.DataFrame(model.history_)
+    np.testing.assert_allclose(table["objective"], table["reconstruction"] + table["divergence"])
+    np.testing.assert_allclose(table["objective"], -table["elbo"] / X.shape[0])
+    history, H = model.fit_transform(X, return_history=True)
+    assert (len(history), H.shape) == (12, (X.shape[0], K))
+    assert list(model.get_feature_names_out()) == [f"pnmf{i}" for i in range(K)]
+
+
+def test_a_gradient_engine_tells_its_learning_rates_and_converges(planted):
+    model = PNMF(
+        K, random_state=0, scheduler=None, learning_rate=0.1, max_iter=2000, tol=1e-4, eval_every=20
+    ).fit(planted[0])
+    assert model.converged_
+    assert model.n_iter_ < 1000
+    assert model.lr_history_ == [0.1] * model.n_iter_
+    absolute = PNMF(K, mode="lower-bound", tol=5.0, tol_mode="absolute", random_state=0).fit(planted[0])
+    gains = np.diff([row["elbo"] for row in absolute.history_[:-1]])
+    assert abs(gains[-1]) < 5 <= abs(gains[-2])
+
+
+def test_dense_sparse_and_layers_give_the_same(planted):
+    X = planted[0]
+    settings = {"max_iter": 10, "random_state": 0}
+    model = PNMF(K, **settings).fit(X)
+    adata = anndata.AnnData(X * 2, layers={"counts": X})
+    others = [
+        X.toarray(),
+        X.tocsc(),
+        sp.csr_array(X),
+        X.toarray().tolist(),
+        pd.DataFrame(X.toarray()).astype(int),
+    ]
+    for other in others:
+        assert np.array_equal(PNMF(K, **settings).fit(other).components_, model.components_)
+    of_layer = PNMF(K, **settings).fit(adata, layer="counts")
+    assert np.array_equal(of_layer.components_, model.components_)
+    assert np.array_equal(of_layer.transform(adata, layer="counts"), model.transform(X))
+    with pytest.raises(InputError, match="layer"):
+        PNMF(K).fit(adata, layer="raw")
+    with pytest.raises(InputError, match="layer"):
+        PNMF(K).fit(X, layer="counts")
+
+
+@pytest.mark.parametrize("way", ["default", "lower-bound", "natural", "projected"])
+def test_single_precision_is_near_double(way, fitted, planted):
+    model = PNMF(K, random_state=0, **WAYS[way]).fit(planted[0].astype(np.float32))
+    assert model.components_.dtype == model.embedding_.dtype == np.float32
+    assert model.elbo_ == pytest.approx(fitted[way].elbo_, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", ["default", "projected", "cells"])
+def test_the_seed_alone_decides(way, planted):
+    X = planted[0]
+    settings = WAYS[way] | {"max_iter": 8}
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    one = PNMF(K, random_state=3, **settings).fit(X)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
+    torch.manual_seed(17)
+    assert np.array_equal(clone(one).fit(X).components_, one.components_)
+    assert not np.array_equal(PNMF(K, random_state=4, **settings).fit(X).components_, one.components_)
+    again = pickle.loads(pickle.dumps(one))
+    assert np.array_equal(again.transform(X), one.transform(X))
+
+
+@pytest.mark.parametrize(
+    "way", ["default", "lower-bound", "natural", "cells", "genes", "plateau", "multiplicative"]
+)
+@pytest.mark.parametrize("after", [3, 14])
+def test_a_resumed_fit_equals_an_unbroken_one(way, after, planted, tmp_path):
+    X = planted[0].astype(np.float32)
+    settings = WAYS[way] | {"max_iter": 10, "random_state": 0, "eval_every": 2}
+    if way == "cells":
+        settings["loadings_mode"] = "multiplicative"
+    whole = PNMF(K, **settings).fit(X)
+    calls = []
+
+    def stop():
+        calls.append(1)
+        return len(calls) == after
+
+    broken = PNMF(K, **settings).fit(X, checkpoint=tmp_path, should_stop=stop)
+    assert broken.stop_reason_ == ("interrupted" if len(calls) == after else whole.stop_reason_)
+    resumed = PNMF(K, **settings).fit(X, checkpoint=tmp_path)
+    assert np.array_equal(resumed.components_, whole.components_)
+    assert np.array_equal(resumed.embedding_, whole.embedding_)
+    assert [row["elbo"] for row in resumed.history_] == [row["elbo"] for row in whole.history_]
+    with pytest.raises(InputError, match="n_components"):
+        PNMF(K + 1, **settings).fit(X, checkpoint=tmp_path)
+
+
+INVALID = {
+    "n_components": [0, 2.5],
+    "loadings_mode": ["relu"],
+    "mode": ["jensen"],
+    "training_mode": ["fast"],
+    "E": [0],
+    "max_iter": [0],
+    "tol": [-1e-3],
+    "learning_rate": [0, -1.0],
+    "optimizer": ["adam"],
+    "random_state": [-1, "seed"],
+    "verbose": ["loud"],
+    "device": ["gpu"],
+    "init": ["svd"],
+    "scheduler": ["cosine"],
+    "scheduler_patience": [-1],
+    "scheduler_factor": [0],
+    "min_lr": [-1.0],
+    "scheduler_pct_start": [-0.1],
+    "scheduler_div_factor": [0],
+    "scheduler_final_div_factor": [0],
+    "batch_size": [0, 1.5],
+    "y_batch_size": [0],
+    "shuffle": ["yes"],
+    "scale_ll_D": ["no"],
+    "engine": ["newton"],
+    "tol_mode": ["percent"],
+    "exposure": ["mean"],
+    "learn_prior": [2],
+    "eval_every": [0],
+    "patience": [0],
+    "donor_strength": [-1.0],
+}
+
+
+def test_every_invalid_parameter_is_refused_by_name(planted):
+    assert PNMFDonor().get_params().keys() == INVALID.keys()
+    for parameter, values in INVALID.items():
+        for value in values:
+            with pytest.raises(InputError, match=f"parameter {parameter}\n"):
+                PNMFDonor(K).set_params(**{parameter: value}).fit(planted[0])
+
+
+def test_input_that_cannot_be_used_is_refused(planted):
+    X = planted[0]
+    model = PNMF(K, max_iter=2, random_state=0)
+    for value, message in ((-1.0, "Negative"), (np.nan, "NaN"), (np.inf, "infinity")):
+        bad = X.copy()
+        bad.data[3] = value
+        with pytest.raises(ValueError, match=message):
+            model.fit(bad)
+    with pytest.raises(ValueError, match="2D"):
+        model.fit(np.ones(5))
+    with pytest.raises(ValueError, match="minimum of 1"):
+        model.fit(np.empty((0, 5)))
+    for call in (model.transform, model.inverse_transform):
+        with pytest.raises(NotFittedError):
+            call(np.ones((2, 5)))
+    with pytest.raises(InputError, match="n_components=91"):
+        PNMF(91, init="nndsvda").fit(X)
+    with pytest.raises(InputError, match="engine"):
+        PNMF(K, engine="coordinate", batch_size=10).fit(X)
+    with pytest.raises(InputError, match="learn_prior"):
+        PNMF(K, engine="gradient", learn_prior=True).fit(X)
+    with pytest.raises(InputError, match="callback_interval"):
+        model.fit(X, callback=print, callback_interval=0)
+    with pytest.raises(InputError, match="method"):
+        model.fit(X).transform(X, method="ols")
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        PNMF(K, optimizer="SGD", learning_rate=1e6).fit(X)
+
+
+@pytest.mark.parametrize("way", ["default", "lower-bound", "natural", "projected"])
+def test_empty_cells_and_genes_and_more_factors_than_either(way, planted):
+    X = planted[0][:30].toarray()
+    X[4], X[:, 8] = 0, 0
+    model = PNMF(40, random_state=0, **WAYS[way] | {"max_iter": 15}).fit(X)
+    for array in (model.components_, model.embedding_, model.transform(X), model.transform(X * 0)):
+        assert np.isfinite(array).all()
+    assert model.components_[:, 8].max() < 1e-3
+    assert np.isfinite(PNMF(2, random_state=0, max_iter=3).fit(X * 0).components_).all()
+
+
+def test_keys_of_the_results(fitted):
+    model = fitted["default"]
+    embeddings, loadings = model.embeddings(), model.loadings()
+    assert list(embeddings) == ["H_pnmf_k4", "H_pnmf_sd_k4"]
+    assert model.embedding_key_ == "H_pnmf_k4"
+    draws = np.exp(
+        model.log_factors_ + model.factor_scale_ * np.random.default_rng(0).normal(size=(20000, 1, 1))
+    )
+    np.testing.assert_allclose(embeddings["H_pnmf_k4"], draws.mean(axis=0), rtol=0.1)
+    np.testing.assert_allclose(embeddings["H_pnmf_sd_k4"], draws.std(axis=0), rtol=0.3)
+    assert np.array_equal(loadings["W_pnmf_k4"], model.components_.T)
+    record = model.unstructured(target_sum=None)
+    assert (record["model_name"], record["k_rank"]) == ("PNMF", 4)
+
+
+# Donors and exposure -----------------------------------------------------------------------------------
+
+
+def test_donor_multipliers_are_found():
+    rng = np.random.default_rng(0)
+    X, H, W = dense.counts(300, 60, K, depth=1.5)
+    donors = np.arange(300) % 3
+    gamma = np.exp(rng.normal(0, 0.7, (3, 60)))
+    gamma /= np.exp(np.log(gamma).mean(axis=0))
+    X = sp.csr_matrix(rng.poisson(gamma[donors] * (H @ W.T)).astype(float))
+    names = np.array(["a", "b", "c"])[donors]
+    model = PNMFDonor(K, mode="lower-bound", random_state=0).fit(X, conditions=names)
+    plain = PNMF(K, mode="lower-bound", random_state=0).fit(X)
+    found = np.log(model.multipliers_)
+    found -= found.mean(axis=0)
+    heavy = np.asarray(X.sum(axis=0)).ravel() > 100
+    assert np.corrcoef(found[:, heavy].ravel(), np.log(gamma)[:, heavy].ravel())[0, 1] > 0.98
+    assert model.elbo_ > plain.elbo_
+    assert recovery(W, model.components_) > recovery(W, plain.components_)
+    assert model.uses_labels_ is False
+    with_donors = model.transform(X, conditions=names)
+    assert np.abs(with_donors - model.embedding_).max() < 1e-3 * model.embedding_.max()
+    assert not np.allclose(model.transform(X), model.embedding_, rtol=0.01)
+    with pytest.raises(InputError, match="conditions"):
+        model.transform(X, conditions=["z"] * 300)
+    with pytest.raises(InputError, match="gradient"):
+        PNMFDonor(K, engine="gradient").fit(X, conditions=names)
+    with pytest.raises(InputError, match="one column"):
+        PNMFDonor(K).fit(X, conditions=np.stack([names, names[::-1]], axis=1))
+
+
+def test_exposure_takes_the_depth_out_of_the_factors():
+    X, H, W = dense.counts(200, 60, K, depth=1.0)
+    rng = np.random.default_rng(1)
+    depth = np.exp(rng.normal(0, 1.0, 200))
+    X = sp.csr_matrix(rng.poisson(depth[:, None] * (H @ W.T)).astype(float))
+    models = [PNMF(K, mode="lower-bound", exposure=e, random_state=0).fit(X) for e in (None, "total")]
+    shift = [np.corrcoef(m.log_factors_.mean(axis=1), np.log(depth))[0, 1] for m in models]
+    assert shift[0] > 0.9
+    assert shift[1] < 0.3
+    assert models[1].elbo_ > models[0].elbo_
+    scaled = models[1].transform(X[:20])
+    np.testing.assert_allclose(scaled, models[1].embedding_[:20], rtol=1e-2)
