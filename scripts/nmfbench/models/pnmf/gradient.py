@@ -72,7 +72,7 @@ class GradientStage(Stage):
     ) -> None:
         self.counts, self.prior, self.W, self.scales = counts, prior, W, scales
         # Clipped to zero in all factors, a gene with counts would have no gradient to come back by.
-        W.floor = _SMALLEST_SHARE / (counts.shape[0] * W.shape[1]) * counts.gene_sums()[:, None]
+        W.floor = _SMALLEST_SHARE / W.shape[1]
         self.settings, self.schedule, self.seed, self.steps = settings, schedule, seed, steps
         self.natural = settings.training_mode == "natural"
         parameters: dict[str, torch.Tensor] = {}

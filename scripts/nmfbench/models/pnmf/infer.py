@@ -105,7 +105,7 @@ def least_squares_factors(counts: Counts, W: torch.Tensor, seed: int) -> torch.T
     product = torch.cat([block.times(block.x, W) for block in counts.blocks])
     gram = W.T @ W
     for _ in range(_LEAST_SQUARES_STEPS):
-        H.mul_(product).div_(H @ gram + 1e-8)
+        H = H * product / (H @ gram + 1e-8)
     return H
 
 

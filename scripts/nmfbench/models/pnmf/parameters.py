@@ -8,7 +8,7 @@ from nmfbench.errors import InputError
 from nmfbench.models.pnmf.counts import FLOOR
 
 LOADINGS_MODES = ("softplus", "exp", "projected", "multiplicative")
-_SMALLEST_SHARE = 1e-6
+_SMALLEST_SHARE = 1e-9
 
 
 def softplus_inverse(w: torch.Tensor) -> torch.Tensor:
@@ -26,6 +26,8 @@ class ConstrainedParameter:
     mode : {"softplus", "exp", "projected", "multiplicative"}
         ``ln(1 + e^raw)``, ``e^raw``, or raw itself, which is clipped at 0 after a step (``projected``) or
         never stepped by a gradient (``multiplicative``).
+    unit : float or Tensor
+        What raw is counted in (``projected``): a step of an optimiser is then of that size.
 
     Attributes
     ----------
@@ -51,7 +53,9 @@ class ConstrainedParameter:
     (torch.Size([1, 2]), True)
     """
 
-    def __init__(self, value: torch.Tensor, mode: str = "projected") -> None:
+    def __init__(
+        self, value: torch.Tensor, mode: str = "projected", unit: float | torch.Tensor = 1.0
+    ) -> None:
         if mode not in LOADINGS_MODES:
             raise InputError(
                 "ConstrainedParameter: parameter mode",
@@ -60,6 +64,7 @@ class ConstrainedParameter:
                 "set mode (of PNMF: loadings_mode) accordingly",
             )
         self.mode = mode
+        self.unit = unit if mode == "projected" else 1.0
         self.floor: float | torch.Tensor = 0.0
         self.raw = self._inverse(value).requires_grad_(mode != "multiplicative")
 
@@ -67,7 +72,9 @@ class ConstrainedParameter:
     def data(self) -> torch.Tensor:
         if self.mode == "softplus":
             return torch.nn.functional.softplus(self.raw)
-        return torch.exp(self.raw) if self.mode == "exp" else self.raw
+        if self.mode == "exp":
+            return torch.exp(self.raw)
+        return self.raw * self.unit if self.mode == "projected" else self.raw
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
@@ -90,7 +97,10 @@ class ConstrainedParameter:
         raw = self.raw.detach()[rows]
         if self.mode == "softplus":
             return gradient * torch.sigmoid(raw)
-        return gradient * torch.exp(raw) if self.mode == "exp" else gradient
+        if self.mode == "exp":
+            return gradient * torch.exp(raw)
+        unit = self.unit[rows] if isinstance(self.unit, torch.Tensor) else self.unit
+        return gradient * unit
 
     def project(self) -> None:
         """Clip at the floor (``projected``); the other maps need no clipping."""
@@ -127,7 +137,7 @@ class ConstrainedParameter:
     def _inverse(self, value: torch.Tensor) -> torch.Tensor:
         value = value.detach().clone()
         if self.mode in ("projected", "multiplicative"):
-            return value.clamp_(min=0.0)
+            return value.clamp_(min=0.0).div_(self.unit)
         # A zero has no finite raw value: take a small share of its column's scale.
         scale = value.mean(dim=0, keepdim=True) if value.ndim > 1 else value.mean()
         value = torch.maximum(value, (_SMALLEST_SHARE * scale).clamp(min=1e-30))

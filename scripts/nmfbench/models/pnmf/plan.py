@@ -9,7 +9,7 @@ import torch
 
 from nmfbench.errors import InputError
 from nmfbench.models.pnmf.coordinate import LatentState
-from nmfbench.models.pnmf.counts import Counts
+from nmfbench.models.pnmf.counts import FLOOR, Counts
 from nmfbench.models.pnmf.gradient import GradientSettings, GradientStage
 from nmfbench.models.pnmf.parameters import ConstrainedParameter
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
@@ -83,7 +83,10 @@ def build_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callab
         natural = model.training_mode == "natural"
         sigma = torch.full_like(mu, FIRST_NATURAL_SIGMA if natural else FIRST_SIGMA)
         prior = model._make_prior(mu, sigma, natural)
-        loadings = ConstrainedParameter(W, model.loadings_mode)
+        # In units of a gene's mean, a step is as long for a rare gene as for a common one; in W's own units
+        # it would throw the rare ones to zero.
+        unit = (counts.gene_sums() / counts.shape[0]).clamp(min=FLOOR)[:, None]
+        loadings = ConstrainedParameter(W, model.loadings_mode, unit)
         return GradientStage(
             counts, prior, loadings, scales, _settings(model), _schedule(model), seed, model.max_iter
         )
