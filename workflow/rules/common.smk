@@ -1,6 +1,8 @@
 # Config, grid, inputs and resources for the rules. Functions only; the rules are in the other files.
 
 import hashlib
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
 from nmfbench.training.placement import place
+from nmfbench.models import MODELS
+from nmfbench.site import Site
 
 try:
     cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
@@ -165,8 +169,8 @@ def model_display_name(wildcards):
 
 
 def model_device(wildcards):
-    """Where a model trains. scikit-learn's NMF knows only the CPU, whatever the config says."""
-    return "cpu" if model_kind(wildcards) == "base_nmf" else cfg.device
+    """Where a model trains: one that cannot use a GPU, such as scikit-learn's NMF, always on the CPU."""
+    return cfg.device if MODELS[model_kind(wildcards)].uses_gpu else "cpu"
 
 
 def compared_names(wildcards):
@@ -302,14 +306,50 @@ BENCHMARK_PATTERNS = step_patterns("<benchmarks>", "tsv")
 # ---- resources: they grow with the input and with each attempt
 
 
+site = Site.of(workflow.resource_settings.default_resources)
+
+
 def memory(base, per_input_mb=0.0):
     """Megabytes of memory: a base and a share of the input's size, doubled with each further attempt."""
-    return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+    def request(wildcards, input, attempt):
+        return site.megabytes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+    return request
 
 
-def minutes(base, per_input_mb=0.0):
+def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
     """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
-    return lambda wildcards, input, attempt: int((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+    def request(wildcards, input, attempt):
+        return site.minutes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1), gpus(wildcards))
+
+    return request
+
+
+def training_gpus(wildcards):
+    """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
+    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
+
+
+def gpu_request(key):
+    """One of the resources that ask for the GPU of a training, in the words of the site (profiles/README.md)."""
+    return lambda wildcards: site.gpu_resources(training_gpus(wildcards))[key]
+
+
+def training_resources(base_mb, mb_per_input_mb, base_minutes=60, minutes_per_input_mb=2):
+    """What every train rule asks for; whether that holds a GPU follows from the registry and the config."""
+    return {
+        "mem_mb": memory(base_mb, mb_per_input_mb),
+        "runtime": minutes(base_minutes, minutes_per_input_mb, training_gpus),
+        **{key: gpu_request(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
+    }
+
+
+if "SLURM_JOB_ID" in os.environ:
+    # The profile asks for SIGUSR1 ahead of the time limit. It reaches every process of the job; whoever is around
+    # the training must not die of it, and the training sets a handler of its own.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def fit_memory(n_files=1):

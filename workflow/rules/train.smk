@@ -71,8 +71,7 @@ rule train_base_nmf:
         "../../envs/models.yaml"
     threads: 4
     resources:
-        mem_mb=memory(3000, 12),
-        runtime=minutes(60, 2),
+        **training_resources(3000, 12),
     params:
         code=code(*TRAINING_CODE, "models/base_nmf.py"),
         kind=model_kind,
@@ -97,6 +96,7 @@ use rule train_base_nmf as train_ae_nmf with:
     resources:
         mem_mb=train_memory(9000, 12),  # room for gram_memory_mb
         runtime=minutes(60, 2),
+        **training_resources(9000, 12),  # room for gram_memory_mb
     params:
         code=code(*AUTOENCODER_CODE, "models/ae_nmf.py"),
 
