@@ -15,4 +15,5 @@ with job(snakemake):
         folder,
         log_patterns=snakemake.params.log_patterns,
         benchmark_patterns=snakemake.params.benchmark_patterns,
+        scheduler_logs=snakemake.params.scheduler_logs,
     )

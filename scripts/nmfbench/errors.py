@@ -41,3 +41,7 @@ class InputError(ValueError):
             f"  got:        {self.got}\n"
             f"  what to do: {self.remedy}"
         )
+
+
+class DeviceError(InputError):
+    """The device that a fit was to run on is not there."""

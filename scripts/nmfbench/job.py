@@ -23,11 +23,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from nmfbench.errors import InputError
+from nmfbench.errors import DeviceError, InputError
 from nmfbench.memory import peak_mb
 
+EXIT_CRASH = 1
 EXIT_BAD_INPUT = 2
+EXIT_NO_DEVICE = 3
+EXIT_MEMORY = 4
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run it again, it resumes
+ENDINGS = {
+    EXIT_CRASH: "crash",
+    EXIT_BAD_INPUT: "bad input",
+    EXIT_NO_DEVICE: "gpu missing",
+    EXIT_MEMORY: "memory",
+    EXIT_INTERRUPTED: "interrupted",
+}
+"""What an exit code means: the classes of failure that a job can tell itself."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -102,26 +113,42 @@ def job(smk: Any) -> Iterator[Job]:
     for signal_number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signal_number, lambda number, _: run.signals.append(signal.Signals(number).name))
     wildcards = ", ".join(f"{key}={value}" for key, value in smk.wildcards.items())
-    log.info("%s (%s) starts on %s with %d threads", smk.rule, wildcards, platform.node(), smk.threads)
+    start = "%s (%s) starts on %s with %d threads%s"
+    log.info(start, smk.rule, wildcards, platform.node(), smk.threads, _scheduled_as())
+    code = 0
     try:
         yield run
     except InputError as error:
         log.error("%s cannot use its input.\n%s", smk.rule, error)
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        code = EXIT_NO_DEVICE if isinstance(error, DeviceError) else EXIT_BAD_INPUT
     except Interrupted as stop:
         log.error("%s stopped after %s: %s", smk.rule, ", ".join(run.signals) or "a request", stop)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except OSError as error:
-        if error.errno in _DISK_ERRORS:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             log.error("%s", disk_error(error, smk.output[0] if smk.output else "the output"))
-            raise SystemExit(EXIT_BAD_INPUT) from None
-        log.exception("%s failed", smk.rule)
-        raise SystemExit(1) from None
-    except Exception:
-        # the traceback belongs into the log, before the interpreter says it again with shifted lines
-        log.exception("%s failed", smk.rule)
-        raise SystemExit(1) from None
+            code = EXIT_BAD_INPUT
+        else:
+            # the traceback belongs into the log, before the interpreter says it again with shifted lines
+            log.exception("%s failed", smk.rule)
+            code = EXIT_MEMORY if _is_about_memory(error) else EXIT_CRASH
+    if code:
+        # the table of gaps reads this line
+        log.error("%s ends with exit code %d: %s", smk.rule, code, ENDINGS[code])
+        raise SystemExit(code)
     log.info("%s done in %.1f s, peak memory %.0f MB", smk.rule, time.monotonic() - run.started, peak_mb())
+
+
+def _scheduled_as() -> str:
+    """Which job of a scheduler this is, for those who look for its log or its accounting."""
+    number = os.environ.get("SLURM_JOB_ID")
+    return f", SLURM job {number} in partition {os.environ.get('SLURM_JOB_PARTITION')}" if number else ""
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's and numpy's, or torch's on the GPU or the CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 _DISK_ERRORS = {28: "the disk is full", 122: "the disk quota is used up", 27: "a file size limit is hit"}

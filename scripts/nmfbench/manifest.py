@@ -7,18 +7,32 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nmfbench.job import commit, versions, write_json
+from nmfbench.site import Site
+from nmfbench.tables.failures import Evidence
+from nmfbench.tables.runs import identity, run_folder
 
 
-def write(path: str, config: Mapping[str, Any], repository: Path, configfiles: Sequence[str]) -> None:
-    """Write ``manifest.json``: command, config with its defaults, commit, versions, host.
+def write(
+    path: str,
+    config: Mapping[str, Any],
+    repository: Path,
+    configfiles: Sequence[str],
+    *,
+    executor: str,
+    site: Site,
+) -> None:
+    """Write ``manifest.json``: command, config with its defaults, commit, versions, host, scheduler.
 
     Parameters
     ----------
@@ -30,6 +44,10 @@ def write(path: str, config: Mapping[str, Any], repository: Path, configfiles: S
         The checkout that the workflow runs from.
     configfiles : sequence of str
         The files the configuration was read from.
+    executor : str
+        Snakemake's executor: ``local``, ``slurm`` ...
+    site : Site
+        What the profile says about the cluster.
     """
     text = json.dumps(config, sort_keys=True)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -45,21 +63,59 @@ def write(path: str, config: Mapping[str, Any], repository: Path, configfiles: S
             "host": platform.node(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
+            "scheduler": _scheduler(executor, site),
             "user": getpass.getuser(),
             "config": config,
         },
     )
 
 
-def say_what_is_missing(results: Iterable[str], logs: str) -> None:
-    """Print, after a failure, which fits are there and how to go on."""
-    results = list(results)
-    missing = [result for result in results if not Path(result).exists()]
-    lines = [f"{len(results) - len(missing)} of {len(results)} fits are there."]
-    lines += [f"  missing: {Path(result).parent}" for result in missing]
+def _scheduler(executor: str, site: Site) -> dict[str, Any]:
+    """Who ran the jobs, with the version of SLURM and the site's part of the profile."""
+    found: dict[str, Any] = {"executor": executor}
+    if executor == "slurm":
+        found["version"] = _output_of("sbatch", "--version")
+        found["cluster"] = _cluster_name(_output_of("scontrol", "show", "config"))
+        found["site"] = {key: value for key, value in asdict(site).items() if value is not None}
+    return found
+
+
+def _output_of(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cluster_name(settings: str | None) -> str | None:
+    found = re.search(r"^ClusterName\s*= (\S+)", settings or "", re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def say_what_is_missing(grid: Iterable[Mapping[str, Any]], results: str, log_pattern: str, logs: str) -> None:
+    """Print, after a failure, which fits are there, why the others are not, and how to go on.
+
+    Parameters
+    ----------
+    grid : iterable of mapping
+        The expected fits (:mod:`nmfbench.tables.runs`).
+    results, logs : str
+        Folders of the results and of the logs.
+    log_pattern : str
+        Log of a training, with fields of the fit in braces.
+    """
+    grid = list(grid)
+    missing = [fit for fit in grid if not (run_folder(fit, results) / "result.h5ad").exists()]
+    evidence = Evidence(scheduler_logs=Path(logs, "slurm"))
+    lines = [f"{len(grid) - len(missing)} of {len(grid)} fits are there."]
+    for fit in missing:
+        wildcards = "_".join(map(str, identity(fit).values()))
+        why = evidence.failure(log_pattern.format(**fit), f"train_{fit['kind']}", wildcards)
+        lines.append(f"  missing: {run_folder(fit, results)} ({why.kind}: {why.reason})")
     lines += [
-        f"The reason stands in the failed rule's log, shown above and kept under {logs}/.",
+        f"The whole story stands in the failed rule's log, shown above and kept under {logs}/.",
         "The same command goes on from here: what is done stays, training resumes from its checkpoint.",
-        "To see the scores of what is there already: add the target partial_tables.",
+        "To see the scores of what is there already, with every gap and its reason: target partial_tables.",
     ]
     sys.stderr.write("\n".join(lines) + "\n")

@@ -98,3 +98,12 @@ class Site:
         """A request for time, at most what the site grants jobs with or without a GPU."""
         limit = self.gpu_max_hours if n_gpus and self.gpu_max_hours else self.max_hours
         return int(wanted if limit is None else min(wanted, 60 * limit))
+
+
+def gpu_asked(resources: Mapping[str, Any]) -> bool:
+    """Whether the scheduler was asked for a GPU for the job that has these resources.
+
+    On a machine without a scheduler nobody was asked: ``device: auto`` may then well end on the CPU.
+    """
+    by_gres = "gpu" in str(resources.get("gres", ""))
+    return "gpu_request" in resources.keys() and (int(resources.get("gpu", 0)) > 0 or by_gres)  # noqa: SIM118

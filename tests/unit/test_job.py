@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from nmfbench.job import EXIT_BAD_INPUT, EXIT_INTERRUPTED, write_json
+from nmfbench.job import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_MEMORY, EXIT_NO_DEVICE, write_json
 
 SCRIPT = """
 import sys
@@ -108,3 +108,30 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "name"),
+    [
+        ("raise MemoryError('no room')", EXIT_MEMORY, "memory"),
+        ("import numpy; numpy.zeros(10**16)", EXIT_MEMORY, "memory"),
+        ("import torch; torch.zeros(10**16)", EXIT_MEMORY, "memory"),
+        (
+            "from nmfbench.errors import DeviceError\nraise DeviceError('gpu', 'one', 'none', 'buy')",
+            EXIT_NO_DEVICE,
+            "gpu missing",
+        ),
+        ("1 / 0", 1, "crash"),
+    ],
+)
+def test_the_last_line_names_the_class_of_failure(tmp_path, body, code, name):
+    got, text = finish(tmp_path, body)
+    assert got == code
+    assert text.splitlines()[-1].endswith(f"train_x ends with exit code {code}: {name}")
+
+
+def test_the_log_names_the_schedulers_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "cpu")
+    _, text = finish(tmp_path, "pass")
+    assert "with 3 threads, SLURM job 41 in partition cpu" in text

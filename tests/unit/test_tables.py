@@ -26,7 +26,7 @@ FOLDS_START = [*RUN, "label", "cv_seed", "fold", "classifier", *METRICS]
 FOLDS_START += ["fit_seconds", "n_train", "n_test", "status"]
 SCORES = [*RUN, "label", "metric", "value", "std", "n", "uses_labels", "status"]
 RESOURCES_START = [*RUN, "step", "seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device"]
-COVERAGE = [*RUN, "step", "label", "expected", "present", "status", "reason"]
+COVERAGE = [*RUN, "step", "label", "expected", "present", "status", "failure", "reason"]
 LABELS = ["cell_type", "donor_id"]
 CV_SEEDS = [42, 52]
 DISPLAY = {"base_nmf": "Base_NMF", "ae_nmf": 'AE, "NMF" é/ü', "cae_nmf1": "CAE_NMF1"}
@@ -114,6 +114,7 @@ def test_files_and_columns_to_the_letter(results):
         "scores.tsv",
         "resources.tsv",
         "coverage.tsv",
+        "overview.tsv",
         "clustering_metrics_by_cell_type_k8.csv",
         "clustering_metrics_by_donor_id_k8.csv",
         "classification_summary_by_cell_type_k8.csv",
@@ -164,6 +165,7 @@ def test_a_missing_model_is_a_gap_and_has_a_reason(results, tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text(
         "starts\ncannot use its input.\nfiltered.h5ad: X\n  expected:   counts\n  got:        NaN\n"
+        "  what to do: mend it\n12:00:00 train_ae_nmf ends with exit code 2: bad input\n"
     )
     paths = collect(
         results,
@@ -184,6 +186,11 @@ def test_a_missing_model_is_a_gap_and_has_a_reason(results, tmp_path):
     assert (gone["status"] == "missing").all()
     assert gone.loc["train", "reason"] == "filtered.h5ad: X; expected: counts; got: NaN"
     assert gone.loc["cluster_embedding", "reason"] == "not run: the training has no result"
+    assert (gone.drop("train")["failure"] == "not run").all()
+    overview = read_table(paths["overview.tsv"]).set_index("model")
+    assert overview.loc["base_nmf", "classify_embedding"] == "16 of 16"
+    assert overview.loc["ae_nmf", "classify_embedding"] == "0 of 16"
+    assert overview["failures"].tolist() == ["none", "train: bad input", "none"]
 
 
 def test_nothing_there_gives_empty_tables_and_full_coverage(results):
@@ -223,7 +230,8 @@ def test_failed_folds_and_lost_files_are_partial(results, tmp_path):
     assert coverage["status"].tolist() == ["partial", "partial"]
     assert coverage["present"].tolist() == [6, 4]
     assert coverage.loc["cell_type", "reason"] == "knn: MemoryError: no\troom (2 times)"
-    assert coverage.loc["donor_id", "reason"] == "Killed"
+    assert coverage["failure"].tolist() == ["crash", "killed"]
+    assert coverage.loc["donor_id", "reason"].endswith("kill from outside: Killed")
     folds = read_table(paths["folds.tsv"])
     assert (folds["status"] == "failed").sum() == 2
 

@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from nmfbench.errors import InputError
+from nmfbench.errors import DeviceError, InputError
 from nmfbench.training.adam import Adam
-from nmfbench.training.device import resolve_device
+from nmfbench.training.device import check_granted, resolve_device
 from nmfbench.training.rows import InMemoryRows, RowSource
 
 
@@ -107,3 +107,16 @@ def test_fingerprint_follows_the_content():
     assert InMemoryRows(X).fingerprint() != InMemoryRows(other).fingerprint()
     assert InMemoryRows(X).fingerprint() != InMemoryRows(X.astype(np.float32)).fingerprint()
     assert InMemoryRows(X, "given").fingerprint() == "given"
+
+
+def test_a_gpu_that_was_granted_and_cannot_be_seen_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_PARTITION": "fast", "CUDA_VISIBLE_DEVICES": "1"}
+    with pytest.raises(DeviceError) as error:
+        check_granted(job)
+    assert "job 7 on " in error.value.got
+    assert "(partition fast), CUDA_VISIBLE_DEVICES '1'; torch " in error.value.got
+    assert "driver" in error.value.got
+    assert "device: cpu" in error.value.remedy
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_granted(job)

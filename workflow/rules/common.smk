@@ -274,6 +274,7 @@ def expected_fits(wildcards):
         {
             "dataset": wildcards.dataset,
             "model": model,
+            "kind": cfg.models[model].kind,
             "display_name": cfg.display_name(model),
             "rank": rank,
             "seed": seed,
@@ -296,6 +297,13 @@ def present_results(wildcards):
     files += fits("<results>/<fit>/clustering.tsv", dataset=wildcards.dataset)
     files += fits("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv", dataset=wildcards.dataset)
     return [file for file in files if Path(file).exists()]
+
+
+def ages_of_logs(wildcards):
+    """When the logs of a dataset's fits were last written: a failure that is tried again may fail otherwise."""
+    grid = {"label": cfg.labels, "cv_seed": cfg.classification.seeds, "dataset": wildcards.dataset}
+    files = sorted({file for pattern in LOG_PATTERNS.values() for file in fits(pattern, **grid)})
+    return [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]
 
 
 # Where each step leaves its log and its benchmark, for the tables of gaps and of resources.
@@ -346,6 +354,9 @@ def training_resources(base_mb, mb_per_input_mb, base_minutes=60, minutes_per_in
     }
 
 
+# ---- signals and handlers
+
+
 if "SLURM_JOB_ID" in os.environ:
     # The profile asks for SIGUSR1 ahead of the time limit. It reaches every process of the job; whoever is around
     # the training must not die of it, and the training sets a handler of its own.
@@ -377,12 +388,22 @@ def train_memory(base, per_input_mb):
 
 
 def write_manifest():
-    """Before any work: what was asked for, by which code, where."""
+    """Before any work: what was asked for, by which code, where, through which scheduler."""
     manifest.write(
-        workflow.pathvars.apply("<results>/manifest.json"), cfg.model_dump(), REPOSITORY, workflow.configfiles
+        workflow.pathvars.apply("<results>/manifest.json"),
+        cfg.model_dump(),
+        REPOSITORY,
+        workflow.configfiles,
+        executor=workflow.executor_plugin.name,
+        site=site,
     )
 
 
 def say_what_is_missing():
-    """After a failure: which fits are there, which are not, and where to look."""
-    manifest.say_what_is_missing(fits("<results>/<fit>/result.h5ad"), workflow.pathvars.apply("<logs>"))
+    """After a failure: which fits are there, which are not and why, and where to look."""
+    manifest.say_what_is_missing(
+        [fit for dataset in cfg.datasets for fit in expected_fits(Wildcards(fromdict={"dataset": dataset}))],
+        workflow.pathvars.apply("<results>"),
+        LOG_PATTERNS["train"],
+        workflow.pathvars.apply("<logs>"),
+    )

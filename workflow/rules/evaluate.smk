@@ -139,6 +139,12 @@ rule collect_tables:
             category="Overview",
             labels={"dataset": "{dataset}", "table": "expected and present"},
         ),
+        overview=report(
+            "<results>/{dataset}/tables/overview.tsv",
+            caption="../report/overview.rst",
+            category="Overview",
+            labels={"dataset": "{dataset}", "table": "overview of the runs"},
+        ),
     log:
         "<logs>/collect_tables/{dataset}.log",
     localrule: True
@@ -153,6 +159,7 @@ rule collect_tables:
         grid=expected_fits,
         log_patterns=LOG_PATTERNS,
         benchmark_patterns=BENCHMARK_PATTERNS,
+        scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
     script:
         "../../scripts/collect_tables.py"
 
@@ -160,7 +167,19 @@ rule collect_tables:
 # The scores of whatever is there already, with its gaps listed: for a run of which a part failed.
 rule collect_partial_tables:
     output:
-        coverage="<results>/{dataset}/partial_tables/coverage.tsv",
+        coverage=report(
+            "<results>/{dataset}/partial_tables/coverage.tsv",
+            caption="../report/coverage.rst",
+            category="Overview",
+            labels={"dataset": "{dataset}", "table": "expected and present"},
+        ),
+        overview=report(
+            "<results>/{dataset}/partial_tables/overview.tsv",
+            caption="../report/overview.rst",
+            category="Overview",
+            labels={"dataset": "{dataset}", "table": "overview of the runs"},
+        ),
+        scores="<results>/{dataset}/partial_tables/scores.tsv",
     log:
         "<logs>/collect_partial_tables/{dataset}.log",
     localrule: True
@@ -175,7 +194,10 @@ rule collect_partial_tables:
         grid=expected_fits,
         log_patterns=LOG_PATTERNS,
         benchmark_patterns=BENCHMARK_PATTERNS,
-        present=present_results,  # so that it is made again when something new is there
+        scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
+        # so that it is made again when something new is there, or something else failed
+        present=present_results,
+        logs=ages_of_logs,
     script:
         "../../scripts/collect_tables.py"
 

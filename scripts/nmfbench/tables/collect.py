@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nmfbench.tables.coverage import coverage
+from nmfbench.tables.coverage import coverage, overview
+from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import write_table
 from nmfbench.tables.published import classification_csv, clustering_csv
-from nmfbench.tables.resources import collect_resources
+from nmfbench.tables.resources import collect_resources, step_jobs
 from nmfbench.tables.runs import Cell
+from nmfbench.tables.scheduler import Accounted, accounting, job_of
 from nmfbench.tables.scores import (
     collect_clusterings,
     collect_folds,
@@ -32,6 +34,7 @@ def collect_dataset(
     *,
     log_patterns: Mapping[str, str] | None = None,
     benchmark_patterns: Mapping[str, str] | None = None,
+    scheduler_logs: str | Path | None = None,
 ) -> dict[str, Path]:
     """Write every table of one dataset.
 
@@ -48,6 +51,8 @@ def collect_dataset(
     log_patterns, benchmark_patterns : mapping of str to str, optional
         Log and benchmark file of each step, see :func:`~nmfbench.tables.coverage.coverage` and
         :func:`~nmfbench.tables.resources.collect_resources`.
+    scheduler_logs : path, optional
+        ``slurm-logdir`` of the profile.
 
     Returns
     -------
@@ -59,12 +64,14 @@ def collect_dataset(
     clusterings = collect_clusterings(grid, directory)
     folds = collect_folds(grid, directory)
     scores = collect_scores(grid, directory, clusterings, folds)
-    covered = coverage(grid, directory, log_patterns)
+    accounted = _accounted(grid, log_patterns or {})
+    covered = coverage(grid, directory, log_patterns, Evidence(accounted, scheduler_logs))
     tables = {
         "folds.tsv": folds,
         "scores.tsv": scores,
-        "resources.tsv": collect_resources(grid, directory, benchmark_patterns),
+        "resources.tsv": collect_resources(grid, directory, benchmark_patterns, log_patterns, accounted),
         "coverage.tsv": covered,
+        "overview.tsv": overview(covered),
     }
     spread = seed_spread(scores)
     if spread is None:
@@ -86,3 +93,11 @@ def collect_dataset(
         name: write_table(table, Path(out_dir, name), digits=CSV_DIGITS if name.endswith(".csv") else None)
         for name, table in tables.items()
     }
+
+
+def _accounted(grid: Sequence[Cell], log_patterns: Mapping[str, str]) -> dict[str, Accounted]:
+    """What the scheduler's accounting knows of the jobs that wrote the logs."""
+    logs = {
+        path for cell in grid for pattern in log_patterns.values() for _, path in step_jobs(pattern, cell)
+    }
+    return accounting(job for path in logs if (job := job_of(path)) is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS
-from nmfbench.tables.files import reason_from_log
+from nmfbench.tables.failures import CRASH, NOT_RUN, Evidence, Failure
 from nmfbench.tables.runs import (
     RUN_COLUMNS,
     Cell,
@@ -24,7 +24,7 @@ from nmfbench.tables.runs import (
 if TYPE_CHECKING:
     import pandas as pd
 
-COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "reason")
+COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "failure", "reason")
 
 TRAIN, CLUSTER, SCORE, CLASSIFY, UMAP = (
     "train",
@@ -36,7 +36,10 @@ TRAIN, CLUSTER, SCORE, CLASSIFY, UMAP = (
 
 
 def coverage(
-    grid: Sequence[Cell], directory: str | Path, log_patterns: Mapping[str, str] | None = None
+    grid: Sequence[Cell],
+    directory: str | Path,
+    log_patterns: Mapping[str, str] | None = None,
+    evidence: Evidence | None = None,
 ) -> pd.DataFrame:
     """Compare what every step should have left with what is there.
 
@@ -50,18 +53,21 @@ def coverage(
         Log file of each step (``train``, ``cluster_embedding``, ``score_clusters``,
         ``classify_embedding``, ``compute_umap``), with fields of the cell, ``{label}`` and ``{cv_seed}``
         in braces.
+    evidence : Evidence, optional
+        What the scheduler knows; by default the logs alone tell.
 
     Returns
     -------
     DataFrame
         Columns :data:`COVERAGE_COLUMNS`. ``expected`` and ``present`` count files, Leiden seeds or fold
-        rows. ``status`` is ``ok``, ``partial`` or ``missing``; the last two have a ``reason``.
+        rows. ``status`` is ``ok``, ``partial`` or ``missing``; the last two have a class of ``failure``
+        (:class:`~nmfbench.tables.failures.Failure`) and a ``reason``.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     for cell in grid:
-        rows += _Run(cell, Path(directory), log_patterns or {}).rows()
+        rows += _Run(cell, Path(directory), log_patterns or {}, evidence or Evidence()).rows()
     table = pd.DataFrame(rows, columns=list(COVERAGE_COLUMNS))
     return table.astype({"expected": "int64", "present": "int64"})
 
@@ -69,31 +75,35 @@ def coverage(
 class _Run:
     """Coverage of one run."""
 
-    def __init__(self, cell: Cell, directory: Path, log_patterns: Mapping[str, str]) -> None:
+    def __init__(
+        self, cell: Cell, directory: Path, log_patterns: Mapping[str, str], evidence: Evidence
+    ) -> None:
         self.cell = cell
         self.directory = directory
         self.folder = run_folder(cell, directory)
         self.log_patterns = log_patterns
+        self.evidence = evidence
 
     def rows(self) -> list[dict[str, Any]]:
         trained = (self.folder / "result.h5ad").is_file()
         clustered = (self.folder / "clusters.tsv.gz").is_file()
-        waits = None if trained else "not run: the training has no result"
+        waits = None if trained else Failure(NOT_RUN, "not run: the training has no result")
+        unclustered = None if clustered else Failure(NOT_RUN, "not run: there are no clusters")
         rows = [
-            self._row(TRAIN, None, 1, trained, self._reason(TRAIN)),
-            self._row(CLUSTER, None, 1, clustered, waits or self._reason(CLUSTER)),
-            *self._clustering(waits if waits or clustered else "not run: there are no clusters"),
+            self._row(TRAIN, None, 1, trained, self._failure(TRAIN)),
+            self._row(CLUSTER, None, 1, clustered, waits or self._failure(CLUSTER)),
+            *self._clustering(waits or unclustered),
             *(self._classification(label, waits) for label in self.cell["labels"]),
         ]
         if self.cell.get("umap", False):
             laid_out = (self.folder / "umap.tsv.gz").is_file()
-            rows.append(self._row(UMAP, None, 1, laid_out, waits or self._reason(UMAP)))
+            rows.append(self._row(UMAP, None, 1, laid_out, waits or self._failure(UMAP)))
         return rows
 
-    def _clustering(self, waits: str | None) -> list[dict[str, Any]]:
+    def _clustering(self, waits: Failure | None) -> list[dict[str, Any]]:
         path = self.folder / "clustering.tsv"
         table, problem = try_read(path, partial(read_scores, columns=["label", *CLUSTERING_METRICS]))
-        reason = problem or waits or self._reason(SCORE)
+        failure = Failure(CRASH, problem) if problem else waits or self._failure(SCORE)
         rows = []
         for label in self.cell["labels"]:
             present = 0
@@ -101,35 +111,42 @@ class _Run:
                 present = int(
                     table.loc[table["label"] == label, list(CLUSTERING_METRICS)].notna().all(axis=1).sum()
                 )
-                reason = f"{path.name} has no scores of this label for some seeds"
-            rows.append(self._row(SCORE, label, expected_leiden(self.cell), present, reason))
+                failure = Failure(CRASH, f"{path.name} has no scores of this label for some seeds")
+            rows.append(self._row(SCORE, label, expected_leiden(self.cell), present, failure))
         return rows
 
-    def _classification(self, label: str, waits: str | None) -> dict[str, Any]:
-        present, reasons = 0, []
+    def _classification(self, label: str, waits: Failure | None) -> dict[str, Any]:
+        present, failures = 0, []
         read = partial(read_scores, columns=[*CLASSIFICATION_METRICS, "status", "message"])
         for cv_seed in self.cell["cv_seeds"]:
             path = classification_path(self.cell, self.directory, label, cv_seed)
             table, problem = try_read(path, read)
             if table is None:
-                reasons.append(problem or waits or self._reason(CLASSIFY, label=label, cv_seed=cv_seed))
+                failed = Failure(CRASH, problem) if problem else waits
+                failures.append(failed or self._failure(CLASSIFY, label=label, cv_seed=cv_seed))
                 continue
-            failed = table[table["status"] != "ok"]
-            present += len(table) - len(failed)
-            reasons += [f"{row.classifier}: {row.message}" for row in failed.itertuples()]
+            bad = table[table["status"] != "ok"]
+            present += len(table) - len(bad)
+            failures += [Failure(CRASH, f"{row.classifier}: {row.message}") for row in bad.itertuples()]
         expected = expected_folds(self.cell) * len(self.cell["cv_seeds"])
         # the same reason many times over is said once, with how often
         counted = [
-            f"{text} ({n} times)" if (n := reasons.count(text)) > 1 else text
-            for text in dict.fromkeys(reasons)
+            f"{failure.reason} ({n} times)" if (n := failures.count(failure)) > 1 else failure.reason
+            for failure in dict.fromkeys(failures)
         ]
-        return self._row(CLASSIFY, label, expected, present, "; ".join(counted) or "fewer rows than expected")
+        kinds = "; ".join(dict.fromkeys(failure.kind for failure in failures))
+        reason = "; ".join(counted) or "fewer rows than expected"
+        return self._row(CLASSIFY, label, expected, present, Failure(kinds or CRASH, reason))
 
-    def _reason(self, step: str, **fields: Any) -> str:
+    def _failure(self, step: str, **fields: Any) -> Failure:
         pattern = self.log_patterns.get(step)
-        return reason_from_log(pattern and pattern.format(**self.cell, **fields))
+        rule = f"train_{self.cell.get('kind')}" if step == TRAIN else step
+        wildcards = "_".join(map(str, [*identity(self.cell).values(), *fields.values()]))
+        return self.evidence.failure(pattern and pattern.format(**self.cell, **fields), rule, wildcards)
 
-    def _row(self, step: str, label: str | None, expected: int, present: int, reason: str) -> dict[str, Any]:
+    def _row(
+        self, step: str, label: str | None, expected: int, present: int, failure: Failure
+    ) -> dict[str, Any]:
         present = int(present)
         status = "ok" if present >= expected else "partial" if present else "missing"
         return identity(self.cell) | {
@@ -138,5 +155,32 @@ class _Run:
             "expected": expected,
             "present": present,
             "status": status,
-            "reason": "" if status == "ok" else reason,
+            "failure": "" if status == "ok" else failure.kind,
+            "reason": "" if status == "ok" else failure.reason,
         }
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Coverage for the eye: one row for each run, one column for each step.
+
+    Returns
+    -------
+    DataFrame
+        ``model``, ``rank``, ``seed``; for each step what is present of what is expected, as ``3 of 5``; and
+        ``failures``, the classes of what failed by itself (what only waited for it is left out).
+    """
+    import pandas as pd
+
+    rows = []
+    for run, steps in table.groupby(list(RUN_COLUMNS), sort=False, dropna=False):
+        counts = steps.groupby("step", sort=False)[["expected", "present"]].sum()
+        failed = steps.loc[steps["status"] != "ok"]
+        named = [f"{row.step}: {row.failure}" for row in failed.itertuples() if row.failure != NOT_RUN]
+        if not named and len(failed):
+            named = [NOT_RUN]
+        rows.append(
+            dict(zip(RUN_COLUMNS[1:], run[1:], strict=True))
+            | {step: f"{row.present} of {row.expected}" for step, row in counts.iterrows()}
+            | {"failures": "; ".join(dict.fromkeys(named)) or "none"}
+        )
+    return pd.DataFrame(rows)

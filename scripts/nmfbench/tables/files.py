@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NOT_AVAILABLE = "NA"
 
 _REASON_CHARACTERS = 300
+_ENDING = " ends with exit code "  # what a job writes last; the line above it says why
 
 
 def write_table(frame: pd.DataFrame, path: str | Path, *, digits: int | None = None) -> Path:
@@ -102,6 +103,17 @@ def read_table(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
     )
 
 
+def last_lines(path: str | Path | None) -> list[str]:
+    """The last lines of a log that are not empty, without colours; none where there is no log."""
+    if path is None or not Path(path).is_file():
+        return []
+    with open(path, "rb") as handle:
+        handle.seek(max(0, os.path.getsize(path) - 65536))
+        lines = handle.read().decode("utf-8", errors="replace").splitlines()
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[^\S ]|[\x00-\x08]", " ", line).rstrip() for line in lines]
+    return [line for line in lines if line.strip()]
+
+
 def reason_from_log(path: str | Path | None) -> str:
     """Say in one line why a step failed, from the end of its log.
 
@@ -117,11 +129,7 @@ def reason_from_log(path: str | Path | None) -> str:
     """
     if path is None or not Path(path).is_file():
         return "not run: the step left no log"
-    with open(path, "rb") as handle:
-        handle.seek(max(0, os.path.getsize(path) - 65536))
-        lines = handle.read().decode("utf-8", errors="replace").splitlines()
-    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[^\S ]|[\x00-\x08]", " ", line).rstrip() for line in lines]
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in last_lines(path) if _ENDING not in line]
     if not lines:
         return "the log of the step is empty"
     reason = lines[-1].strip()

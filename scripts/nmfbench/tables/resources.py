@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.tables.runs import RUN_COLUMNS, Cell, fold_jobs, identity, read_run_record, run_folder, try_read
+from nmfbench.tables.scheduler import job_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nmfbench.tables.scheduler import Accounted
+
 RESOURCE_COLUMNS = (
     *(*RUN_COLUMNS, "step"),
     *("seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device", "label", "cv_seed"),
+    *("cpu_efficiency", "queue_seconds", "job"),
 )
+
+#: Seconds below which Snakemake's benchmark has hardly sampled a job.
+SHORTEST_SAMPLED = 1.0
 
 #: Step whose seconds and peaks the run measured itself.
 TRAIN = "train"
@@ -61,7 +69,11 @@ def read_benchmark(path: Path) -> dict[str, float]:
 
 
 def collect_resources(
-    grid: Sequence[Cell], directory: str | Path, benchmark_patterns: Mapping[str, str] | None = None
+    grid: Sequence[Cell],
+    directory: str | Path,
+    benchmark_patterns: Mapping[str, str] | None = None,
+    log_patterns: Mapping[str, str] | None = None,
+    accounted: Mapping[str, Accounted] | None = None,
 ) -> pd.DataFrame:
     """Gather time and memory of every step.
 
@@ -74,23 +86,30 @@ def collect_resources(
     benchmark_patterns : mapping of str to str, optional
         Benchmark file of each step, as in :func:`step_jobs`. A pattern with ``{dataset}`` alone is a
         step of the dataset; its model, rank and seed are missing.
+    log_patterns : mapping of str to str, optional
+        Log of each step, which tells the threads and the scheduler's job.
+    accounted : mapping, optional
+        What the scheduler's accounting knows of jobs, by their number.
 
     Returns
     -------
     DataFrame
         Columns :data:`RESOURCE_COLUMNS`. Training takes its seconds, peaks and device from run.json
-        where there is one. A step of several jobs has a row for each.
+        where there is one. A step of several jobs has a row for each. ``cpu_efficiency`` is the CPU time of
+        the whole job over its time on all its threads; ``queue_seconds`` the time it waited in the queue.
     """
     import pandas as pd
 
     patterns = dict(benchmark_patterns or {})
     of_dataset = {step: pattern for step, pattern in patterns.items() if _fields(pattern) <= {"dataset"}}
     of_run = {step: pattern for step, pattern in patterns.items() if step not in of_dataset}
+    logs = log_patterns or {}
     rows: list[dict[str, Any]] = []
     for dataset in dict.fromkeys(cell["dataset"] for cell in grid):
         for step, pattern in of_dataset.items():
             path = Path(pattern.format(dataset=dataset))
-            rows.append({"dataset": dataset, "step": step} | _measured(path))
+            scheduled = _scheduled(logs.get(step), {"dataset": dataset}, accounted or {})
+            rows.append({"dataset": dataset, "step": step} | _measured(path, scheduled))
     for cell in grid:
         run = identity(cell)
         if TRAIN not in of_run:
@@ -98,7 +117,8 @@ def collect_resources(
         for step, pattern in of_run.items():
             for repeat, path in step_jobs(pattern, cell):
                 own = _measured_by_run(cell, directory) if step == TRAIN else {}
-                rows.append(run | {"step": step} | repeat | _measured(path) | own)
+                scheduled = _scheduled(logs.get(step), {**cell, **repeat}, accounted or {})
+                rows.append(run | {"step": step} | repeat | _measured(path, scheduled) | own)
     rows = [row for row in rows if "seconds" in row]
     table = pd.DataFrame(rows, columns=list(RESOURCE_COLUMNS))
     # whole numbers stay whole beside rows that have none
@@ -111,9 +131,36 @@ def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:
     return {name: record[name] for name in names if record and record.get(name) is not None}
 
 
-def _measured(path: Path) -> dict[str, Any]:
+def _scheduled(
+    pattern: str | None, wildcards: Mapping[str, Any], accounted: Mapping[str, Accounted]
+) -> dict[str, Any]:
+    """What the log of a job tells about how it was run, and accounting about how it waited."""
+    path = None if pattern is None else Path(pattern.format(**wildcards))
+    job = job_of(path)
+    found = {"threads": threads_of(path), "job": job}
+    if job in accounted:
+        found["queue_seconds"] = accounted[job].queue_seconds
+    return found
+
+
+def threads_of(log: Path | None) -> int | None:
+    """Threads that the job which wrote this log was granted."""
+    if log is None or not log.is_file():
+        return None
+    with log.open(encoding="utf-8", errors="replace") as file:
+        found = re.search(r" starts on \S+ with (\d+) threads", file.read(4096))
+    return int(found.group(1)) if found else None
+
+
+def _measured(path: Path, scheduled: Mapping[str, Any]) -> dict[str, Any]:
     row, _ = try_read(path, read_benchmark)
     if row is None:
         return {}
     names = {"seconds": "s", "peak_mb": "max_rss", "cpu_seconds": "cpu_time", "threads": "threads"}
-    return {name: row.get(column) for name, column in names.items()} | {"device": "cpu"}
+    found = {name: row.get(column) for name, column in names.items()} | {"device": "cpu"}
+    found |= {key: value for key, value in scheduled.items() if value is not None}
+    seconds, used, threads = (found.get(name) for name in ("seconds", "cpu_seconds", "threads"))
+    # a job shorter than the benchmark's sampling has no CPU time to speak of
+    if seconds and used and threads and seconds >= SHORTEST_SAMPLED:
+        found["cpu_efficiency"] = round(used / (seconds * threads), 3)
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from nmfbench.errors import InputError
+from nmfbench.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -21,27 +24,54 @@ def resolve_device(name: str) -> torch.device:
 
     Raises
     ------
-    InputError
+    DeviceError
         If the device is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = name.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(
+        raise DeviceError(
             "device: a GPU was asked for and there is none",
             "a CUDA device that torch can use",
             f"{_torch_build()}; {_driver()}",
             "run on a node with a GPU, with the CUDA build of torch, or set device: auto (or cpu)",
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError(
+        raise DeviceError(
             "device: an Apple GPU was asked for and there is none",
             "a Metal device that torch can use",
             f"no Metal device; {_torch_build()}",
             "run on a Mac with Apple silicon, or set device: auto (or cpu)",
         )
     return torch.device(name)
+
+
+def check_granted(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to train on the CPU in a job that asked its scheduler for a GPU.
+
+    To be called first of all in such a job: it would hold the GPU for days without using it.
+
+    Raises
+    ------
+    DeviceError
+        If torch sees no GPU, with what the scheduler granted, the build of torch and the driver.
+    """
+    if torch.cuda.is_available():
+        return
+    job = environment.get("SLURM_JOB_ID")
+    place = f"job {job} on {platform.node()}" if job else platform.node()
+    if partition := environment.get("SLURM_JOB_PARTITION"):
+        place += f" (partition {partition})"
+    granted = environment.get("CUDA_VISIBLE_DEVICES")
+    raise DeviceError(
+        "device: a GPU was asked of the scheduler and torch sees none",
+        "a CUDA device that torch can use",
+        f"{place}, CUDA_VISIBLE_DEVICES {'not set' if granted is None else repr(granted)}; "
+        f"{_torch_build()}; {_driver()}",
+        "install the CUDA build of torch, let the profile name a partition with GPUs and load what its nodes "
+        "need; or set device: cpu in the config, which asks for no GPU",
+    )
 
 
 def _torch_build() -> str:

@@ -1,0 +1,119 @@
+"""Why a step left no result: the class of its failure and a line that says more.
+
+The evidence, the first that speaks wins: the exit code that the job wrote at the end of its log, the
+state of the scheduler's job in accounting, the scheduler's log of the job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nmfbench.job import ENDINGS
+from nmfbench.tables.files import last_lines, reason_from_log
+from nmfbench.tables.scheduler import Accounted, job_of, log_of_job
+
+#: Classes that are not written by the job itself (those are in :data:`nmfbench.job.ENDINGS`).
+TIME, MEMORY, KILLED, CRASH, NOT_RUN, UNFINISHED = (
+    "time",
+    "memory",
+    "killed",
+    "crash",
+    "not run",
+    "unfinished",
+)
+
+_END = re.compile(r" ends with exit code (\d+): ")
+_OF_STATE = {
+    "TIMEOUT": TIME,
+    "DEADLINE": TIME,
+    "OUT_OF_MEMORY": MEMORY,
+    "CANCELLED": KILLED,
+    "PREEMPTED": KILLED,
+    "NODE_FAIL": KILLED,
+    "BOOT_FAIL": KILLED,
+    "RUNNING": UNFINISHED,
+    "PENDING": UNFINISHED,
+    "SUSPENDED": UNFINISHED,
+}
+# slurmstepd's words, with and without control groups
+_OF_WORDS = {
+    MEMORY: r"oom[-_ ]kill|out of memory|exceeded (job|step) memory limit",
+    TIME: r"DUE TO TIME LIMIT",
+    KILLED: r"\*\*\* (JOB|STEP) \S+ ON .* CANCELLED|DUE TO (PREEMPTION|NODE FAILURE)",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is known of a missing result.
+
+    Attributes
+    ----------
+    kind : str
+        ``memory``, ``time``, ``gpu missing``, ``bad input``, ``interrupted``, ``crash``, ``killed``,
+        ``unfinished`` or ``not run``.
+    reason : str
+        One line.
+    """
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where failures are looked up.
+
+    Attributes
+    ----------
+    accounted : mapping
+        Job number to what accounting knows (:func:`~nmfbench.tables.scheduler.accounting`).
+    scheduler_logs : path or None
+        The profile's ``slurm-logdir``.
+    """
+
+    accounted: Mapping[str, Accounted] = field(default_factory=dict)
+    scheduler_logs: str | Path | None = None
+
+    def failure(self, log: str | Path | None, rule: str = "", wildcards: str = "") -> Failure:
+        """Say why the job of `rule` with these wildcards, which writes `log`, left no result."""
+        lines = last_lines(log)
+        ending = next((found for line in reversed(lines) if (found := _END.search(line))), None)
+        if ending:
+            kind = ENDINGS.get(int(ending.group(1)), CRASH)
+            return Failure(kind, reason_from_log(log))
+        job = job_of(log)
+        theirs = log_of_job(self.scheduler_logs, job, rule, wildcards)
+        killed = self._killed(job, theirs)
+        if killed is not None:
+            return killed
+        if any(line.startswith("Traceback (most recent call last)") for line in lines):
+            return Failure(CRASH, reason_from_log(log))
+        if lines and " done in " in lines[-1]:
+            return Failure(
+                NOT_RUN, "it ended well and its result was removed, as when a job of its group fails"
+            )
+        if lines:
+            return Failure(
+                KILLED, f"its log ends without a word, as after a kill from outside: {lines[-1].strip()}"
+            )
+        if theirs is not None:
+            return Failure(
+                CRASH, f"it ended before its script began, see {theirs}: {reason_from_log(theirs)}"
+            )
+        return Failure(NOT_RUN, reason_from_log(log))
+
+    def _killed(self, job: str | None, theirs: Path | None) -> Failure | None:
+        """What the scheduler says of the end of a job, in its log and in accounting."""
+        lines = last_lines(theirs)
+        for kind, words in _OF_WORDS.items():
+            for line in reversed(lines):
+                if re.search(words, line, re.IGNORECASE):
+                    return Failure(kind, " ".join(line.split()))
+        known = self.accounted.get(job or "")
+        if known is not None and known.state in _OF_STATE:
+            return Failure(_OF_STATE[known.state], f"SLURM job {job}: {known.state}")
+        return None

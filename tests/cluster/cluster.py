@@ -1,0 +1,152 @@
+"""Calls of Snakemake with the cluster profile, and questions to the scheduler."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TESTBED = REPOSITORY / "tests" / "cluster" / "testbed.sh"
+PROFILE = REPOSITORY / "profiles" / "slurm"
+TOY = ["--snakefile", str(REPOSITORY / "tests" / "cluster" / "toy.smk")]
+CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", "tests/configs/micro.yaml")
+WORKFLOW = ["--configfile", CONFIG]
+# The pretended cluster is one small machine: fewer jobs at a time, shorter waits than a site needs.
+HERE = ["--jobs", "4", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks", "3"]
+LONGEST = 900
+
+
+class Run:
+    """A call of ``snakemake --profile`` that goes on in the background."""
+
+    def __init__(self, folder: Path, *arguments: str, profile: Path = PROFILE, local: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        number = len(list(folder.glob("call-*.log")))
+        self.log = folder / f"call-{number}.log"
+        how = ["--cores", "2"] if local else ["--profile", str(profile), *HERE]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *how,
+            "--nocolor",
+            "--directory",
+            str(folder),
+            *arguments,
+        ]
+        environment = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        # job steps import the package of this checkout, whatever is installed
+        environment["PYTHONPATH"] = str(REPOSITORY / "scripts")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout: float = LONGEST) -> Run:
+        """Wait for its end; a run that hangs is killed, with its jobs."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(
+                f"snakemake did not end within {timeout:.0f} s:\n{self.text[-3000:]}"
+            ) from None
+        return self
+
+    @property
+    def code(self) -> int:
+        assert self.process.returncode is not None, "it is still running"
+        return self.process.returncode
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the call and its children, as a terminal does."""
+        os.killpg(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.wait(30)
+
+    def succeeded(self) -> Run:
+        self.wait()
+        assert self.code == 0, self.text[-6000:]
+        return self
+
+    @property
+    def name(self) -> str:
+        """Name of its jobs."""
+        found = re.search(r"SLURM run ID: (\S+)", self.text)
+        return found.group(1) if found else ""
+
+    def queue(self, form: str = "%i") -> list[str]:
+        """Its jobs in the queue."""
+        return ask("squeue", "--noheader", f"--name={self.name}", f"--format={form}") if self.name else []
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Its jobs in accounting, oldest first."""
+        names = ["JobIDRaw", "Comment", "Partition", "ReqMem", "Timelimit", "State", "AllocTRES", "NodeList"]
+        lines = ask("sacct", "-X", "-n", "-P", f"--name={self.name}", "-o", ",".join(names))
+        return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
+
+    def job_of(self, rule: str) -> str:
+        """Number of the first job of a rule, once there is one."""
+
+        def found() -> str | None:
+            match = re.search(rf"SLURM jobid (\d+) \(log: \S*/(?:rule|group)_{rule}\w*/", self.text)
+            return match.group(1) if match else None
+
+        return wait_until(found, f"a job of rule {rule}", self)
+
+
+def ask(*command: str) -> list[str]:
+    """Lines that a program of the scheduler prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def wait_until(condition: Callable[[], object], what: str, run: Run | None = None, timeout: float = 180):
+    """The first true value of a condition."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert run is None or run.process.poll() is None, f"{what}: the run ended:\n{run.text[-4000:]}"
+        assert time.monotonic() < end, f"{what}: not within {timeout:.0f} s"
+        time.sleep(0.3)
+    return value
+
+
+def edited_profile(folder: Path, changes: Sequence[tuple[str, str]]) -> Path:
+    """A copy of the profile in which lines are edited as a site edits them."""
+    text = (PROFILE / "profile.yaml").read_text()
+    for old, new in changes:
+        assert old in text, f"the profile has no line with {old!r}"
+        text = text.replace(old, new)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "profile.yaml").write_text(text)
+    return folder
+
+
+def daemons() -> set[str]:
+    """Programs of a SLURM that run on this machine."""
+    names = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "slurmstepd", "srun", "sbatch"}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            found.add(process.read_text().strip())
+        except OSError:
+            continue  # it ended meanwhile
+    return found & names
