@@ -145,7 +145,7 @@ start_accounting() {
     --skip-test-db >"$bed/log/database_install.log" 2>&1
   detached mariadbd --no-defaults --user=slurm --datadir="$bed/db" --socket="$bed/run/mysql/socket" \
     --pid-file="$bed/run/mysql/pid" --bind-address=127.0.0.1 --port=13306 --innodb-buffer-pool-size=64M \
-    --log-error="$bed/log/mariadb.log" &
+    --log-error="$bed/log/mariadb.log" </dev/null >/dev/null 2>&1 & # the waiting shell holds them open too
   local sql=(mariadb --no-defaults --socket="$bed/run/mysql/socket")
   await 60 mariadbd "${sql[@]}" -e 'SELECT 1'
   local password
