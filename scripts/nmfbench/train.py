@@ -97,7 +97,6 @@ def train(
         from nmfbench.training.device import check_granted
 
         check_granted()
-    import pandas as pd
     from threadpoolctl import threadpool_limits
 
     from nmfbench.data import AS_COUNTED, read_filtered

@@ -335,39 +335,14 @@ def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
     return request
 
 
-def training_gpus(wildcards):
-    """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
-    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
-
-
-def gpu_request(key):
-    """One of the resources that ask for the GPU of a training, in the words of the site (profiles/README.md)."""
-    return lambda wildcards: site.gpu_resources(training_gpus(wildcards))[key]
-
-
-def training_resources(base_mb, mb_per_input_mb, base_minutes=60, minutes_per_input_mb=2):
-    """What every train rule asks for; whether that holds a GPU follows from the registry and the config."""
-    return {
-        "mem_mb": memory(base_mb, mb_per_input_mb),
-        "runtime": minutes(base_minutes, minutes_per_input_mb, training_gpus),
-        **{key: gpu_request(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
-    }
-
-
-# ---- signals and handlers
-
-
-if "SLURM_JOB_ID" in os.environ:
-    # The profile asks for SIGUSR1 ahead of the time limit. It reaches every process of the job; whoever is around
-    # the training must not die of it, and the training sets a handler of its own.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-
 def fit_memory(n_files=1):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
-    return lambda wildcards, attempt: int(
-        (3000 + 1.05 * n_files * cfg.models[wildcards.model].gram_memory_mb) * 2 ** (attempt - 1)
-    )
+
+    def request(wildcards, attempt):
+        grams = n_files * cfg.models[wildcards.model].gram_memory_mb
+        return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
+
+    return request
 
 
 def train_memory(base, per_input_mb):
@@ -384,7 +359,32 @@ def train_memory(base, per_input_mb):
     return chosen
 
 
-# ---- handlers
+def training_gpus(wildcards):
+    """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
+    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
+
+
+def gpu_request(key):
+    """One of the resources that ask for the GPU of a training, in the words of the site (profiles/README.md)."""
+    return lambda wildcards: site.gpu_resources(training_gpus(wildcards))[key]
+
+
+def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
+    """What every train rule asks for; whether that holds a GPU follows from the registry and the config."""
+    return {
+        "mem_mb": mem_mb,
+        "runtime": minutes(base_minutes, minutes_per_input_mb, training_gpus),
+        **{key: gpu_request(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
+    }
+
+
+# ---- signals and handlers
+
+
+if "SLURM_JOB_ID" in os.environ:
+    # The profile asks for SIGUSR1 ahead of the time limit. It reaches every process of the job; whoever is around
+    # the training must not die of it, and the training sets a handler of its own.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def write_manifest():

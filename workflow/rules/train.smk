@@ -71,7 +71,7 @@ rule train_base_nmf:
         "../../envs/models.yaml"
     threads: 4
     resources:
-        **training_resources(3000, 12),
+        **training_resources(memory(3000, 12)),
     params:
         code=code(*TRAINING_CODE, "models/base_nmf.py"),
         kind=model_kind,
@@ -94,9 +94,7 @@ use rule train_base_nmf as train_ae_nmf with:
     pathvars:
         fit=fit_of("ae_nmf"),
     resources:
-        mem_mb=train_memory(9000, 12),  # room for gram_memory_mb
-        runtime=minutes(60, 2),
-        **training_resources(9000, 12),  # room for gram_memory_mb
+        **training_resources(train_memory(9000, 12)),  # room for gram_memory_mb
     params:
         code=code(*AUTOENCODER_CODE, "models/ae_nmf.py"),
 
@@ -122,8 +120,8 @@ use rule train_base_nmf as train_pyro_gamma_nb with:
     pathvars:
         fit=fit_of("pyro_gamma_nb"),
     resources:
-        mem_mb=memory(4000, 40),  # the counts by cell and by gene, and those set aside
-        runtime=minutes(60, 4),
+        # the counts by cell and by gene, and those set aside
+        **training_resources(memory(4000, 40), 60, 4),
     params:
         code=code(*BAYESIAN_CODE, "models/bayesian/pyro_gamma_nb.py"),
 

@@ -60,14 +60,12 @@ __all__ = [
     "CAENMF1",
     "CAENMF2",
     "MODELS",
-    "BaseNMF",
-    "ModelEntry",
-    "PyroExponential",
-    "PyroGammaNB",
     "PNMF",
     "BaseNMF",
     "ModelEntry",
     "PNMFDonor",
+    "PyroExponential",
+    "PyroGammaNB",
     "get_model",
 ]
 
