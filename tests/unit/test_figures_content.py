@@ -211,6 +211,20 @@ def test_resources_name_the_rank_where_several_are():
     assert {"Base_NMF, k=8", "Base_NMF, k=20"} <= set(ticks)
 
 
+def test_resources_show_efficiency_and_the_queue_where_they_are_known():
+    table = resources().assign(cpu_efficiency=0.5, queue_seconds=0.0)
+    table.loc[table["device"] == "cuda", "queue_seconds"] = None
+    figure = figures.resources_figure(table, NAMES)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels.count("CPU efficiency (%)") == 2
+    assert labels.count("time in the queue (s)") == 1
+    shown = dict(zip(labels[:4], figure.axes, strict=False))
+    ends = [bar.get_x() + bar.get_width() for bar in bars(shown["CPU efficiency (%)"])]
+    assert_allclose(ends, 50)
+    ends = [bar.get_x() + bar.get_width() for bar in bars(shown["time in the queue (s)"])]
+    assert_allclose(ends, 1)  # no wait is a short one, not a missing one
+
+
 def test_resources_of_nothing():
     assert "missing: no resources recorded" in texts(figures.resources_figure(resources().head(0)))
 

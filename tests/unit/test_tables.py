@@ -13,6 +13,7 @@ from nmfbench.tables.collect import collect_dataset
 from nmfbench.tables.files import read_table, reason_from_log, write_table
 from nmfbench.tables.resources import collect_resources, read_benchmark
 from nmfbench.tables.runs import run_folder
+from nmfbench.tables.scheduler import Accounted
 from nmfbench.tables.scores import collect_clusterings, collect_folds, collect_scores, seed_spread
 
 CLUSTERING_HEADER = "Model,ARI,ARI Std,NMI,NMI Std"
@@ -330,6 +331,29 @@ def test_resources_join_run_records_and_benchmark_files(results, tmp_path):
     )
     with pytest.raises(ValueError, match="benchmark"):
         read_benchmark(path)
+
+
+def test_resources_tell_the_efficiency_and_the_wait(results, tmp_path):
+    one = cell("base_nmf")
+    make_run(results, one)
+    (tmp_path / "umap.tsv").write_text(BENCHMARK)
+    (tmp_path / "cluster.tsv").write_text(BENCHMARK.replace("61.5", "0.2"))
+    start = "12:00:00 compute_umap (x=y) starts on node7 with 2 threads"
+    (tmp_path / "umap.log").write_text(f"{start}, SLURM job 41 in partition cpu\n")
+    (tmp_path / "cluster.log").write_text(f"{start}\n")
+    benchmarks = {"compute_umap": "umap.tsv", "cluster_embedding": "cluster.tsv"}
+    logs = {"compute_umap": "umap.log", "cluster_embedding": "cluster.log"}
+    table = collect_resources(
+        [one],
+        results,
+        {step: str(tmp_path / name) for step, name in benchmarks.items()},
+        {step: str(tmp_path / name) for step, name in logs.items()},
+        {"41": Accounted("COMPLETED", 17.0)},
+    ).set_index("step")
+    umap, cluster = table.loc["compute_umap"], table.loc["cluster_embedding"]
+    assert (umap["threads"], umap["job"], umap["queue_seconds"]) == (2, "41", 17.0)
+    assert umap["cpu_efficiency"] == pytest.approx(92.5 / (61.5 * 2), abs=1e-3)
+    assert cluster[["cpu_efficiency", "queue_seconds", "job"]].isna().all()
 
 
 def test_training_has_its_row_without_benchmark_files(results):

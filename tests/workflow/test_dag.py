@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from nmfbench.models import MODELS
 from snake import REPOSITORY, snakemake
 
 EVERY_RULE = {
@@ -96,14 +99,73 @@ def test_one_file_at_a_time(tmp_path):
     }
 
 
-def test_the_slurm_profile_plans_without_slurm(tmp_path):
-    call = snakemake("-n", "--profile", "profiles/slurm", directory=tmp_path)
+def requests(text: str) -> dict[str, dict[str, str]]:
+    """Resources of each rule's first job, from the jobs that a dry run prints."""
+    found: dict[str, dict[str, str]] = {}
+    for job in re.split(r"^(?=rule |localrule |group job )", text, flags=re.MULTILINE):
+        rule = re.match(r"\w+ (\w+):", job)
+        line = re.search(r"^    resources: (.*)$", job, re.MULTILINE)
+        if rule and line:
+            found.setdefault(rule[1], dict(part.split("=", 1) for part in line[1].split(", ")))
+    return found
+
+
+def profile_with(tmp_path, old, new):
+    """The cluster profile with a line edited, as a site edits it."""
+    text = (REPOSITORY / "profiles" / "slurm" / "profile.yaml").read_text()
+    assert old in text
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "profile.yaml").write_text(text.replace(old, new))
+    return tmp_path / "site"
+
+
+CAN_USE_A_GPU = {f"train_{kind}" for kind, model in MODELS.items() if model.uses_gpu}
+
+
+@pytest.fixture
+def without_slurm(monkeypatch, tmp_path):
+    """A path that leads to a shell and `which`, and to no program of SLURM."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "sh", "which"):
+        (programs / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(programs))
+
+
+@pytest.mark.usefixtures("without_slurm")
+@pytest.mark.parametrize(
+    ("device", "old", "new", "key", "value"),
+    [
+        ("auto", "", "", "gpu", "1"),
+        ("auto", "gpu_request: gpus", "gpu_request: gres", "gres", "gpu:1"),
+        ("cpu", "", "", None, None),
+        ("auto", "gpu_request: gpus", "gpu_request: none", None, None),
+    ],
+)
+def test_the_profile_plans_without_slurm_who_holds_a_gpu(tmp_path, device, old, new, key, value):
+    profile = profile_with(tmp_path, old, new) if old else "profiles/slurm"
+    models = ", ".join(f"{kind}: {{}}" for kind in MODELS)
+    change = ["--config", f"device={device}", f"models={{{models}}}"]
+    call = snakemake(
+        "-n", "--profile", profile, *change, "--configfile", "config/demo.yaml", directory=tmp_path
+    )
     assert call.code == 0, call.text
-    jobs = [job for job in call.text.split("\n\n") if "gpu=1" in job]
-    gpu = {
-        line.split()[1].rstrip(":") for job in jobs for line in job.splitlines() if line.startswith("rule ")
-    }
-    assert gpu == {"train_ae_nmf", "train_cae_nmf1", "train_cae_nmf2"}
+    asked = requests(call.text)
+    assert {rule for rule in asked if rule.startswith("train_")} == {f"train_{kind}" for kind in MODELS}
+    holding = {rule for rule, found in asked.items() if found.get("gpu", "0") != "0" or "gres" in found}
+    assert holding == (CAN_USE_A_GPU if key else set())
+    for rule, found in asked.items():
+        assert found["slurm_partition"] == ("gpu" if rule in holding else "cpu"), rule
+    for rule in holding:
+        assert asked[rule][key] == value
+        assert (asked[rule]["gpu"] == "0") == (key == "gres")
+
+
+@pytest.mark.usefixtures("without_slurm")
+def test_the_dag_needs_no_slurm(tmp_path):
+    call = snakemake("--dag", "--profile", "profiles/slurm", directory=tmp_path)
+    assert call.code == 0, call.text
+    assert "digraph snakemake_dag" in call.text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ rule gather_statistics:
         "../../envs/models.yaml"
     threads: 2
     resources:
+        **gpu_resources(allowed_gpus),
         mem_mb=memory(2500 + int(cfg.statistics.memory_mb), 0.05),
         runtime=minutes(60, 0.5),
     params:
@@ -69,8 +70,7 @@ rule select_ranks:
         "../../envs/models.yaml"
     threads: 4
     resources:
-        mem_mb=fit_memory(n_files=2),
-        runtime=minutes(240, 1),
+        **training_resources(fit_memory(n_files=2), 240, 1),
     params:
         code=code(*AUTOENCODER_CODE, "sweep.py", "models/*ae_nmf*.py"),
         kind=model_kind,

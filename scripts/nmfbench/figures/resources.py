@@ -13,10 +13,13 @@ from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 
 QUANTITIES = {
-    "seconds": "wall time per job (s)",
-    "peak_mb": "peak memory per job (MB)",
-    "gpu_peak_mb": "peak GPU memory per job (MB)",
+    "seconds": "wall time (s)",
+    "peak_mb": "peak memory (MB)",
+    "gpu_peak_mb": "peak GPU memory (MB)",
+    "cpu_percent": "CPU efficiency (%)",
+    "queue_seconds": "time in the queue (s)",
 }
+_WHERE_KNOWN = ("gpu_peak_mb", "cpu_percent", "queue_seconds")
 _UNKNOWN = "not recorded"
 _NO_MODEL = style.ModelStyle("#BBBBBB", "o", "", "-")
 _ROW, _HEAD, _FOOT = 3.6, 8.0, 10.0  # mm
@@ -30,7 +33,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
     ----------
     resources : DataFrame
         resources.tsv: model, rank, seed, step, seconds, peak_mb, gpu_peak_mb,
-        threads, device. model is empty for steps that belong to none.
+        threads, device, cpu_efficiency, queue_seconds. model is empty for steps that belong to none.
     display_names : mapping of str to str, optional
         Model name to display name, in the order of the bars.
 
@@ -38,12 +41,17 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
     -------
     Figure
         Bars are means over the jobs of a step and model (seeds, labels, folds),
-        dots are the jobs. Devices never share a panel.
+        dots are the jobs. Devices never share a panel. GPU memory, CPU efficiency (CPU time over time on
+        all threads) and the wait in the queue are drawn where there are any; a wait is at least a second.
     """
     style.require_columns(resources, ["model", "rank", "step", "seconds", "peak_mb"], "resources.tsv")
     names = dict(display_names or {})
     table = resources.assign(model=_text(resources["model"]), step=_text(resources["step"]))
     table["device"] = _text(table["device"]).replace("", _UNKNOWN) if "device" in table else _UNKNOWN
+    if "cpu_efficiency" in table:
+        table["cpu_percent"] = 100 * pd.to_numeric(table["cpu_efficiency"], errors="coerce")
+    if "queue_seconds" in table:
+        table["queue_seconds"] = pd.to_numeric(table["queue_seconds"], errors="coerce").clip(lower=1)
     for quantity in QUANTITIES:
         table[quantity] = pd.to_numeric(table[quantity], errors="coerce") if quantity in table else np.nan
     models = style.order_models(table.loc[table["model"] != "", "model"], names)
@@ -67,7 +75,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         style.add_text(figure, 1, top + 1.5, heading, fontsize=style.LARGE, fontweight="bold")
         _draw_device(figure, left, top + _HEAD, table[table["device"] == device], rows, styles)
         top += _HEAD + _FOOT + _ROW * len(rows)
-    note = "Bars: mean over the jobs of a step and model; white dots: single jobs. Logarithmic scales."
+    note = "Of one job. Bars: mean over the jobs of a step and model; white dots: single jobs. Logarithmic scales."
     if not blocks:
         note = "missing: no resources recorded"
     style.add_text(figure, 1, top + 0.5, note, fontsize=style.SMALL, color="#444444")
@@ -78,7 +86,7 @@ def _draw_device(
     figure: Figure, left: float, top: float, table: pd.DataFrame, rows: list[dict], styles: dict
 ) -> None:
     """One panel for each quantity that was measured on this device."""
-    quantities = [q for q in QUANTITIES if q != "gpu_peak_mb" or (table[q] > 0).any()]
+    quantities = [q for q in QUANTITIES if q not in _WHERE_KNOWN or (table[q] > 0).any()]
     panel = (style.DOUBLE_COLUMN - left - 2) / len(quantities)
     for column, quantity in enumerate(quantities):
         axes = style.add_axes(figure, left + column * panel, top, panel - 14, _ROW * len(rows))
