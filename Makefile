@@ -7,10 +7,10 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 DEMO := --configfile config/demo.yaml
 
-.PHONY: help demo test lint lock schema clean
+.PHONY: help demo test test-cluster lint lock schema clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .venv/.complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
@@ -31,6 +31,10 @@ demo: .venv/.complete ## run the whole workflow on the simulated atlas
 
 test: .venv/.complete lint ## lint, then all tests
 	$(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadscope --no-loadscope-reorder
+
+test-cluster: .venv/.complete ## the cluster profile on a real SLURM, set up here (Debian, root; elsewhere it is skipped)
+	@tests/cluster/testbed.sh check >/dev/null || tests/cluster/testbed.sh install || test $$? = 3
+	$(BIN)/python -m pytest tests/cluster
 
 lint: .venv/.complete ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 TESTBED = REPOSITORY / "tests" / "cluster" / "testbed.sh"
 PROFILE = REPOSITORY / "profiles" / "slurm"
 TOY = ["--snakefile", str(REPOSITORY / "tests" / "cluster" / "toy.smk")]
-CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", "tests/configs/micro.yaml")
-WORKFLOW = ["--configfile", CONFIG]
+MICRO = "tests/configs/micro.yaml"
+CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", MICRO)
 # The pretended cluster is one small machine: fewer jobs at a time, shorter waits than a site needs.
 HERE = ["--jobs", "4", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks", "3"]
 LONGEST = 900

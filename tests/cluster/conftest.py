@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 import scenarios
-from cluster import TESTBED, daemons
+from cluster import TESTBED, Run, daemons
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,28 +37,43 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(testbed, workplace) -> scenarios.Pair:
-    """The whole workflow, on the cluster and on this machine."""
-    return scenarios.demo(workplace)
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """What plays scenarios side by side: most of their time is waiting for polls."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")
-def played(demo, workplace) -> dict[str, object]:
-    """What came of every scenario; some at a time, since most of their time is waiting for polls.
+def demo(testbed, pool, workplace) -> scenarios.Pair:
+    """The whole workflow, on the cluster and on this machine, while the first scenarios are played."""
+    early = {play: pool.submit(play, workplace / play.__name__) for play in scenarios.ON_NOTHING}
+    pair = scenarios.demo(workplace)
+    pair.early = early
+    return pair
 
-    A scenario that failed gives its error to each test that asks for it.
-    """
-    with ThreadPoolExecutor(4) as pool:
-        futures = {}
-        for scenario in scenarios.SIDE_BY_SIDE:
-            folder = workplace / scenario.__name__
-            if scenario in scenarios.ON_A_FINISHED_RUN:
-                shutil.copytree(demo.cluster.folder, folder)
-            futures[scenario.__name__] = pool.submit(scenario, folder)
+
+@pytest.fixture(scope="session")
+def base(demo, workplace) -> Path:
+    """A finished run of the smallest workflow, which the other scenarios begin with."""
+    if demo.dataset == scenarios.DATASET:
+        return demo.cluster.folder
+    call = [*scenarios.WORKFLOW, *scenarios.CPU]
+    return Run(workplace / "base", *call, local=True).succeeded().folder
+
+
+@pytest.fixture(scope="session")
+def played(demo, pool, base, workplace) -> dict[Callable, Future]:
+    """All scenarios, ended."""
+    futures = dict(demo.early)
+    for play in scenarios.ON_A_FINISHED_RUN:
+        folder = workplace / play.__name__
+        shutil.copytree(base, folder)
+        futures[play] = pool.submit(play, folder)
+    wait(futures.values())
     return futures
 
 
 @pytest.fixture
 def result_of(played):
-    """What a scenario gave back, or its error."""
-    return lambda scenario: played[scenario.__name__].result()
+    """What a scenario gave back; its error, if it came to one."""
+    return lambda play: played[play].result()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import CONFIG, TESTBED, TOY, WORKFLOW, Run, ask, edited_profile, wait_until
+from cluster import CONFIG, MICRO, TESTBED, TOY, Run, ask, edited_profile, wait_until
 
-DATASET = Path(CONFIG).stem
+WORKFLOW = ["--configfile", MICRO]
+DATASET = Path(MICRO).stem
 CPU = ["--config", "device=cpu"]
 ONCE = ["--retries", "0"]
 # A fit long enough to be told to stop twice; minibatches, so that one more epoch is always possible.
@@ -30,19 +33,18 @@ def fit_target(model: str, name: str = "result.h5ad") -> str:
 class Pair:
     """The same workflow, run twice."""
 
+    call: list[str]
+    dataset: str
     cluster: Run
     local: Run
+    early: dict[Callable, Future] = field(default_factory=dict)
 
 
 def demo(folder: Path) -> Pair:
     """The whole workflow through the profile as it is, and without a scheduler."""
-    pair = Pair(
-        Run(folder / "demo", *WORKFLOW, *CPU),
-        Run(folder / "local", *WORKFLOW, *CPU, local=True),
-    )
-    pair.local.wait()
-    pair.cluster.wait()
-    return pair
+    call = ["--configfile", CONFIG, *CPU]
+    cluster, local = Run(folder / "demo", *call), Run(folder / "local", *call, local=True)
+    return Pair(call, Path(CONFIG).stem, cluster.wait(1800), local.wait(1800))
 
 
 # ---- the scenarios side by side
@@ -185,7 +187,7 @@ def kill_minus_nine(folder: Path) -> Killed:
     return Killed(run, locked, Run(folder, *call).wait())
 
 
-SIDE_BY_SIDE = (stopped_fits, gpus, too_little, kill_minus_nine, ctrl_c, a_failing_job)
+ON_NOTHING = (too_little, ctrl_c, a_failing_job)
 ON_A_FINISHED_RUN = (stopped_fits, gpus, kill_minus_nine)
 
 

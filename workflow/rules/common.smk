@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.append(str(REPOSITORY / "scripts"))
@@ -411,7 +412,7 @@ def write_manifest():
 def say_what_is_missing():
     """After a failure: which fits are there, which are not and why, and where to look."""
     manifest.say_what_is_missing(
-        [fit for dataset in cfg.datasets for fit in expected_fits(Wildcards(fromdict={"dataset": dataset}))],
+        [fit for dataset in cfg.datasets for fit in expected_fits(SimpleNamespace(dataset=dataset))],
         workflow.pathvars.apply("<results>"),
         LOG_PATTERNS["train"],
         workflow.pathvars.apply("<logs>"),
