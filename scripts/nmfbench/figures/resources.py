@@ -75,7 +75,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         style.add_text(figure, 1, top + 1.5, heading, fontsize=style.LARGE, fontweight="bold")
         _draw_device(figure, left, top + _HEAD, table[table["device"] == device], rows, styles)
         top += _HEAD + _FOOT + _ROW * len(rows)
-    note = "Of one job. Bars: mean over the jobs of a step and model; white dots: single jobs. Logarithmic scales."
+    note = "Bars: mean over the jobs of a step and model; white dots: single jobs. Logarithmic scales."
     if not blocks:
         note = "missing: no resources recorded"
     style.add_text(figure, 1, top + 0.5, note, fontsize=style.SMALL, color="#444444")
