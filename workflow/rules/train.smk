@@ -16,7 +16,7 @@ AUTOENCODER_CODE = [
     *TRAINING_CODE,
     "solvers/*.py",
     "statistics/*.py",
-    *[f"models/{name}.py" for name in ("choice", "exact", "gathered", "streamed")],
+    *[f"models/{name}.py" for name in ("choice", "conditional", "exact", "gathered", "streamed")],
 ]
 BAYESIAN_CODE = [
     *TRAINING_CODE,

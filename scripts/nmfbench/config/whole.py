@@ -12,7 +12,7 @@ from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, TensorBoard, Umap
-from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Models
+from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
 
@@ -108,8 +108,8 @@ class Config(Section):
     def _rank_selection_has_its_models(self) -> Config:
         chosen = self.rank_selection
         for name in chosen.models:
-            if name not in self.models or not hasattr(self.models[name], "penalty_W"):
-                able = [key for key, model in self.models.items() if hasattr(model, "penalty_W")]
+            able = [key for key, model in self.models.items() if isinstance(model, Autoencoder)]
+            if name not in able:
                 raise ValueError(f"rank_selection.models: {name!r} is no autoencoder of `models`; {able} are")
         if chosen.models and chosen.held_out_shards >= self.statistics.shards:
             raise ValueError(
@@ -132,8 +132,9 @@ class Config(Section):
     def fits_from_statistics(self, dataset: str, model: str) -> bool:
         """Whether the fits of a model begin from the shared statistics of a dataset."""
         section = self.models[model]
-        able = getattr(section, "solver", "minibatch") != "minibatch" and not section.row_norm
-        return self.datasets[dataset].shared_statistics and able and section.init != "uniform"
+        if not isinstance(section, Autoencoder) or section.row_norm or section.init == "uniform":
+            return False
+        return self.datasets[dataset].shared_statistics and section.solver != "minibatch"
 
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""

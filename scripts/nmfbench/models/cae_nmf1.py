@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from nmfbench.linalg import SparseRows, moved
-from nmfbench.models.base import ConditionalAutoencoder, FitData
+from nmfbench.models.conditional import ConditionalAutoencoder
 from nmfbench.models.exact import Cells
+from nmfbench.models.labels import FitData
 from nmfbench.models.limits import one_of, real
 from nmfbench.models.penalties import Invariance, centred_sums, co_occurrence, group_sums, hsic_half_gradient
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm

@@ -10,9 +10,9 @@ import torch
 
 from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
-from nmfbench.models.base import ConditionalAutoencoder, FitData
+from nmfbench.models.conditional import ConditionalAutoencoder
 from nmfbench.models.exact import Cells
-from nmfbench.models.labels import Conditions
+from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.limits import one_of
 from nmfbench.models.problem import AutoencoderProblem, Gradient, gram, squared_norm
 from nmfbench.models.start import start_conditions
