@@ -1,0 +1,123 @@
+"""What many ranks and seeds cost from statistics gathered once: 10 seeds x 5 ranks, fitted and judged.
+
+    python benchmarks/rank_sweep.py --cells 20000 --genes 2000
+
+Counts every cell that is read, so that a repeated pass would show. ``--clock cpu`` counts CPU seconds of this
+process, for a busy machine; set OMP_NUM_THREADS and NUMBA_NUM_THREADS to 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+SEEDS = list(range(10))
+
+
+def main() -> None:
+    options = arguments()
+    if options.clock == "cpu":
+        time.perf_counter = time.monotonic = time.process_time
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
+
+
+def run(options, folder: Path) -> None:
+    import pandas as pd
+
+    from nmfbench.data import filter_donors, simulate_atlas
+    from nmfbench.data.filtered import FilteredCounts
+    from nmfbench.job import Job
+    from nmfbench.statistics import merge_files
+    from nmfbench.statistics.shards import gather_file
+    from nmfbench.sweep import sweep
+
+    simulate_atlas(
+        folder / "cells.h5ad", n_cells=options.cells, n_genes=options.genes, mean_counts=options.counts,
+        min_cells=100, n_small_donors=0,
+    )  # fmt: skip
+    filtered = folder / "filtered.h5ad"
+    filter_donors(folder / "cells.h5ad", filtered, folder / "d.tsv", min_cells_per_donor=100)
+    read = count_cells(FilteredCounts)
+
+    def gather() -> float:
+        began = time.perf_counter()
+        parts = [folder / f"shard-{shard}.h5" for shard in range(4)]
+        for shard, part in enumerate(parts):
+            gather_file(
+                filtered, part, shard=shard, n_shards=4, normalisation={"target_sum": 1e4, "log1p": True},
+                condition_columns=["donor_id"], donor_grams=False, memory_mb=6144, passes=1,
+            )  # fmt: skip
+        merge_files(parts[:3], folder / "fitted.h5", shards=range(3))
+        merge_files(parts[3:], folder / "held_out.h5", shards=[3])
+        return time.perf_counter() - began
+
+    def fit(ranks, seeds) -> tuple[float, pd.DataFrame]:
+        began = time.perf_counter()
+        sweep(
+            folder / "fitted.h5", folder / "held_out.h5", folder / "fits.tsv", kind="ae_nmf", name="ae_nmf",
+            settings={}, ranks=ranks, seeds=seeds, penalties=[{}], gene_folds=5, device="cpu",
+            run=Job(threads=options.threads),
+        )  # fmt: skip
+        return time.perf_counter() - began, pd.read_csv(folder / "fits.tsv", sep="\t")
+
+    gather()  # compiles
+    fit([2], SEEDS[:2])
+    read.clear()
+    of_pass = gather()
+    cells_of_pass = sum(read)
+    of_sweep, fits = fit(options.ranks, SEEDS)
+    of_fits = fits["seconds"].sum()
+    total, bound = of_pass + of_sweep, 2 * (of_pass + of_fits)
+    print(f"{platform.processor() or platform.machine()}; {options.clock} seconds, {options.threads} threads")
+    print(f"{options.cells} cells x {options.genes} genes, ranks {options.ranks}, {len(SEEDS)} seeds\n")
+    print("| what | seconds |\n|---|---|")
+    print(f"| the pass (4 shards, merged) | {of_pass:.1f} |")
+    print(f"| {len(fits)} fits alone | {of_fits:.1f} |")
+    print(f"| reading the statistics, judging, stability, checkpoints | {of_sweep - of_fits:.1f} |")
+    print(f"| all together | {total:.1f} |")
+    print(f"| twice the pass plus the fits: {'kept' if total < bound else 'MISSED'} | {bound:.1f} |")
+    print(f"| had every fit its own pass | {of_pass * len(fits) + of_fits:.1f} |\n")
+    by_fits = sum(read) - cells_of_pass
+    print(f"cells read by the pass: {cells_of_pass} of {options.cells}; by all fits: {by_fits}")
+    by_rank = fits.groupby("rank")[["seconds", "sweeps", "relative_error", "predicted_error", "stability"]]
+    print(by_rank.mean().round(4).to_string())
+
+
+def count_cells(counts_class) -> list[int]:
+    """Cells of every block that is read from now on."""
+    seen: list[int] = []
+
+    def counted(method):
+        def reading(self, *arguments, **options):
+            for first, block in method(self, *arguments, **options):
+                seen.append(block.shape[0])
+                yield first, block
+
+        return reading
+
+    counts_class.blocks, counts_class.spans = counted(counts_class.blocks), counted(counts_class.spans)
+    return seen
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--genes", type=int, default=2_000)
+    parser.add_argument("--counts", type=float, default=600.0, help="mean counts of a cell")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[5, 10, 20, 40, 80])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

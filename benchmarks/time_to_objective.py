@@ -1,0 +1,124 @@
+"""Seconds until the objective of 100 published minibatch epochs is reached, by each way to fit ae_nmf.
+
+    python benchmarks/time_to_objective.py --cells 20000 --genes 4000 --clock cpu
+
+The minibatches are those of the published runs (512 cells, round robin over cell types, Adam at 1e-3, 100
+epochs, no early stop) with sparse exact steps from the scaled NNDSVD start; what they end at is the target.
+The statistics are gathered from the filtered file, block by block, as the workflow does. Seconds of a fit are
+those of its history: the start included, reading and compilation not. ``--clock cpu`` counts CPU seconds of
+this process, which means something on a busy machine; set OMP_NUM_THREADS and NUMBA_NUM_THREADS to 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+NORMALISATION = {"target_sum": 1e4, "log1p": True}
+PUBLISHED = {
+    "solver": "minibatch",
+    "batches": "round_robin",
+    "init": "nndsvd",
+    "max_epochs": 100,
+    "patience": 100,
+    "batch_size": 512,
+}
+
+
+def main() -> None:
+    options = arguments()
+    if options.clock == "cpu":
+        time.perf_counter = time.monotonic = time.process_time
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
+
+
+def run(options, folder: Path) -> None:
+    from nmfbench.data import filter_donors, load_normalised, read_filtered, simulate_atlas
+    from nmfbench.models import get_model
+    from nmfbench.models.gathered import fit_statistics
+    from nmfbench.statistics import load
+
+    simulate_atlas(
+        folder / "cells.h5ad", n_cells=options.cells, n_genes=options.genes, mean_counts=options.counts,
+        min_cells=100, n_small_donors=0,
+    )  # fmt: skip
+    filter_donors(folder / "cells.h5ad", folder / "filtered.h5ad", folder / "d.tsv", min_cells_per_donor=100)
+    data = read_filtered(folder / "filtered.h5ad")
+    X, types = load_normalised(data.path, **NORMALISATION), data.label("cell_type")
+    print(
+        f"{platform.processor() or platform.machine()}; {options.clock} seconds; {X.shape[0]} cells x "
+        f"{X.shape[1]} genes, {X.nnz / np.prod(X.shape):.1%} nonzero, rank {options.rank}"
+    )
+    AENMF = get_model("ae_nmf")
+    common = {"random_state": 0, "device": "cpu"}
+    gather(folder, data)  # compiles
+    began = time.perf_counter()
+    gather(folder, data)
+    of_pass = time.perf_counter() - began
+    statistics = load(folder / "all.h5")
+    fit_statistics(AENMF(2, max_sweeps=2, solver_tol=0.0, **common), statistics, progress=False)
+    AENMF(2, solver="statistics", max_sweeps=2, solver_tol=0.0, **common).fit(X[:500], progress=False)
+
+    minibatch = AENMF(options.rank, **PUBLISHED, **common).fit(X, strata=types, progress=False)
+    target, of_minibatches = minibatch.objective_, minibatch.history_[-1]["seconds"]
+    gathered = fit_statistics(AENMF(options.rank, **common), statistics, progress=False)
+    cells = AENMF(options.rank, solver="statistics", gram_memory_mb=0, **common).fit(X, progress=False)
+
+    print(f"target: objective {target:.6g}, relative error {minibatch.relative_error_:.4f}\n")
+    print("| way | seconds to the target | times shorter | sweeps | converged after | relative error then |")
+    print("|---|---|---|---|---|---|")
+    print(f"| 100 published epochs | {of_minibatches:.1f} | 1 | | | {minibatch.relative_error_:.4f} |")
+    for name, model, before in (
+        ("statistics, without the pass", gathered, 0.0),
+        (f"statistics, with the pass of {of_pass:.1f} s", gathered, of_pass),
+        ("all cells by their nonzeros, no pass", cells, 0.0),
+    ):
+        reached = next((row for row in model.history_ if row["objective"] <= target), None)
+        end = model.history_[-1]
+        if reached is None:
+            print(f"| {name} | not reached | | {end['epoch']} | | {end['relative_error']:.4f} |")
+            continue
+        seconds = before + reached["seconds"]
+        print(
+            f"| {name} | {seconds:.2f} | {of_minibatches / seconds:.1f} | {reached['epoch']} "
+            f"| {before + end['seconds']:.1f} s, {end['epoch']} sweeps | {end['relative_error']:.4f} |"
+        )
+
+
+def gather(folder: Path, data) -> None:
+    """The pass over the cells and the merge, as the workflow's jobs do them one after the other."""
+    from nmfbench.statistics import merge_files
+    from nmfbench.statistics.shards import gather_file
+
+    parts = [folder / f"shard-{shard}.h5" for shard in range(4)]
+    for shard, part in enumerate(parts):
+        gather_file(
+            data.path, part, shard=shard, n_shards=4, normalisation=NORMALISATION,
+            condition_columns=["donor_id"], donor_grams=False, memory_mb=6144, passes=1,
+        )  # fmt: skip
+    merge_files(parts, folder / "all.h5")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--genes", type=int, default=4_000)
+    parser.add_argument("--counts", type=float, default=600.0, help="mean counts of a cell")
+    parser.add_argument("--rank", type=int, default=80)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
