@@ -2,7 +2,7 @@
 
 from nmfbench.job import job
 
-with job(snakemake):
+with job(snakemake) as run:
     from nmfbench.statistics.shards import gather_file
 
     smk = snakemake
@@ -16,5 +16,6 @@ with job(snakemake):
         condition_columns=smk.params.dataset["condition_columns"],
         donor_grams=smk.params.donor_grams,
         device=smk.params.device,
+        should_stop=run.stop_requested,
         **smk.params.settings,
     )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
+import nmfbench
 import reference_models as dense
 from nmfbench.data import filter_donors, load_normalised, read_filtered
 from nmfbench.data.filtered import FilteredCounts
 from nmfbench.errors import InputError
+from nmfbench.job import Interrupted
 from nmfbench.models import get_model
 from nmfbench.models.gathered import fit_file, fit_statistics, gram_of
 from nmfbench.models.streamed import embed, embed_blocks
@@ -234,6 +242,35 @@ def test_a_gram_matrix_larger_than_memory_is_made_in_tiles_or_refused(files, tmp
     with pytest.raises(InputError, match=r"3 passes of 20 rows[\s\S]*statistics.passes to 3"):
         gather(filtered, tmp_path / "refused.h5", **options, passes=2)
     assert not (tmp_path / "refused-0.h5").exists()
+
+
+def test_a_killed_shard_is_gathered_again_and_leaves_nothing_behind(files, tmp_path):
+    filtered, whole = files
+    options = {**SETTINGS, "n_shards": 3, "donor_grams": False, "passes": 4}
+    options["memory_mb"] = 50 * 8 * 20 / 2**20  # tiles on disk, which is where a kill leaves most
+    code = (
+        "import os, signal, sys; from nmfbench.statistics import shards, tiles\n"
+        "tiles.PartialGrams.fill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"shards.gather_file({str(filtered)!r}, {str(tmp_path / '0.h5')!r}, shard=0, **{options!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(nmfbench.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert [path.suffix for path in tmp_path.iterdir()].count(".gram") == 1
+    gather_file(filtered, tmp_path / "0.h5", shard=0, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.h5"]
+    again, once = load(tmp_path / "0.h5"), load(whole.with_name("all-0.h5"))
+    assert again.digests == once.digests
+    np.testing.assert_allclose(again.gram, once.gram, rtol=1e-5)
+
+
+def test_a_shard_gives_up_when_the_job_is_told_to_stop(files, tmp_path):
+    with pytest.raises(Interrupted, match="run the same command again"):
+        gather_file(
+            files[0], tmp_path / "0.h5", shard=0, n_shards=3, donor_grams=False, passes=1,
+            should_stop=lambda: True, **SETTINGS,
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_layout_depends_on_data_and_settings_alone(files):

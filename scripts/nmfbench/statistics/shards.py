@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
+from nmfbench.job import Interrupted
 from nmfbench.statistics.gather import Block, gather_shard
 from nmfbench.statistics.grams import check_gpu_memory
 from nmfbench.statistics.record import Layout, Statistics, choose_method, gram_bytes
@@ -24,6 +27,7 @@ PIECE_ROWS = 256
 BLOCK_ROWS = 4096
 """Cells of a block of the pass. Part of the result: sums of other blocks differ in the last bit."""
 
+_SECONDS_BETWEEN_LINES = 30
 _MIB = 2**20
 
 
@@ -103,6 +107,7 @@ def gather_file(
     passes: int,
     device: str = "cpu",
     gpu_memory_mb: float | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Statistics:
     """Gather one shard of a filtered file into a file of its own.
 
@@ -120,6 +125,8 @@ def gather_file(
         ``auto`` and ``cuda`` use all GPUs that can be seen.
     gpu_memory_mb : float, optional
         MiB granted on each.
+    should_stop : callable, optional
+        Asked after each block; once it says True the work is given up.
 
     Returns
     -------
@@ -129,7 +136,10 @@ def gather_file(
     ------
     InputError
         Before work starts, if memory, disk or GPU have no room for the Gram matrix.
+    Interrupted
+        If `should_stop` said so; nothing is kept of the shard.
     """
+    remove_leftovers(path)
     data = read_filtered(filtered)
     devices = devices_of(device)
     layout = lay_out(
@@ -147,17 +157,19 @@ def gather_file(
         shard + 1, n_shards, layout.size(shard), data.n_cells, data.n_genes, layout.method,
         ", ".join(devices), need,
     )  # fmt: skip
+    pace = _Pace(layout.size(shard), should_stop)
     if need <= memory_mb:
         check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb)
         blocks = shard_blocks(data, layout, shard)
-        statistics = gather_shard(blocks, layout, shard, device=devices, memory_mb=memory_mb)
+        statistics = gather_shard(blocks, layout, shard, device=devices, memory_mb=memory_mb, progress=pace)
         save(statistics, path)
+        _say_gpu_peak(devices)
         return statistics
     height = tile_height(layout, memory_mb, passes)
     check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb, height)
     check_disk(layout, path)
     log.info("more than %.0f MiB: in tiles of %d rows on disk", memory_mb, height)
-    return gather_to_disk(
+    statistics = gather_to_disk(
         lambda: shard_blocks(data, layout, shard),
         layout,
         path,
@@ -165,7 +177,46 @@ def gather_file(
         memory_mb=memory_mb,
         passes=passes,
         device=devices,
+        progress=pace,
     )
+    _say_gpu_peak(devices)
+    return statistics
+
+
+class _Pace:
+    """Told of every block: says in the log how far a pass is, and gives up when asked to."""
+
+    def __init__(self, n_cells: int, should_stop: Callable[[], bool] | None) -> None:
+        self.n_cells, self.done = n_cells, 0
+        self.should_stop = should_stop or (lambda: False)
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, n: int) -> None:
+        self.done += n
+        if self.should_stop():
+            raise Interrupted("nothing is kept of this shard; run the same command again")
+        if (now := time.monotonic()) - self.said > _SECONDS_BETWEEN_LINES:
+            self.said = now
+            log.info(
+                "%.1f passes over %d cells, %.0f cells/s",
+                self.done / self.n_cells, self.n_cells, self.done / (now - self.began),
+            )  # fmt: skip
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what a job that was killed while it wrote `path` left beside it."""
+    for file in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*"):
+        log.info("%s was left by a job that was killed: removed", file)
+        file.unlink(missing_ok=True)
+
+
+def _say_gpu_peak(devices: Sequence[str]) -> None:
+    on_gpu = [device for device in devices if device.startswith("cuda")]
+    if on_gpu:
+        import torch
+
+        peaks = [f"{torch.cuda.max_memory_allocated(device) / _MIB:.0f} MiB on {device}" for device in on_gpu]
+        log.info("peak GPU memory: %s", ", ".join(peaks))
 
 
 def devices_of(device: str) -> tuple[str, ...]:
