@@ -65,7 +65,7 @@ class Autoencoder(Model):
         "auto",
         description="`statistics`: all cells at once, by coordinate descent. `minibatch`: Adam. `auto`: the "
         "one that is estimated to be sooner at the same objective; `minibatch` with `row_norm` or "
-        "`init: uniform`, which only it has.",
+        "`init: uniform`, which only it has. With `shared_statistics` of the dataset `auto` is `statistics`.",
     )
     max_sweeps: int = Field(500, ge=1, description="`statistics`: at most this many sweeps over the genes.")
     solver_tol: Fraction = Field(
@@ -73,7 +73,10 @@ class Autoencoder(Model):
         description="`statistics`: stop after three sweeps that lower the objective by less than this share.",
     )
     gram_memory_mb: float = Field(
-        6144, ge=0, description="`statistics`: MiB for XᵀX; where it needs more, the nonzeros of X are used."
+        6144,
+        ge=0,
+        description="`statistics`: MiB for XᵀX; where it needs more, the nonzeros of X are used (with "
+        "`shared_statistics`: it is left on disk).",
     )
     max_epochs: int = Field(100, ge=1, description="`minibatch`: at most this many passes over the cells.")
     batch_size: int = Field(512, ge=1, description="Cells in a minibatch.")
