@@ -339,8 +339,8 @@ def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
 def fit_memory(n_files=1):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
 
-    def request(wildcards, attempt):
-        grams = n_files * cfg.models[wildcards.model].gram_memory_mb
+    def request(wildcards, input, attempt):
+        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, input.size_mb)
         return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
 
     return request
@@ -353,7 +353,7 @@ def train_memory(base, per_input_mb):
 
     def chosen(wildcards, input, attempt):
         if getattr(input, "statistics", None):
-            return from_statistics(wildcards, attempt)
+            return from_statistics(wildcards, input, attempt)
         needed = from_disk if out_of_core(wildcards.dataset) else from_cells
         return needed(wildcards, input, attempt)
 
