@@ -105,25 +105,19 @@ def main() -> None:
     print("stage\twall_s\tcpu_s\tpeak_MB\tload\tmore", flush=True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for stage in arguments.stages or STAGES + MINIBATCH * arguments.minibatch:
-        in_own_process(stage, arguments)
+        print(in_own_process(stage, arguments.folder, *sizes), flush=True)
 
 
-def in_own_process(stage: str, arguments: argparse.Namespace) -> None:
-    """Call this script for one stage; it prints the row."""
+def in_own_process(stage: str, folder: Path, cells: int, genes: int, rank: int, threads: int) -> str:
+    """Call this script for one stage; its row."""
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "OMP_WAIT_POLICY": "PASSIVE"}
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        environment[variable] = str(arguments.threads)
-    sizes = [f"--{key}={getattr(arguments, key)}" for key in ("cells", "genes", "rank", "threads")]
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        f"--stage={stage}",
-        f"--folder={arguments.folder}",
-        *sizes,
-    ]
-    subprocess.run(command, check=True, env=environment)
+        environment[variable] = str(threads)
+    sizes = [f"--cells={cells}", f"--genes={genes}", f"--rank={rank}", f"--threads={threads}"]
+    command = [sys.executable, "-W", "ignore", __file__, f"--stage={stage}", f"--folder={folder}", *sizes]
+    return subprocess.run(
+        command, check=True, env=environment, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 def measured(stage: str, folder: Path, *sizes: int) -> None:

@@ -128,13 +128,6 @@ def groups_of(order: str, strata: np.ndarray | None, conditions: np.ndarray | No
     return groups
 
 
-def interleaved_order(n: int, codes: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """The numbers 0 .. n - 1 in random order, every stretch with the shares of the whole of each code."""
-    if codes is None:
-        return rng.permutation(n)
-    return _interleave([rng.permutation(members) for members in _members(codes)], rng)
-
-
 def _members(codes: np.ndarray) -> list[np.ndarray]:
     """Row numbers of each group ``0 .. max(codes)``."""
     order = np.argsort(codes, kind="stable")

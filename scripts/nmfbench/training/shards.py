@@ -25,7 +25,6 @@ from nmfbench.data.writer import disk_errors, whole_h5ad, write_sections
 from nmfbench.errors import InputError
 from nmfbench.training.disk import FilteredRows
 from nmfbench.training.rows import BLOCK_ROWS
-from nmfbench.training.samplers import interleaved_order
 
 if TYPE_CHECKING:
     import h5py
@@ -68,7 +67,8 @@ def shuffle_cells(
     """
     counts, output = read_filtered(filtered), Path(output)
     types = counts.label("cell_type").codes if by_type else None
-    order = interleaved_order(counts.n_cells, types, np.random.default_rng([seed, 0x5348]))
+    order = _draw_order(counts.n_cells, types, np.random.default_rng([seed, 0x5348]))
+    del types
     place = np.empty_like(order)
     place[order] = np.arange(counts.n_cells, dtype=order.dtype)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +230,24 @@ class ShuffledRows(FilteredRows):
             yield start, block
 
 
+def _draw_order(n: int, codes: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """The numbers 0 .. n - 1 in random order, every stretch with the shares of the whole of each code."""
+    kind = np.int32 if n < 2**31 else np.int64
+    if codes is None:
+        order = np.arange(n, dtype=kind)
+        rng.shuffle(order)
+        return order
+    order = np.argsort(codes, kind="stable").astype(kind)
+    places = np.empty(n)
+    end = 0
+    for size in np.bincount(codes):
+        part = slice(end, end := end + size)
+        rng.shuffle(order[part])
+        # Member j of a group of s stands at (j + shift) / s of the way.
+        places[part] = (np.arange(size) + rng.random()) / max(size, 1)
+    return order[np.argsort(places, kind="stable")]
+
+
 def _scatter(
     counts: FilteredCounts, place: np.ndarray, shard_rows: int, file: BinaryIO
 ) -> list[tuple[int, int]]:
@@ -237,8 +255,10 @@ def _scatter(
 
     The values come first in `file`, then the gene numbers, 4 bytes each.
     """
-    lengths = np.diff(counts.indptr)
-    sizes = np.bincount(place // shard_rows, weights=lengths).astype(np.int64)
+    sizes = np.zeros(-(-counts.n_cells // shard_rows), np.int64)
+    for start in range(0, counts.n_cells, BLOCK_ROWS):
+        shards = place[start : start + BLOCK_ROWS] // shard_rows
+        np.add.at(sizes, shards, np.diff(counts.indptr[start : start + len(shards) + 1]))
     starts = np.cumsum(sizes) - sizes
     free = starts.copy()
     for start, block in counts.blocks(BLOCK_ROWS):
@@ -279,7 +299,10 @@ def _digest(block: sparse.csr_matrix) -> str:
 
 
 def _digest_of_order(order: np.ndarray) -> str:
-    return hashlib.blake2b(order.astype("<i8").data, digest_size=16).hexdigest()
+    hasher = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(order), BLOCK_ROWS):
+        hasher.update(order[start : start + BLOCK_ROWS].astype("<i8").data)
+    return hasher.hexdigest()
 
 
 def _write_cells(file: h5py.File, order: np.ndarray) -> None:
