@@ -213,3 +213,22 @@ def test_lint_is_clean():
 
 def test_format_is_clean():
     subprocess.run([sys.executable, "-m", "snakefmt", "--check", "workflow"], cwd=REPOSITORY, check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "stores"),
+    [
+        (["out_of_core=auto"], 0),
+        # one spread by cell type, one that uses no label
+        (["in_memory_mb=0.1", "models={cae_nmf1: {solver: statistics}}"], 2),
+        (["out_of_core=true", "models={cae_nmf2: {solver: statistics}}"], 1),
+    ],
+)
+def test_the_shuffled_store_is_written_where_minibatches_may_need_it(tmp_path, change, stores):
+    files = [
+        f"results/demo/{model}/rank-12/seed-42/result.h5ad" for model in ("ae_nmf", "cae_nmf1", "cae_nmf2")
+    ]
+    settings = ["--configfile", "config/demo.yaml", "--config", *change]
+    call = snakemake("-n", *files, *settings, directory=tmp_path)
+    assert call.code == 0, call.text
+    assert planned(call.text).get("shuffle_cells", 0) == stores
