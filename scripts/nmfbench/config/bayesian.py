@@ -30,11 +30,11 @@ class Bayesian(Section):
     )
     patience: int = Field(3, ge=1, description="See `tol`.")
     forgetting: float = Field(
-        0.7, gt=0, description="`cavi` by minibatches: step t moves the genes by (t + delay)^-forgetting."
+        0.5, gt=0, description="`cavi` by minibatches: step t moves the genes by (t + delay)^-forgetting."
     )
-    delay: Fraction = Field(1.0, description="See `forgetting`.")
+    delay: Fraction = Field(10.0, description="See `forgetting`.")
     local_steps: int = Field(
-        2, ge=1, description="`cavi` by minibatches: updates of the batch's cells before the genes move."
+        5, ge=1, description="`cavi` by minibatches: updates of the batch's cells before the genes move."
     )
     num_steps: int = Field(2000, ge=1, description="`svi`: gradient steps.")
     lr: float = Field(0.05, gt=0, description="`svi`: Adam's step.")

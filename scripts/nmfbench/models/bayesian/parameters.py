@@ -18,9 +18,9 @@ SHARED_PARAMETERS = """Parameters
     tol : float, default=1e-5
         `patience` passes that lower the objective by no more than this share end the fit (cavi).
     patience : int, default=3
-    forgetting, delay : float, default=0.7, 1
+    forgetting, delay : float, default=0.5, 10
         Step t of a minibatch ascent moves the genes by the share ``(t + delay) ** -forgetting``.
-    local_steps : int, default=2
+    local_steps : int, default=5
         Updates of a minibatch's cells before the genes move (cavi).
     num_steps : int, default=2000
         Gradient steps (svi).

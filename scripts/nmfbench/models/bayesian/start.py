@@ -1,4 +1,7 @@
-"""Where the factors begin: random about the totals of cells and genes, so that patterns differ at once."""
+"""Where the factors begin: random about the totals of cells and genes, so that patterns differ at once.
+
+The noise is mild (a coefficient of variation of 0.3): from wilder starts the ascent ended in worse optima.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,8 @@ def start_factors(
     rng = np.random.default_rng([seed, 0x57A7])
     totals = [np.asarray(csr.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0)]
     levels = [t / max(t.mean(), 1e-30) + 1e-3 for t in totals]
-    widths = (
-        k + (n_given if fixed_genes is not None else 0),
-        k + (n_given if fixed_cells is not None else 0),
-    )
+    # A constant pattern has its other side learnt.
+    widths = [k + (0 if given is None else given.shape[1]) for given in (fixed_genes, fixed_cells)]
     P, A = (
         level[:, None] * rng.standard_gamma(10.0, (len(level), width))
         for level, width in zip(levels, widths, strict=True)

@@ -7,7 +7,9 @@ random state: step t draws from a seed of its own, so that a resumed fit equals 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -173,7 +175,7 @@ class StochasticGradient:
         loss, likelihood = [], []
         self._constant = constant(self.problem.counts, self.problem.weights, self.problem.probability)
         end = min(self.step_number + STEPS_OF_A_ROW, self.num_steps)
-        with pyro.get_param_store().scope(self._store), pyro.validation_enabled(False):
+        with pyro.get_param_store().scope(self._store), pyro.validation_enabled(False), _quiet():
             while self.step_number < end:
                 with self._random(self.step_number + 1):
                     loss.append(self._svi.step(self._rows(self.step_number)))
@@ -197,7 +199,9 @@ class StochasticGradient:
             arrays[f"{name}.prior"] = torch.stack([prior.shape, prior.rate]).numpy()
         for name, value in self._store["params"].items():
             arrays[f"param.{name}"] = value.detach().cpu().numpy()
-        for name, state in self.optimiser.get_state().items():
+        with pyro.get_param_store().scope(self._store):  # it knows the parameters' names
+            optimisers = self.optimiser.get_state()
+        for name, state in optimisers.items():
             for key, value in state["state"].get(0, {}).items():
                 arrays[f"moment.{key}.{name}"] = value.cpu().numpy() if torch.is_tensor(value) else value
         return arrays
@@ -269,6 +273,14 @@ class StochasticGradient:
             self.problem.probability.update(
                 self.problem.counts, posterior.cells.mean(), posterior.genes.mean()
             )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pyro's warning of a loss that is not a number: the loop raises an error for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered NaN", category=UserWarning)
+        yield
 
 
 class _Seeded:
