@@ -394,3 +394,34 @@ def test_exposure_takes_the_depth_out_of_the_factors():
     assert models[1].elbo_ > models[0].elbo_
     scaled = models[1].transform(X[:20])
     np.testing.assert_allclose(scaled, models[1].embedding_[:20], rtol=1e-2)
+
+
+class Watcher:
+    """Writes down what a fit tells."""
+
+    def __init__(self, state_every):
+        self.state_every = state_every
+        self.steps, self.states, self.last = [], [], None
+
+    def step(self, step, values):
+        self.steps.append((step, values))
+
+    def state(self, step, state):
+        self.states.append((step, {key: np.array(value) for key, value in state.items()}))
+
+    def end(self, step, state):
+        self.last = step, {key: np.array(value) for key, value in state.items()}
+
+
+def test_an_observer_is_told_of_every_step_and_changes_nothing(planted):
+    X, watcher = planted[0], Watcher(state_every=5)
+    model = PNMF(K, max_iter=8, random_state=0).fit(X, observer=watcher)
+    assert np.array_equal(PNMF(K, max_iter=8, random_state=0).fit(X).components_, model.components_)
+    assert [step for step, _ in watcher.steps] == list(range(1, 17))
+    assert all(values["loss"] == values["objective"] for _, values in watcher.steps)
+    assert [step for step, _ in watcher.states] == [5, 10, 15]
+    step, state = watcher.last
+    assert step == model.n_iter_
+    assert np.array_equal(state["gene_factors"], model.components_)
+    assert np.array_equal(state["cell_factors"], model.embedding_)
+    np.testing.assert_allclose(state["cell_factors_sd"], model.embeddings()["H_pnmf_sd_k4"])

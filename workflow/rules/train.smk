@@ -29,6 +29,7 @@ BAYESIAN_CODE = [
         )
     ],
 ]
+PNMF_CODE = [*TRAINING_CODE, "models/pnmf/*.py"]
 
 
 rule shuffle_cells:
@@ -131,3 +132,17 @@ use rule train_pyro_gamma_nb as train_pyro_exponential with:
         fit=fit_of("pyro_exponential"),
     params:
         code=code(*BAYESIAN_CODE, "models/bayesian/pyro_exponential.py"),
+
+
+use rule train_base_nmf as train_pnmf with:
+    pathvars:
+        fit=fit_of("pnmf"),
+    resources:
+        **training_resources(memory(3000, 24), 60, 4),  # the counts by cell and by gene
+    params:
+        code=code(*PNMF_CODE),
+
+
+use rule train_pnmf as train_pnmf_donor with:
+    pathvars:
+        fit=fit_of("pnmf_donor"),

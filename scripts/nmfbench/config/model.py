@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from nmfbench.config.base import Fraction, Name, Section
 from nmfbench.config.bayesian import PyroExponential, PyroGammaNB
+from nmfbench.config.pnmf import PNMF, PNMFDonor
 
 DISPLAY_NAMES = {
     "base_nmf": "Base_NMF",
@@ -16,6 +17,8 @@ DISPLAY_NAMES = {
     "cae_nmf2": "CAE_NMF2",
     "pyro_gamma_nb": "Pyro_GammaNB",
     "pyro_exponential": "Pyro_Exponential",
+    "pnmf": "PNMF",
+    "pnmf_donor": "PNMF_donor",
 }
 
 # What `training: published` sets where the config does not say otherwise: the
@@ -159,7 +162,7 @@ class CAENMF2(Autoencoder):
 
 MODEL_KINDS: dict[str, type[Model]] = {
     cls.model_fields["kind"].default: cls
-    for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2, PyroGammaNB, PyroExponential)
+    for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2, PyroGammaNB, PyroExponential, PNMF, PNMFDonor)
 }
 
 
@@ -177,6 +180,7 @@ def _name_the_kind(models: Any) -> Any:
 
 
 AnyModel = Annotated[
-    BaseNMF | AENMF | CAENMF1 | CAENMF2 | PyroGammaNB | PyroExponential, Field(discriminator="kind")
+    BaseNMF | AENMF | CAENMF1 | CAENMF2 | PyroGammaNB | PyroExponential | PNMF | PNMFDonor,
+    Field(discriminator="kind"),
 ]
 Models = Annotated[dict[Name, AnyModel], BeforeValidator(_name_the_kind)]

@@ -88,7 +88,9 @@ class Config(Section):
             if missing := [label for label in self.labels if label not in known]:
                 raise ValueError(f"labels: add {missing} to datasets.{name}.keep_obs, so that they are kept")
             if len(dataset.condition_columns) > 1 and (
-                models := [key for key, model in self.models.items() if model.kind == "cae_nmf2"]
+                models := [
+                    key for key, model in self.models.items() if model.kind in ("cae_nmf2", "pnmf_donor")
+                ]
             ):
                 raise ValueError(
                     f"datasets.{name}.condition_columns: {models[0]} is conditioned on one column, "

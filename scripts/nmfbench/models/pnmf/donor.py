@@ -16,9 +16,8 @@ from nmfbench.models.limits import Limit, real
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.estimator import PNMF
 from nmfbench.models.pnmf.infer import embed_cells
-from nmfbench.models.pnmf.inputs import counts_of
+from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.scales import RateScales
-from nmfbench.training.device import resolve_device
 
 
 class PNMFDonor(PNMF):
@@ -56,7 +55,7 @@ class PNMFDonor(PNMF):
         if conditions is None or self.multipliers_ is None:
             return super().transform(X, coordinates, groups, method=method, layer=layer)
         check_is_fitted(self)
-        counts = Counts(self._check_input(counts_of(X, layer), reset=False), resolve_device(self.device))
+        counts = Counts(self._check_input(counts_of(X, layer), reset=False), device_of(self.device))
         scales = RateScales.of(counts, self._exposure_of(counts))
         scales.donors = torch.as_tensor(self._known(conditions, counts.shape[0]), device=counts.device)
         scales.multipliers = torch.from_numpy(self.multipliers_).to(counts.device, counts.dtype)

@@ -16,7 +16,7 @@ from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_f
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.fit import run_stages
 from nmfbench.models.pnmf.infer import embed_cells
-from nmfbench.models.pnmf.inputs import counts_of
+from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.likelihood import MODES
 from nmfbench.models.pnmf.optimisers import OPTIMISERS
 from nmfbench.models.pnmf.parameters import LOADINGS_MODES
@@ -26,7 +26,7 @@ from nmfbench.models.pnmf.scales import RateScales
 from nmfbench.models.pnmf.schedules import SCHEDULES
 from nmfbench.models.pnmf.start import INITS
 from nmfbench.training.checkpoint import Checkpoint
-from nmfbench.training.device import resolve_device
+from nmfbench.training.observer import Observer
 from nmfbench.training.rows import InMemoryRows
 
 
@@ -251,6 +251,7 @@ class PNMF(Embedding):
         fingerprint: str | None = None,
         should_stop: Callable[[], bool] | None = None,
         progress: bool | None = None,
+        observer: Observer | None = None,
     ):
         """Learn the loadings and the posterior of the factors.
 
@@ -271,6 +272,8 @@ class PNMF(Embedding):
             Donors, for :class:`PNMFDonor`.
         checkpoint, fingerprint, should_stop, progress
             As in :meth:`nmfbench.models.base.Autoencoder.fit`, a step for an epoch.
+        observer : Observer or None
+            Told of every step; see :class:`nmfbench.training.observer.Observer`.
 
         Returns
         -------
@@ -278,7 +281,7 @@ class PNMF(Embedding):
             The history is a list of ELBOs, one for each step.
         """
         check_parameters(self, self._limits)
-        device = resolve_device(self.device)
+        device = device_of(self.device)
         X = self._check_input(counts_of(X, layer), reset=True)
         self._check_n_components(*X.shape)
         self._take_conditions(conditions, X.shape[0])
@@ -305,6 +308,7 @@ class PNMF(Embedding):
             should_stop=should_stop,
             progress=True if self.verbose else progress,
             after_step=self._caller(callback, callback_interval),
+            observer=observer,
         )
         self._keep(outcome)
         if return_history:
@@ -333,7 +337,7 @@ class PNMF(Embedding):
         """
         check_is_fitted(self)
         X = self._check_input(counts_of(X, layer), reset=False)
-        counts = Counts(X, resolve_device(self.device))
+        counts = Counts(X, device_of(self.device))
         return embed_cells(self, counts, RateScales.of(counts, self._exposure_of(counts)), method)
 
     def fit_transform(self, X, y=None, coordinates: Any = None, groups: Any = None, **fit_parameters):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import torch
 
 from nmfbench.memory import peak_mb
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.likelihood import relative_error
 from nmfbench.models.pnmf.stages import Stage, Value
 from nmfbench.training.checkpoint import Checkpoint
+from nmfbench.training.observer import Observer
 from nmfbench.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -56,6 +61,7 @@ def run_stages(
     should_stop: Callable[[], bool] | None = None,
     progress: bool | None = None,
     after_step: Callable[[Stage, int, float], None] | None = None,
+    observer: Observer | None = None,
 ) -> Outcome:
     """Take every stage to its end, one after the other.
 
@@ -80,6 +86,7 @@ def run_stages(
         As in :class:`nmfbench.training.progress.Progress`.
     after_step : callable or None
         Called with the stage, the number of the step (from 0) and the ELBO before it.
+    observer : Observer or None
     """
     outcome = Outcome()
     record = {"index": 0, "t": 0, "history": [], "seconds": 0.0, "learning_rates": []}
@@ -111,6 +118,8 @@ def run_stages(
                 outcome.history.append(_row(counts, stage, value, number, clock.seconds()))
                 bar.update(outcome.history[-1])
                 done = stage.is_done(values, tol, absolute)
+                if observer is not None:
+                    _show(observer, stage, outcome.history[-1], number + 1)
                 if after_step is not None:
                     after_step(stage, number, value.elbo)
                 stopped = should_stop is not None and should_stop()
@@ -129,6 +138,8 @@ def run_stages(
         _row(counts, stage, outcome.value, len(outcome.history), clock.seconds(), error=True)
     )
     last = outcome.history[-1]
+    if observer is not None:
+        observer.end(last["epoch"], _factors(stage))
     log.info(
         "%s: %s after %d steps and %.1f s, ELBO %.6g (relative error %.4f)",
         name,
@@ -167,6 +178,24 @@ def _row(
         "seconds": seconds,
         "cells_per_s": n * number / seconds if number else 0.0,
         "peak_mb": peak_mb(),
+    }
+
+
+def _show(observer: Observer, stage: Stage, row: dict[str, Any], steps: int) -> None:
+    values = {key: v for key, v in row.items() if isinstance(v, float | int) and math.isfinite(v)}
+    observer.step(steps, {"loss": row["objective"], **values})
+    if observer.state_every and steps % observer.state_every == 0:
+        observer.state(steps, _factors(stage))
+
+
+def _factors(stage: Stage) -> dict[str, np.ndarray]:
+    """What an observer is told of the factors; W is a point, so that it has no deviation."""
+    state = stage.posterior()
+    A = state.mean_factors()
+    return {
+        "cell_factors": A.cpu().numpy(),
+        "cell_factors_sd": (A * torch.expm1(state.v).sqrt()).cpu().numpy(),
+        "gene_factors": state.W.T.cpu().numpy(),
     }
 
 

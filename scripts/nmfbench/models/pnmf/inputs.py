@@ -1,10 +1,16 @@
-"""What may be given as counts."""
+"""What may be given as counts, and where they are put."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
+
 from nmfbench.errors import InputError
+from nmfbench.training.device import resolve_device
+
+log = logging.getLogger(__name__)
 
 
 def counts_of(X: Any, layer: str | None = None) -> Any:
@@ -26,3 +32,12 @@ def counts_of(X: Any, layer: str | None = None) -> Any:
             "parameter layer", f"one of {', '.join(X.layers) or '(none)'}", repr(layer), "name another"
         )
     return X.layers[layer]
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `name` asks for; the CPU in place of Metal, which has no double precision."""
+    device = resolve_device(name)
+    if device.type == "mps":
+        log.info("device: Metal has no double precision; Poisson factorisation takes the CPU")
+        return torch.device("cpu")
+    return device

@@ -1,0 +1,71 @@
+"""Config sections of Poisson factorisation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nmfbench.config.base import Fraction, Section
+
+
+class PoissonFactorisation(Section):
+    """What the two share."""
+
+    display_name: str | None = Field(
+        None, description="Name in CSVs and figures; by default the model's own, or this key."
+    )
+    mode: Literal["expanded", "simple", "lower-bound"] = Field(
+        "expanded",
+        description="What is maximised: the evidence bound (two Monte-Carlo estimates of it), or Jensen's "
+        "bound below it, which needs no draws and half the steps.",
+    )
+    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means"] = Field(
+        "random", description="Start of the factors."
+    )
+    exposure: Literal["total"] | None = Field(
+        "total", description="`total`: a cell's rates grow with its sum of counts; null: they do not."
+    )
+    learn_prior: bool = Field(False, description="Learn the prior's standard deviation of each factor.")
+    max_iter: int = Field(
+        300,
+        ge=1,
+        description="At most this many sweeps of coordinate ascent, and then as many steps of Adam.",
+    )
+    tol: Fraction = Field(1e-6, description="Stop where five sweeps raise the bound by less than this share.")
+
+
+class PNMF(PoissonFactorisation):
+    """Poisson NMF with a Gaussian latent."""
+
+    kind: Literal["pnmf"] = "pnmf"
+    engine: Literal["auto", "coordinate", "gradient"] = Field(
+        "auto",
+        description="`gradient`: the training loop that the keys below describe, in place of coordinate "
+        "ascent; `auto` takes it where one of them asks for it.",
+    )
+    loadings_mode: Literal["projected", "softplus", "exp", "multiplicative"] = Field(
+        "projected", description="`gradient`: how the loadings are kept non-negative."
+    )
+    training_mode: Literal["standard", "natural"] = Field(
+        "standard", description="`natural`: natural-gradient steps of the posterior."
+    )
+    E: int = Field(3, ge=1, description="`gradient`: draws of a step.")
+    learning_rate: float = Field(0.01, gt=0, description="`gradient`: the optimiser's step.")
+    optimizer: Literal["Adam", "AdamW", "NAdam", "SGD", "RMSprop"] = Field(
+        "Adam", description="`gradient`: the optimiser."
+    )
+    scheduler: Literal["one_cycle", "plateau"] | None = Field(
+        "one_cycle", description="`gradient`: how the learning rate changes."
+    )
+    batch_size: int | None = Field(None, ge=1, description="`gradient`: cells of a step; null: all.")
+    y_batch_size: int | None = Field(None, ge=1, description="`gradient`: genes of a step; null: all.")
+
+
+class PNMFDonor(PoissonFactorisation):
+    """Poisson NMF with a multiplier for every gene of every donor."""
+
+    kind: Literal["pnmf_donor"] = "pnmf_donor"
+    donor_strength: Fraction = Field(
+        10.0, description="How many counts the belief weighs that donors do not differ (kappa)."
+    )
