@@ -168,6 +168,15 @@ def test_the_dag_needs_no_slurm(tmp_path):
     assert "digraph snakemake_dag" in call.text
 
 
+def test_poisson_factorisation_is_planned_as_a_gpu_job(tmp_path):
+    models = "models={pnmf: {exposure: total}, pnmf_donor: {}, natural: {kind: pnmf, training_mode: natural}}"
+    call = snakemake("-n", "--profile", "profiles/slurm", "--config", models, directory=tmp_path)
+    assert call.code == 0, call.text
+    trained = [job for job in call.text.split("\n\n") if "rule train_pnmf" in job]
+    assert len(trained) == 3, call.text
+    assert all("gpu=1" in job for job in trained)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

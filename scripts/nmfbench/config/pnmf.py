@@ -24,11 +24,13 @@ class PoissonFactorisation(Section):
         "random", description="Start of the factors."
     )
     exposure: Literal["total"] | None = Field(
-        "total", description="`total`: a cell's rates grow with its sum of counts; null: they do not."
+        None,
+        description="`total`: a cell's rates are in proportion to its sum of counts; null: the factors carry "
+        "the depth too.",
     )
     learn_prior: bool = Field(False, description="Learn the prior's standard deviation of each factor.")
     max_iter: int = Field(
-        300,
+        200,
         ge=1,
         description="At most this many sweeps of coordinate ascent, and then as many steps of Adam.",
     )

@@ -140,7 +140,9 @@ class Counts:
 
     def squared_norm(self) -> float:
         """``||X||²`` in double precision."""
-        return float(np.einsum("i,i->", self.csr.data, self.csr.data, dtype=np.float64))
+        if not hasattr(self, "_squared_norm"):
+            self._squared_norm = float(np.einsum("i,i->", self.csr.data, self.csr.data, dtype=np.float64))
+        return self._squared_norm
 
     def _tensor(self, values) -> torch.Tensor:
         values = np.asarray(values, dtype=self.csr.dtype).ravel()

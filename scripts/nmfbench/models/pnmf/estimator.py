@@ -352,6 +352,13 @@ class PNMF(Embedding):
         check_is_fitted(self)
         return np.asarray(H) @ self.components_
 
+    def predict_factors(
+        self, coordinates: Any = None, groups: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``mu`` and ``sigma`` of the training cells; at other `coordinates` where the prior is spatial."""
+        check_is_fitted(self)
+        return self.prior_.marginals()
+
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``."""
         check_is_fitted(self)

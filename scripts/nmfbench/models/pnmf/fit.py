@@ -22,9 +22,6 @@ from nmfbench.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
-ERROR_EVERY = 25
-"""Steps between two computations of the relative error, which is for the history alone."""
-
 
 @dataclass
 class Outcome:
@@ -134,9 +131,7 @@ def run_stages(
     if not stopped and checkpoint is not None:
         _save(checkpoint, stage, index, t, outcome, clock.seconds(), seed)
     outcome.value = stage.evaluate()
-    outcome.history.append(
-        _row(counts, stage, outcome.value, len(outcome.history), clock.seconds(), error=True)
-    )
+    outcome.history.append(_row(counts, stage, outcome.value, len(outcome.history), clock.seconds()))
     last = outcome.history[-1]
     if observer is not None:
         observer.end(last["epoch"], _factors(stage))
@@ -162,11 +157,8 @@ class _Clock:
         return time.monotonic() - self._start
 
 
-def _row(
-    counts: Counts, stage: Stage, value: Value, number: int, seconds: float, error: bool = False
-) -> dict[str, Any]:
+def _row(counts: Counts, stage: Stage, value: Value, number: int, seconds: float) -> dict[str, Any]:
     n = counts.shape[0]
-    wanted = error or number % ERROR_EVERY == 0
     return {
         "epoch": number,
         "objective": -value.elbo / n,
@@ -174,7 +166,7 @@ def _row(
         "divergence": value.divergence / n,
         "elbo": value.elbo,
         "bound": value.kind,
-        "relative_error": _error(counts, stage) if wanted else float("nan"),
+        "relative_error": _error(counts, stage),
         "seconds": seconds,
         "cells_per_s": n * number / seconds if number else 0.0,
         "peak_mb": peak_mb(),

@@ -57,6 +57,8 @@ def infer_posterior(
     polish_steps: int = _POLISH_STEPS,
     max_sweeps: int = 200,
     tol: float = 1e-6,
+    n_draws: int = 2,
+    rate: float = 0.02,
 ) -> LatentState:
     """q of every cell for fixed W: coordinate ascent, then Adam on the evidence bound in the other modes.
 
@@ -70,7 +72,9 @@ def infer_posterior(
     state = LatentState(mu, torch.full_like(mu, FIRST_VARIANCE), W, prior_variance, scales)
     infer(counts, state, max_sweeps, tol)
     if mode != "lower-bound" and polish_steps:
-        stage = PolishStage(counts, state, polish_steps, mode, seed, fixed_loadings=True)
+        stage = PolishStage(
+            counts, state, polish_steps, mode, seed, n_draws=n_draws, rate=rate, fixed_loadings=True
+        )
         for t in range(polish_steps):
             stage.step(t)
     return state

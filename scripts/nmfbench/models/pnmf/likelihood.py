@@ -171,7 +171,7 @@ def poisson_deviance(counts: Counts, M: torch.Tensor, W: torch.Tensor) -> float:
 
 
 def relative_error(counts: Counts, M: torch.Tensor, W: torch.Tensor, scales: RateScales = PLAIN) -> float:
-    """``||X - R||² / ||X||²`` of the rates, without any of them but those at the nonzeros."""
+    """``||X - R||² / ||X||²`` of the rates, by ``||X||² - 2 <X W, M> + <MᵀM, WᵀW>``: no rate is formed."""
     squared = counts.squared_norm()
     if squared == 0:
         return float("nan")
@@ -186,11 +186,11 @@ def relative_error(counts: Counts, M: torch.Tensor, W: torch.Tensor, scales: Rat
             norm += float(((part.T @ part) * (own.T @ own)).sum())
     cross = 0.0
     for block in counts.blocks:
-        r = block.rates(M[block.rows], W)
+        x = block.x
         if scales.donors is not None:
             donor = scales.donors[block.rows].repeat_interleave(block.crow.diff())
-            r = r * scales.multipliers[donor, block.col.long()]
-        cross += float((r * block.x).sum(dtype=torch.float64))
+            x = x * scales.multipliers[donor, block.col.long()]
+        cross += float((block.times(x, W) * M[block.rows]).sum(dtype=torch.float64))
     return (squared - 2 * cross + norm) / squared
 
 
