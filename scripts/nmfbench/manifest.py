@@ -112,7 +112,8 @@ def say_what_is_missing(grid: Iterable[Mapping[str, Any]], results: str, log_pat
     for fit in missing:
         wildcards = "_".join(map(str, identity(fit).values()))
         why = evidence.failure(log_pattern.format(**fit), f"train_{fit['kind']}", wildcards)
-        lines.append(f"  missing: {run_folder(fit, results)} ({why.kind}: {why.reason})")
+        said = why.reason if why.reason.startswith(why.kind) else f"{why.kind}: {why.reason}"
+        lines.append(f"  missing: {run_folder(fit, results)} ({said})")
     lines += [
         f"The whole story stands in the failed rule's log, shown above and kept under {logs}/.",
         "The same command goes on from here: what is done stays, training resumes from its checkpoint.",

@@ -17,7 +17,7 @@ DATASET = Path(MICRO).stem
 CPU = ["--config", "device=cpu"]
 ONCE = ["--retries", "0"]
 # A fit long enough to be told to stop twice; minibatches, so that one more epoch is always possible.
-LONG_FIT = "models={ae_nmf: {solver: minibatch, max_epochs: 4000, batch_size: 16, patience: 100000}}"
+LONG_FIT = "models={ae_nmf: {solver: minibatch, max_epochs: 6000, batch_size: 16, patience: 100000}}"
 
 
 def of_fit(folder: Path, model: str, name: str = "result.h5ad") -> Path:
@@ -132,8 +132,7 @@ class Fits:
     checkpoint_after_cancel: bool
     resumed: Run
     unbroken: Run
-    first_job: str
-    logs: list[str]
+    last_log: str
 
 
 def stopped_fits(folder: Path) -> Fits:
@@ -151,16 +150,11 @@ def stopped_fits(folder: Path) -> Fits:
     wait_until(lambda: (fit / "checkpoint" / "previous.npz").exists(), "two checkpoints", run)
     ask("scancel", job)
     run.wait()
-    logs = [log.read_text()]
     kept = (fit / "checkpoint" / "newest.npz").exists() and not (folder / target).exists()
     limits = ["--set-resources", "train_ae_nmf:runtime=2 if attempt == 1 else 20", "--retries", "1"]
     resumed = Run(folder, *long, *limits, "--", target, profile=profile)
-    wait_until(lambda: "SIGUSR1" in log.read_text(), "the signal ahead of the limit", resumed, 240)
-    logs.append(log.read_text())
     unbroken = Run(elsewhere, *long, "--", target, local=True)
-    resumed.wait()
-    unbroken.wait()
-    return Fits(run, kept, resumed, unbroken, job, [*logs, log.read_text()])
+    return Fits(run, kept, resumed.wait(), unbroken.wait(), log.read_text())
 
 
 @dataclass

@@ -160,6 +160,8 @@ def test_the_report_is_made(finished):
     call = snakemake(*MICRO, "--report", "results/report.html", directory=finished)
     assert call.code == 0, call.text
     text = (finished / "results" / "report.html").read_text()
+    assert "Expected and present" in text
+    assert "18 of 18" in text
     for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources", "Comparisons"):
         assert category in text
 
@@ -195,6 +197,15 @@ def test_a_failed_model_is_a_gap_and_the_rest_is_there(finished, tmp_path):
     coverage = pd.read_csv(tables / "coverage.tsv", sep="\t")
     gap = coverage.query("model == 'cae_nmf2' and seed == 42 and step == 'train'")
     assert gap["status"].item() == "missing"
+    assert gap["failure"].item() == "gpu missing"
     assert "cuda" in gap["reason"].item().lower()
+    overview = pd.read_csv(tables / "overview.tsv", sep="\t").set_index("model")
+    assert overview.loc["cae_nmf2", "failures"] == "train: gpu missing"
+    assert overview.loc["ae_nmf", "failures"] == "none"
     summary = pd.read_csv(tables / "clustering_metrics_by_cell_type_k5.csv")
     assert "AE_NMF" in set(summary["Model"])
+    call = snakemake("partial_tables", *MICRO, "--report", "results/report.html", directory=folder)
+    assert call.code == 0, call.text
+    front_page = (folder / "results" / "report.html").read_text()
+    assert "micro (unfinished)" in front_page
+    assert "train: gpu missing" in front_page
