@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 REPOSITORY = Path(__file__).parents[2]
 TESTBED = REPOSITORY / "tests" / "cluster" / "testbed.sh"
@@ -24,6 +25,8 @@ LONGEST = 900
 
 class Run:
     """A call of ``snakemake --profile`` that goes on in the background."""
+
+    begun: ClassVar[list[Run]] = []
 
     def __init__(self, folder: Path, *arguments: str, profile: Path = PROFILE, local: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,7 @@ class Run:
                 start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+        self.begun.append(self)
 
     @property
     def text(self) -> str:

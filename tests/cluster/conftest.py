@@ -26,6 +26,9 @@ def testbed() -> Iterator[None]:
     try:
         yield
     finally:
+        for run in Run.begun:
+            if run.process.poll() is None:  # its scenario failed
+                run.kill()
         subprocess.run([TESTBED, "down"], timeout=180, check=True)
     left = daemons() - before
     assert not left, f"still running: {left}"

@@ -171,12 +171,12 @@ def test_a_training_asks_for_a_gpu_in_either_spelling(result_of, how):
 def test_a_gpu_that_torch_cannot_see_is_an_error_at_once(result_of, how):
     run = getattr(result_of(scenarios.gpus), how)
     assert run.code != 0
-    log = next((run.folder / "results" / "logs" / "train" / DATASET / "ae_nmf").rglob("*.log")).read_text()
-    assert "a GPU was asked of the scheduler and torch sees none" in log
-    assert re.search(r"partition gpu\), CUDA_VISIBLE_DEVICES '[01]'; torch \d", log)
-    assert "driver" in log
-    assert "ends with exit code 3: gpu missing" in log
-    assert "loaded in" not in log, "it stops before it reads anything"
+    # the output of a call holds the logs of its failed jobs
+    assert "a GPU was asked of the scheduler and torch sees none" in run.text
+    assert re.search(r"partition gpu\), CUDA_VISIBLE_DEVICES '[01]'; torch \d", run.text)
+    assert "driver" in run.text
+    assert "ends with exit code 3: gpu missing" in run.text
+    assert "loaded in" not in run.text, "it stops before it reads anything"
 
 
 def test_a_partition_without_gpus_gets_a_clear_message(result_of):
