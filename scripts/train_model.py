@@ -3,7 +3,6 @@
 from nmfbench.job import job
 
 with job(snakemake) as run:
-    from nmfbench.site import gpu_asked
     from nmfbench.train import train
 
     smk = snakemake
@@ -26,5 +25,4 @@ with job(snakemake) as run:
         **smk.params.placement,
         run=run,
         tensorboard=smk.params.tensorboard,
-        gpu_asked=gpu_asked(smk.resources),
     )

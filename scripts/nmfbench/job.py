@@ -3,8 +3,9 @@
 A script of the workflow is ``with job(snakemake) as run: ...``. Inside, everything that
 is printed (also by C libraries and child processes) lands in the rule's log
 file, the thread count that Snakemake granted holds for every numerical
-library, SIGTERM and SIGUSR1 set :attr:`Job.stop_requested`, and an
-:class:`~nmfbench.errors.InputError` ends the job with its message alone.
+library, SIGTERM and SIGUSR1 set :attr:`Job.stop_requested`, a GPU that a
+scheduler was asked for is there, and an :class:`~nmfbench.errors.InputError`
+ends the job with its message alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, TextIO
 
 from nmfbench.errors import DeviceError, InputError
 from nmfbench.memory import peak_mb
+from nmfbench.site import gpu_asked
 
 EXIT_CRASH = 1
 EXIT_BAD_INPUT = 2
@@ -117,6 +119,10 @@ def job(smk: Any) -> Iterator[Job]:
     log.info(start, smk.rule, wildcards, platform.node(), smk.threads, _scheduled_as())
     code = 0
     try:
+        if gpu_asked(getattr(smk, "resources", {})):
+            from nmfbench.training.device import check_granted
+
+            check_granted()
         yield run
     except InputError as error:
         log.error("%s cannot use its input.\n%s", smk.rule, error)

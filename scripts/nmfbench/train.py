@@ -46,7 +46,6 @@ def train(
     out_of_core: bool | str = "auto",
     in_memory_mb: float = math.inf,
     tensorboard: Mapping[str, Any] | None = None,
-    gpu_asked: bool = False,
 ) -> None:
     """Fit one model and write what it learnt.
 
@@ -83,8 +82,6 @@ def train(
     tensorboard : mapping or None
         Parameters of :class:`~nmfbench.training.tensorboard.TensorBoardLog`: ``folder``, ``state_every`` and
         ``max_points``. None writes no event files. The fit is the same either way.
-    gpu_asked : bool
-        Whether a scheduler was asked for a GPU. It must then be there, also where `device` is ``auto``.
 
     Raises
     ------
@@ -93,10 +90,6 @@ def train(
     Interrupted
         If the job was told to stop; the checkpoint holds the state.
     """
-    if gpu_asked:
-        from nmfbench.training.device import check_granted
-
-        check_granted()
     from threadpoolctl import threadpool_limits
 
     from nmfbench.data import AS_COUNTED, read_filtered

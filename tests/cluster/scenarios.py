@@ -41,9 +41,17 @@ class Pair:
 
 
 def demo(folder: Path) -> Pair:
-    """The whole workflow through the profile as it is, and without a scheduler."""
+    """The whole workflow through the profile of a site with accounting, and without a scheduler."""
     call = ["--configfile", CONFIG, *CPU]
-    cluster, local = Run(folder / "demo", *call), Run(folder / "local", *call, local=True)
+    profile = edited_profile(
+        folder / "accounting",
+        [
+            ("# slurm_account: mylab", "slurm_account: bench"),
+            ("# slurm-efficiency-report", "slurm-efficiency-report"),
+        ],
+    )
+    cluster = Run(folder / "demo", *call, profile=profile)
+    local = Run(folder / "local", *call, local=True)
     return Pair(call, Path(CONFIG).stem, cluster.wait(1800), local.wait(1800))
 
 

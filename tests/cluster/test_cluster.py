@@ -107,6 +107,12 @@ def test_resources_tell_the_job_its_efficiency_and_its_wait(demo):
     assert table.loc[table["step"] == "train", "cpu_efficiency"].notna().all()
 
 
+def test_the_efficiency_report_of_the_plugin_is_there(demo):
+    reports = list((demo.cluster.folder / "results" / "logs" / "slurm_efficiency").rglob("*.csv"))
+    assert len(reports) == 1
+    assert len(pd.read_csv(reports[0])) >= len(demo.cluster.jobs())
+
+
 def test_the_manifest_names_the_scheduler(demo):
     record = json.loads((demo.cluster.folder / "results" / "manifest.json").read_text())
     assert record["scheduler"]["executor"] == "slurm"

@@ -135,3 +135,18 @@ def test_the_log_names_the_schedulers_job(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_PARTITION", "cpu")
     _, text = finish(tmp_path, "pass")
     assert "with 3 threads, SLURM job 41 in partition cpu" in text
+
+
+@pytest.mark.parametrize(
+    ("resources", "code"),
+    [({"gpu": 1, "gpu_request": "gpus"}, EXIT_NO_DEVICE), ({"gpu": 1}, 0), ({}, 0)],
+)
+def test_a_gpu_that_was_asked_for_is_looked_for_before_the_work(tmp_path, monkeypatch, resources, code):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # also where there is a GPU
+    body = "print('the work', flush=True)"
+    script = SCRIPT.replace("SimpleNamespace(log", f"SimpleNamespace(resources={resources!r}, log")
+    monkeypatch.setitem(globals(), "SCRIPT", script)
+    got, text = finish(tmp_path, body)
+    assert got == code
+    assert ("the work" in text) == (code == 0)
+    assert ("torch sees none" in text) == (code != 0)
