@@ -15,7 +15,6 @@ with job(snakemake) as run:
         normalisation=smk.params.normalisation,
         condition_columns=smk.params.dataset["condition_columns"],
         donor_grams=smk.params.donor_grams,
-        device=smk.params.device,
         should_stop=run.stop_requested,
         **smk.params.settings,
     )

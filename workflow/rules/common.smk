@@ -387,6 +387,29 @@ def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
         **gpu_resources(training_gpus),
     }
 
+def gathering_gpus(wildcards):
+    """GPUs that a shard of the statistics asks for: one, where the config has the pass on a GPU."""
+    return int(cfg.statistics.device != "cpu")
+
+
+def gpu_request(key, gpus):
+    """One of the resources that ask for the GPU of a job, in the words of the site (profiles/README.md)."""
+    return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
+
+
+def gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, gpus):
+    """Memory, time and, where `gpus` says so, a GPU."""
+    return {
+        "mem_mb": mem_mb,
+        "runtime": minutes(base_minutes, minutes_per_input_mb, gpus),
+        **{key: gpu_request(key, gpus) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
+    }
+
+
+def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
+    """What every train rule asks for; whether that holds a GPU follows from the registry and the config."""
+    return gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, training_gpus)
+
 
 # ---- signals and handlers
 

@@ -21,11 +21,11 @@ rule gather_statistics:
         **gpu_resources(allowed_gpus),
         mem_mb=memory(2500 + int(cfg.statistics.memory_mb), 0.05),
         runtime=minutes(60, 0.5),
+        **gpu_resources(memory(2500 + int(cfg.statistics.memory_mb), 0.05), 60, 0.5, gathering_gpus),
     params:
         code=code("statistics/*.py", "data/filtered.py"),
         settings=cfg.statistics.model_dump(exclude={"shards"}),
         donor_grams=donor_grams,
-        device=cfg.device,
         normalisation=cfg.normalisation.model_dump(),
         dataset=dataset_settings("condition_columns"),
     script:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from nmfbench.config.base import Name, Rank, Section, Seed
@@ -23,6 +25,11 @@ class Statistics(Section):
         4,
         ge=1,
         description="A Gram matrix made in tiles takes a pass over the cells for each; at most so many.",
+    )
+    device: Literal["cpu", "auto", "cuda"] = Field(
+        "cpu",
+        description="Where the pass multiplies. `cuda`: on all GPUs that a job sees; `auto`: there if any is "
+        "seen, which must be the same for all shards.",
     )
     gpu_memory_mb: float | None = Field(
         None, gt=0, description="MiB on each GPU for the pass; by default what is free when it starts."
