@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def sweep(
     from threadpoolctl import threadpool_limits
 
     from nmfbench.models import get_model
+    from nmfbench.tables.files import write_table
 
     cells, others = load(fitted, memory_map=True), load(held_out, memory_map=True)
     _check_parts(fitted, cells, held_out, others)
@@ -87,12 +88,11 @@ def sweep(
                 group, loadings = [], []
                 for seed in seeds:
                     model = model_class(rank, **options, random_state=seed)
-                    place = folder / f"{len(rows) + len(group)}"
-                    row = judge.fit(model, place, run)
+                    row = judge.fit(model, folder / _place(label, rank, seed), run)
                     group.append({"model": name, "penalties": label, "rank": rank, "seed": seed, **row})
                     loadings.append(model.components_)
                 rows += _with_stability(group, loadings)
-    pd.DataFrame(rows).to_csv(table, sep="\t", index=False)
+    write_table(pd.DataFrame(rows), table)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -113,7 +113,6 @@ class _Judge:
         from nmfbench.models.gathered import fit_statistics
         from nmfbench.solvers.held_out import hidden_gene_errors
 
-        began = time.perf_counter()
         fit_statistics(
             model,
             self.cells,
@@ -124,7 +123,6 @@ class _Judge:
         )
         if model.stop_reason_ == "interrupted":
             raise Interrupted("the finished fits are kept; run the same command again to go on")
-        seconds = time.perf_counter() - began
         objective, squared_error, decoder = model._judge(self.other_operator, self.other_cells)
         sums = self.other_cells.condition_sums(by_type=False) if decoder.U is not None else None
         hidden = hidden_gene_errors(self.other_operator, self.others.gene_squares, decoder, self.folds, sums)
@@ -140,7 +138,7 @@ class _Judge:
             "sweeps": model.n_iter_,
             "stop_reason": model.stop_reason_,
             "uses_labels": model.uses_labels_,
-            "seconds": seconds,
+            "seconds": model.history_[-1]["seconds"],
         }
 
 
@@ -163,6 +161,11 @@ def _sets_of(
         text = ", ".join(f"{key}={value:g}" for key, value in sorted(known.items())) or "as set"
         sets.setdefault(text, known)
     return sets
+
+
+def _place(label: str, rank: int, seed: int) -> str:
+    """Folder of a fit, the same whatever else is swept: a longer list then goes on from the shorter one."""
+    return f"rank-{rank}-seed-{seed}-{hashlib.blake2b(label.encode(), digest_size=4).hexdigest()}"
 
 
 def _check_parts(path: str | Path, cells: Statistics, other_path: str | Path, others: Statistics) -> None:
