@@ -89,6 +89,10 @@ def sweep(
                 for seed in seeds:
                     model = model_class(rank, **options, random_state=seed)
                     row = judge.fit(model, folder / _place(label, rank, seed), run)
+                    log.info(
+                        "penalties %s, rank %d, seed %d: error on hidden genes %.4f",
+                        label, rank, seed, row["predicted_error"],
+                    )  # fmt: skip
                     group.append({"model": name, "penalties": label, "rank": rank, "seed": seed, **row})
                     loadings.append(model.components_)
                 rows += _with_stability(group, loadings)
