@@ -18,14 +18,8 @@ from nmfbench.training.placement import place
 from nmfbench.training.shards import shuffle_cells
 
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
-ATLAS = {
-    "n_cells": 500,
-    "n_genes": 80,
-    "n_cell_types": 4,
-    "n_donors": 3,
-    "n_small_donors": 0,
-    "min_cells": 50,
-}
+ATLAS = {"n_cells": 500, "n_genes": 80, "n_cell_types": 4}
+DONORS = {"n_donors": 3, "n_small_donors": 0, "min_cells": 50}
 
 
 @pytest.fixture(scope="module")

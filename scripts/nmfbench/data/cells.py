@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.h5ad import frame_column, frame_columns, frame_index, reading
+from nmfbench.data.h5ad import frame_column, frame_columns, frame_names, reading
 from nmfbench.data.labels import as_text, clean_labels, require_columns
 from nmfbench.errors import InputError
 
@@ -32,7 +32,10 @@ class CellTable:
     Attributes
     ----------
     obs : pandas.DataFrame
-        The columns that are kept, one row a cell of the file; labels as clean categories.
+        The columns that are kept, one row a cell of the file; labels as clean categories. Its index is the
+        number of the row.
+    names : numpy.ndarray, shape (cells,)
+        The cells' ids, without repetition, as UTF-8 bytes.
     keep : numpy.ndarray, shape (cells,)
         Booleans: the cell passes the filters and has its labels.
     dropped : dict
@@ -42,6 +45,7 @@ class CellTable:
     """
 
     obs: pd.DataFrame
+    names: np.ndarray
     keep: np.ndarray
     dropped: dict[str, int]
     warnings: list[str] = field(default_factory=list)
@@ -99,19 +103,19 @@ def read_cells(
     require_columns([*wanted, *(("obs_filters", name) for name in filters)], columns, path)
 
     with reading(path, "obs"):
-        index, notes = unique_names(frame_index(file["obs"]), "cell ids")
+        names, notes = _unique_cells(frame_names(file["obs"]))
         source = {name: frame_column(file["obs"], name) for name in {name for _, name in wanted}}
         filtered_on = {name: clean_labels(frame_column(file["obs"], name)) for name in filters}
 
     labels = {
         name: clean_labels(source[name]) for name in (cell_type_column, donor_column, *condition_columns)
     }
-    obs = pd.DataFrame(index=pd.Index(index, dtype=object))
+    obs = pd.DataFrame(index=pd.RangeIndex(len(names)))
     for name in dict.fromkeys(name for _, name in wanted):
         obs[name] = labels.get(name, _plain(source[name]))
     notes += _add_standard_names(obs, cell_type_column, donor_column, columns)
 
-    table = CellTable(obs, np.ones(len(obs), dtype=bool), {}, notes)
+    table = CellTable(obs, names, np.ones(len(obs), dtype=bool), {}, notes)
     for name, values in filters.items():
         _apply_filter(table, path, name, values, filtered_on[name])
     for reason, name in (("missing_label", cell_type_column), ("missing_donor", donor_column)):
@@ -173,6 +177,15 @@ def _apply_filter(table: CellTable, path: Path, name: str, values: Any, column: 
     if unknown:
         table.warnings.append(f"obs_filters.{name}: no cell has {', '.join(map(repr, unknown))}")
     table.drop("obs_filters", hit)
+
+
+def _unique_cells(names: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """`unique_names` of cell ids, which are UTF-8 bytes; without making text of them where all differ."""
+    ascending = np.sort(names)
+    if not (ascending[1:] == ascending[:-1]).any():
+        return names, []
+    text, notes = unique_names(np.char.decode(names, "utf-8").astype(object), "cell ids")
+    return np.char.encode(text.astype(str), "utf-8"), notes
 
 
 def unique_names(names: np.ndarray, words: str) -> tuple[np.ndarray, list[str]]:

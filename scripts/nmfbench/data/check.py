@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nmfbench.data.counts import CountsLocation, CountsReader, config_word, list_matrices, locate_counts
+from nmfbench.data.labels import as_text
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ValueCheck:
     file, path, location
         The open file, its name and the matrix in it.
     cells, genes
-        Names for messages, shapes (cells,) and (genes,).
+        Names for messages, shapes (cells,) and (genes,); text or UTF-8 bytes.
     allow_non_integer
         Fractions give a warning instead of an error.
     assume
@@ -40,7 +41,7 @@ class ValueCheck:
     file: h5py.File
     path: Path
     location: CountsLocation
-    cells: Sequence[str]
+    cells: Sequence[str | bytes]
     genes: Sequence[str]
     allow_non_integer: bool = False
     assume: Literal["check", "counts"] = "check"
@@ -131,7 +132,7 @@ class ValueCheck:
     def _first(self, bad: np.ndarray, rows: np.ndarray, block: sparse.csr_matrix) -> str:
         at = int(np.argmax(bad))
         row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-        cell, gene = self.cells[rows[row]], self.genes[block.indices[at]]
+        cell, gene = as_text(self.cells[rows[row]]), self.genes[block.indices[at]]
         return f"{block.data[at]:g} at cell {cell!r} (row {rows[row]}), gene {gene!r}"
 
     def _others(self) -> str:

@@ -23,7 +23,7 @@ from nmfbench.data.counts import CountsLocation, CountsReader, locate_counts, op
 from nmfbench.data.filtered import PROVENANCE_KEY, SPATIAL
 from nmfbench.data.genes import GeneChoice, select_genes
 from nmfbench.data.h5ad import open_h5ad, read_frame, reading
-from nmfbench.data.writer import disk_errors, whole_h5ad, write_sections
+from nmfbench.data.writer import disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def filter_donors(
         )
         var = _read_var(file, source_path, location, table.warnings)
         coordinates = _read_coordinates(file, source_path, table.warnings)
-        check = ValueCheck(file, source_path, location, table.obs.index, var.index, **matrix)
+        check = ValueCheck(file, source_path, location, table.names, var.index, **matrix)
         output_path.parent.mkdir(parents=True, exist_ok=True)
         scratch = output_path.with_name(f".{output_path.name}.rows")
         with disk_errors(scratch), open_counts(file, location, source_path, scratch) as counts:
@@ -237,7 +237,7 @@ def _write(
     max_nonzeros: int,
 ) -> None:
     """Write ``filtered.h5ad`` and complete `provenance`."""
-    obs = table.obs[table.keep].copy()
+    obs, names = table.obs[table.keep].copy(), table.names[table.keep]
     for name in obs.select_dtypes("category"):
         obs[name] = obs[name].cat.remove_unused_categories()
     var = var[choice.keep].copy()
@@ -256,7 +256,7 @@ def _write(
         var["n_cells"] = n_nonzero
         if choice.variances_norm is not None:
             var["variances_norm"] = choice.variances_norm[choice.keep]
-        fingerprint.add_names(obs, var)
+        fingerprint.add_names(names, obs, var)
         obsm = {}
         if coordinates is not None:
             obsm[SPATIAL] = coordinates[table.keep]
@@ -272,8 +272,8 @@ def _write(
             "dropped_cells": table.dropped,
             "warnings": np.array(table.warnings, dtype=object),
         }
-        sections = {"obs": obs, "var": var, "obsm": obsm, "uns": {PROVENANCE_KEY: provenance}}
-        write_sections(file.hdf5, sections)
+        write_frame(file.hdf5, "obs", obs, names)
+        write_sections(file.hdf5, {"var": var, "obsm": obsm, "uns": {PROVENANCE_KEY: provenance}})
     provenance["warnings"] = list(table.warnings)
     logger.info(
         "kept %d of %d cells, %d of %d donors, %d of %d genes (%d of them all zero), %d nonzeros",
@@ -309,12 +309,13 @@ class _Fingerprint:
         self._parts["indices"].update(block.indices.astype("<i8", copy=False).tobytes())
         self._parts["data"].update(block.data.astype("<f4", copy=False).tobytes())
 
-    def add_names(self, obs: pd.DataFrame, var: pd.DataFrame) -> None:
-        """Add the names and labels."""
+    def add_names(self, names: np.ndarray, obs: pd.DataFrame, var: pd.DataFrame) -> None:
+        """Add the names and labels; `names` are the cells' ids as bytes."""
         columns = {name: obs[name] for name in sorted(obs.select_dtypes("category"))}
-        for words in (var.index, obs.index, columns, *columns.values()):
+        for words in (var.index, names, columns, *columns.values()):
             for word in words:
-                self._parts["names"].update(str(word).encode() + b"\0")
+                text = word if isinstance(word, bytes) else str(word).encode()
+                self._parts["names"].update(text + b"\0")
             self._parts["names"].update(b"\1")
 
     def add_coordinates(self, coordinates: np.ndarray) -> None:

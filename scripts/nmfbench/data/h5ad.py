@@ -23,6 +23,7 @@ _KNOWN_STARTS = {
     b"PK": ("a zip archive (a zarr store?)", "unpack it, or save it with AnnData.write_h5ad"),
     b"<": ("a web page or XML", "download the file itself, not the page that links to it"),
 }
+NAMES_AT_ONCE = 16_384
 _READ_CACHE = 32 * 2**20  # bytes; a block that ends inside a chunk must not unpack the chunk twice
 
 
@@ -145,6 +146,37 @@ def frame_index(group: h5py.Group) -> np.ndarray:
     from anndata.io import read_elem
 
     return np.array([_text(value) for value in read_elem(_index_of(group))], dtype=object)
+
+
+def frame_names(group: h5py.Group) -> np.ndarray:
+    """Index of a stored data frame as UTF-8 bytes of one width, shape (rows,): a fraction of its text.
+
+    Python text takes 60 bytes a name and more, which for many cells is most of what a job holds.
+    """
+    import h5py
+    import numpy as np
+
+    index = _index_of(group)
+    if not isinstance(index, h5py.Dataset) or h5py.check_string_dtype(index.dtype) is None:
+        return np.char.encode(frame_index(group).astype(str), "utf-8")
+    parts = [
+        np.array(list(index[start : start + NAMES_AT_ONCE]), dtype=np.bytes_)
+        for start in range(0, len(index), NAMES_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, dtype="S1")
+
+
+def write_names(group: h5py.Group, names: np.ndarray) -> None:
+    """Write the index of a data frame from UTF-8 bytes, as :func:`frame_names` gives them."""
+    import h5py
+    import numpy as np
+
+    index = group.create_dataset("_index", names.shape, h5py.string_dtype())
+    index.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+    group.attrs["_index"] = "_index"
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        text = [_text(name) for name in names[start : start + NAMES_AT_ONCE].tolist()]
+        index[start : start + len(text)] = np.array(text, dtype=object)
 
 
 def _index_of(group: h5py.Group) -> h5py.Dataset | h5py.Group:

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.data.h5ad import write_names
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,6 +89,32 @@ def write_sections(file: h5py.File, sections: dict[str, Any]) -> None:
         sections.setdefault(name, {})
     for name, value in sections.items():
         write_elem(file, name, value)
+
+
+def write_frame(file: h5py.File, key: str, columns: Mapping[str, Any], names: np.ndarray) -> None:
+    """Write a data frame of the h5ad layout whose index is given as UTF-8 bytes.
+
+    Parameters
+    ----------
+    file
+        Where it goes.
+    key
+        Such as ``obs``.
+    columns
+        A frame, or a mapping of names to arrays.
+    names
+        Index, shape (rows,).
+    """
+    import h5py
+    from anndata.io import write_elem
+
+    group = file.create_group(key)
+    group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0"})
+    group.attrs["column-order"] = np.array(list(columns), dtype=h5py.string_dtype())
+    write_names(group, names)
+    for name in columns:
+        values = columns[name]
+        write_elem(group, name, getattr(values, "values", values))
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,17 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from scipy import sparse
 
 from nmfbench.data.filtered import PROVENANCE_KEY, FilteredCounts, csr_of, read_filtered
 from nmfbench.data.h5ad import open_h5ad, reading
-from nmfbench.data.writer import disk_errors, whole_h5ad, write_sections
+from nmfbench.data.writer import disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
 from nmfbench.training.disk import FilteredRows
 from nmfbench.training.rows import BLOCK_ROWS
-
-if TYPE_CHECKING:
-    import h5py
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +81,7 @@ def shuffle_cells(
                 writer.append(block)
                 digests.append(_digest(block))
             writer.finish()
-            _write_cells(new.hdf5, order)
+            write_frame(new.hdf5, "obs", {"cell": order}, order.astype(np.bytes_))
             own = {"fingerprint": counts.fingerprint, "seed": seed, "by_type": by_type}
             own |= {"shard_rows": shard_rows, "digests": np.array(digests, dtype=object)}
             own["order"] = _digest_of_order(order)
@@ -303,22 +300,6 @@ def _digest_of_order(order: np.ndarray) -> str:
     for start in range(0, len(order), BLOCK_ROWS):
         hasher.update(order[start : start + BLOCK_ROWS].astype("<i8").data)
     return hasher.hexdigest()
-
-
-def _write_cells(file: h5py.File, order: np.ndarray) -> None:
-    """An obs of the h5ad layout: the number of each row's cell, as a column and as text."""
-    import h5py
-
-    group = file.create_group("obs")
-    group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index"})
-    group.attrs["column-order"] = np.array(["cell"], dtype=h5py.string_dtype())
-    names = group.create_dataset("_index", order.shape, h5py.string_dtype())
-    names.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
-    for start in range(0, len(order), BLOCK_ROWS):
-        part = order[start : start + BLOCK_ROWS]
-        names[start : start + len(part)] = part.astype(str).astype(object)
-    cells = group.create_dataset("cell", data=order)
-    cells.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
