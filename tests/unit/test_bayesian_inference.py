@@ -100,8 +100,8 @@ def test_planted_factors_are_recovered(kind, case):
 def test_the_posterior_s_spread_is_the_same_in_minibatches():
     """A likelihood that weighed more or less than N / B would shrink or widen it, as sqrt of the factor."""
     data, svi = X[:200, :100], {"inference": "svi", "lr": 0.1}
-    whole = fit(EXPONENTIAL, 3, data, num_steps=200, **svi)
-    parts = fit(EXPONENTIAL, 3, data, num_steps=600, batch_size=50, **svi)
+    whole = fit(EXPONENTIAL, 3, data, num_steps=150, **svi)
+    parts = fit(EXPONENTIAL, 3, data, num_steps=500, batch_size=50, **svi)
     closed = fit(EXPONENTIAL, 3, data)
     stochastic = fit(EXPONENTIAL, 3, data, batch_size=50, max_epochs=60)
 

@@ -278,16 +278,21 @@ class StochasticAscent(Ascent):
 def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_steps: int, tol: float) -> int:
     """Move `cells` to the optimum given the genes, which is unique; returns the steps taken.
 
-    Ends when no sum of a cell's factors changes by more than the share `tol`.
+    A cell is left where it is once its factors change by no more than the share `tol` of their sum: what it
+    gets does not depend on the other cells.
     """
     cell_cost, gene_cost = (cost.to(cells.mean) for cost in problem.costs())
     mean, tilde = genes.mean(), genes.tilde()
     load = column_sums(gene_cost * mean)
+    done = torch.zeros((len(cells.mean), 1), dtype=torch.bool, device=cells.mean.device)
     for step in range(max_steps):
-        before = cells.mean.clone()
+        before, shape = cells.mean.clone(), cells.shape
         _, statistics = problem.counts.cells_walk(cells.tilde, tilde, problem.weights)
         cells.update(statistics, cell_cost, load)
-        change = (cells.mean - before).abs().sum(1)
-        if bool((change <= tol * before.sum(1)).all()):
+        if step and bool(done.any()):
+            cells.shape = torch.where(done, shape, cells.shape)
+            cells.refresh()
+        done |= (cells.mean - before).abs().sum(1, keepdim=True) <= tol * before.sum(1, keepdim=True)
+        if bool(done.all()):
             return step + 1
     return max_steps

@@ -14,7 +14,7 @@ def start_factors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Starts of what is learnt of P and A, in double precision.
 
-    The mean over all cells and genes is that of the data.
+    Every pattern, constant or not, begins with an equal share of the counts.
 
     Parameters
     ----------
@@ -38,11 +38,17 @@ def start_factors(
     )
     all_P = P if fixed_cells is None else np.hstack([fixed_cells, P])
     all_A = A if fixed_genes is None else np.hstack([fixed_genes, A])
-    scale = max(totals[0].sum(), 1.0) / odds / max(float(all_P.sum(0) @ all_A.sum(0)), 1e-300)
+    share = max(totals[0].sum(), 1.0) / odds / all_P.shape[1]
+    scale = share / np.maximum(all_P.sum(0) * all_A.sum(0), 1e-300)
     if fixed_genes is not None:
-        P = P * scale
+        n_fixed = fixed_genes.shape[1]
+        P[:, :n_fixed] *= scale[:n_fixed]
     elif fixed_cells is not None:
-        A = A * scale
+        n_fixed = fixed_cells.shape[1]
+        A[:, :n_fixed] *= scale[:n_fixed]
     else:
-        P, A = P * np.sqrt(scale), A * np.sqrt(scale)
+        n_fixed = 0
+    # Where both sides are learnt, they share the scale.
+    P[:, P.shape[1] - k :] *= np.sqrt(scale[n_fixed:])
+    A[:, A.shape[1] - k :] *= np.sqrt(scale[n_fixed:])
     return torch.from_numpy(P), torch.from_numpy(A)
