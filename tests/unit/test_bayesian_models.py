@@ -371,3 +371,59 @@ def test_marker_votes_are_those_of_clear_cases():
     assert clear.any()
     assert (votes.argmax(1) == scaled.argmax(1))[clear].all()
     assert votes[clear].max(1).min() > 0.8
+
+
+# GPU ---------------------------------------------------------------------------------------------------
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"batch_size": 40},
+        {"batch_size": 40, "keep_on_cpu": True},
+        {"learn_probs": "gene"},
+        {"learn_probs": "donor", "fixed_samples": "donors"},
+        {"held_out_fraction": 0.1},
+    ],
+    ids=str,
+)
+def test_ascent_on_a_gpu_equals_the_cpu(settings):
+    models = [
+        make("pyro_gamma_nb", max_epochs=10, device=device, **settings).fit(X, conditions=DONORS)
+        for device in ("cpu", "cuda")
+    ]
+    assert models[1].device_ == "cuda"
+    np.testing.assert_allclose(models[1].embedding_, models[0].embedding_, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"param_P": False, "batch_size": 40},
+        {"batch_size": 40, "keep_on_cpu": True, "use_pois": True, "use_chisq": True},
+        {"batch_size": 40, "storage_device": "compute", "fixed_samples": "donors", "clip_norm": 10.0},
+    ],
+    ids=str,
+)
+def test_gradients_on_a_gpu_resume_and_agree_with_the_cpu(settings, tmp_path):
+    settings = {"inference": "svi", "num_steps": 60, **settings}
+    cpu, gpu = (
+        make("pyro_exponential", device=device, **settings).fit(X, conditions=DONORS)
+        for device in ("cpu", "cuda")
+    )
+    assert gpu.objective_ == pytest.approx(cpu.objective_, rel=0.02)  # other draws
+    calls = iter(range(2))
+    make("pyro_exponential", device="cuda", **settings).fit(
+        X, conditions=DONORS, checkpoint=tmp_path, should_stop=lambda: next(calls, None) is None
+    )
+    resumed = make("pyro_exponential", device="cuda", **settings)
+    resumed.fit(X, conditions=DONORS, checkpoint=tmp_path)
+    np.testing.assert_allclose(resumed.embedding_, gpu.embedding_, rtol=1e-5)

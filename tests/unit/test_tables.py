@@ -252,6 +252,26 @@ def test_a_broken_file_is_missing_with_its_name(results, content):
     assert len(pd.read_csv(paths["clustering_metrics_by_cell_type_k8.csv"])) == 0
 
 
+def test_a_held_out_score_has_a_row_of_its_own_and_no_place_in_the_csvs(results):
+    grid = [cell("base_nmf"), cell("ae_nmf")]
+    plain, counts = (make_run(results, one) for one in grid)
+    for folder, value in ((plain, None), (counts, -0.125)):
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"held_out_log_likelihood": value}))
+    paths = collect(results, grid)
+    rows = read_table(paths["scores.tsv"], text=("label",)).query("metric == 'held_out_log_likelihood'")
+    assert rows[["model", "label", "value", "n", "status"]].to_numpy().tolist() == [
+        ["ae_nmf", "counts", -0.125, 1, "ok"]
+    ]
+    assert rows["std"].isna().all()
+    assert not any("held" in path.read_text() for name, path in paths.items() if name.endswith(".csv"))
+    from nmfbench.figures.scores import METRIC_NAMES, scores_figure
+
+    figure = scores_figure(read_table(paths["scores.tsv"], text=("label",)), 8)
+    titles = {axes.get_title(loc="left").rstrip(" ↑↓") for axes in figure.axes}
+    assert titles <= {*METRIC_NAMES, *METRIC_NAMES.values()}
+
+
 def test_several_training_seeds(results):
     grid = [cell("base_nmf", seed) for seed in (7, 3, 5)]
     folders = [make_run(results, one) for one in grid[:2]]

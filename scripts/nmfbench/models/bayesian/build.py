@@ -52,8 +52,9 @@ def build_engine(estimator: Any, problem: Problem, csr: Any, given: Given, devic
     e, n, seed = estimator, csr.shape[0], estimator.seed_
     dtype = torch.from_numpy(csr.data[:0]).dtype
     batches = in_batches(e, n)
+    elsewhere = batches and not (e.inference == "svi" and not e.param_P)  # AutoNormal lies with the model
     stored = {"cpu": torch.device("cpu"), "compute": device}.get(
-        e.storage_device, torch.device("cpu") if batches else device
+        e.storage_device, torch.device("cpu") if elsewhere else device
     )
     starts = start_factors(csr, e.n_components, e.nb_probs / (1 - e.nb_probs), seed, given.cells, given.genes)
     starts = [start.to(dtype).to(place) for start, place in zip(starts, (stored, device), strict=True)]
