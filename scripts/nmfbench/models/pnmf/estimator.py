@@ -11,10 +11,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.models.embedding import Embedding
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.fit import run_stages
+from nmfbench.models.pnmf.fitted import FittedFactors
 from nmfbench.models.pnmf.infer import embed_cells
 from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.likelihood import MODES
@@ -30,7 +30,7 @@ from nmfbench.training.observer import Observer
 from nmfbench.training.rows import InMemoryRows
 
 
-class PNMF(Embedding):
+class PNMF(FittedFactors):
     """Poisson non-negative matrix factorisation with a Gaussian latent, by variational inference.
 
     ``F_nl ~ Normal(0, 1)``, ``X_nd ~ Poisson(s_n Σ_l exp(F_nl) W_dl)`` with non-negative loadings W, a point
@@ -129,12 +129,8 @@ class PNMF(Embedding):
     """
 
     _conditional = False
-    _embedding_name = "H_pnmf"
     _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
-    uses_labels_ = False
-    elbo_: float | None = None
-    n_iter_ = 0
-    _limits: ClassVar[dict[str, Limit]] = Embedding._limits | {
+    _limits: ClassVar[dict[str, Limit]] = FittedFactors._limits | {
         "loadings_mode": one_of(*LOADINGS_MODES),
         "mode": one_of(*MODES),
         "training_mode": one_of("standard", "natural"),
@@ -347,42 +343,6 @@ class PNMF(Embedding):
             return fitted[0], self.embedding_
         return self.embedding_
 
-    def inverse_transform(self, H) -> np.ndarray:
-        """Rates ``H components_`` of factors H of shape (n, k)."""
-        check_is_fitted(self)
-        return np.asarray(H) @ self.components_
-
-    def predict_factors(
-        self, coordinates: Any = None, groups: Any = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``mu`` and ``sigma`` of the training cells; at other `coordinates` where the prior is spatial."""
-        check_is_fitted(self)
-        return self.prior_.marginals()
-
-    def embeddings(self) -> dict[str, np.ndarray]:
-        """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``."""
-        check_is_fitted(self)
-        k = self.n_components_
-        spread = self.embedding_ * np.sqrt(np.expm1(self.factor_scale_**2))
-        return {f"H_pnmf_k{k}": self.embedding_, f"H_pnmf_sd_k{k}": spread}
-
-    def loadings(self) -> dict[str, np.ndarray]:
-        """Arrays for varm: ``W_pnmf_k{k}`` of shape (d, k)."""
-        check_is_fitted(self)
-        return {f"W_pnmf_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
-
-    def unstructured(self, **preparation: Any) -> dict[str, Any]:
-        """Entries for uns; `preparation` says how X was made."""
-        check_is_fitted(self)
-        return {
-            "model_name": type(self).__name__,
-            "k_rank": self.n_components_,
-            **preparation,
-            "elbo": self.elbo_,
-            "mode": self.mode,
-            "GLOBAL_SEED": self.seed_,
-        }
-
     # ------------------------------------------------------------------------------------------------
 
     def _check_n_components(self, n: int, d: int) -> None:
@@ -433,23 +393,3 @@ class PNMF(Embedding):
                 callback(self, number, elbo)
 
         return call
-
-    def _keep(self, outcome) -> None:
-        state = outcome.stage.posterior()
-        self.prior_ = posterior_prior(outcome.stage)
-        self.history_ = outcome.history
-        self.lr_history_ = outcome.learning_rates
-        self.stop_reason_ = outcome.stop_reason
-        self.converged_ = outcome.stop_reason == "converged"
-        last = outcome.history[-1]
-        self.n_iter_ = self.best_epoch_ = last["epoch"]
-        self.elbo_, self.objective_ = last["elbo"], last["objective"]
-        self.relative_error_ = last["relative_error"]
-        self.components_ = np.ascontiguousarray(state.W.T.cpu().numpy())
-        self.n_components_ = len(self.components_)
-        self.prior_variance_ = state.prior_variance.cpu().numpy()
-        self.log_factors_ = state.mu.cpu().numpy()
-        self.factor_scale_ = state.sigma.cpu().numpy()
-        self.embedding_ = state.mean_factors().cpu().numpy()
-        multipliers = state.scales.multipliers
-        self.multipliers_ = None if multipliers is None else multipliers.cpu().numpy()

@@ -1,0 +1,77 @@
+"""What a fitted factorisation holds and gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from nmfbench.models.embedding import Embedding
+from nmfbench.models.pnmf.plan import posterior_prior
+
+
+class FittedFactors(Embedding):
+    """The attributes of a fit, and the names that results are kept by."""
+
+    _embedding_name = "H_pnmf"
+    uses_labels_ = False
+    elbo_: float | None = None
+    n_iter_ = 0
+
+    def inverse_transform(self, H) -> np.ndarray:
+        """Rates ``H components_`` of factors H of shape (n, k)."""
+        check_is_fitted(self)
+        return np.asarray(H) @ self.components_
+
+    def predict_factors(
+        self, coordinates: Any = None, groups: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``mu`` and ``sigma`` of the training cells; at other `coordinates` where the prior is spatial."""
+        check_is_fitted(self)
+        return self.prior_.marginals()
+
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``."""
+        check_is_fitted(self)
+        k = self.n_components_
+        spread = self.embedding_ * np.sqrt(np.expm1(self.factor_scale_**2))
+        return {f"H_pnmf_k{k}": self.embedding_, f"H_pnmf_sd_k{k}": spread}
+
+    def loadings(self) -> dict[str, np.ndarray]:
+        """Arrays for varm: ``W_pnmf_k{k}`` of shape (d, k)."""
+        check_is_fitted(self)
+        return {f"W_pnmf_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
+
+    def unstructured(self, **preparation: Any) -> dict[str, Any]:
+        """Entries for uns; `preparation` says how X was made."""
+        check_is_fitted(self)
+        return {
+            "model_name": type(self).__name__,
+            "k_rank": self.n_components_,
+            **preparation,
+            "elbo": self.elbo_,
+            "mode": self.mode,
+            "GLOBAL_SEED": self.seed_,
+        }
+
+    def _keep(self, outcome) -> None:
+        state = outcome.stage.posterior()
+        self.prior_ = posterior_prior(outcome.stage)
+        self.history_ = outcome.history
+        self.lr_history_ = outcome.learning_rates
+        self.stop_reason_ = outcome.stop_reason
+        self.converged_ = outcome.stop_reason == "converged"
+        last = outcome.history[-1]
+        self.n_iter_ = self.best_epoch_ = last["epoch"]
+        self.elbo_, self.objective_ = last["elbo"], last["objective"]
+        self.relative_error_ = last["relative_error"]
+        self.components_ = np.ascontiguousarray(state.W.T.cpu().numpy())
+        self.n_components_ = len(self.components_)
+        self.prior_variance_ = state.prior_variance.cpu().numpy()
+        self.log_factors_ = state.mu.cpu().numpy()
+        self.factor_scale_ = state.sigma.cpu().numpy()
+        self.embedding_ = state.mean_factors().cpu().numpy()
+        multipliers = state.scales.multipliers
+        self.multipliers_ = None if multipliers is None else multipliers.cpu().numpy()
