@@ -54,7 +54,16 @@ def test_scalars_of_the_steps(tmp_path):
     assert isinstance(log, Observer)
     losses = 100.0 / np.arange(1, 31)
     for step, loss in enumerate(losses, start=1):
-        log.step(step, {"loss": loss, "chi_squared": abs(step - 7) + 2.0, "cells": 20, "seconds": 0.5 * step})
+        log.step(
+            step,
+            {
+                "loss": loss,
+                "chi_squared": abs(step - 7) + 2.0,
+                "epoch": step / 4,
+                "objective": loss,
+                "seconds": 0.5 * step,
+            },
+        )
     log.end(30, state())
     events = read(tmp_path)
     assert list(scalars(events, "Loss/train").values()) == pytest.approx(losses)
@@ -66,8 +75,10 @@ def test_scalars_of_the_steps(tmp_path):
     assert scalars(events, "Loss/rolling mean")[30] == pytest.approx(losses.mean())
     assert scalars(events, "Loss/rolling sd")[20] == pytest.approx(losses[:20].std())
     assert scalars(events, "Speed/seconds per step")[20] == pytest.approx(0.5)
-    assert scalars(events, "Speed/cells per second")[20] == pytest.approx(40)
-    assert scalars(events, "Speed/passes over the cells")[20] == pytest.approx(20 * 20 / N)
+    assert scalars(events, "Speed/cells per second")[20] == pytest.approx(
+        40
+    )  # a quarter of 80 in half a second
+    assert scalars(events, "Speed/passes over the cells")[20] == pytest.approx(5)
     assert scalars(events, "Memory/process peak MB")[20] > 10
 
 
@@ -79,6 +90,7 @@ def test_state_is_drawn_and_measured(tmp_path, X, k):
     first, second = state(k), state(k)
     second["cell_factors"] = second["cell_factors"] * 2
     second["cell_factors"][:, 0] = 1
+    second["chi_squared"], second["mean_scale"] = 12.5, np.full(P, 3.0)
     log.state(50, first)
     log.state(100, second)
     log.end(120, second)
@@ -92,6 +104,9 @@ def test_state_is_drawn_and_measured(tmp_path, X, k):
     assert image.encoded_image_string.startswith(b"\x89PNG")
     assert image.width > 300
     assert scalars(events, "Fitted values/smallest")[50] > 0
+    assert scalars(events, "Fit/chi_squared") == scalars(events, "Chi-squared/best") == {100: 12.5, 120: 12.5}
+    expected = second["cell_factors"].mean(axis=0) @ second["gene_factors"].mean(axis=1) * 3
+    assert scalars(events, "Fitted values/mean")[100] == pytest.approx(expected, rel=0.2)
 
 
 def test_projector_holds_the_sampled_rows_with_their_columns(tmp_path):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ROLLING = 50
 PERFORMANCE_EVERY = 10
 _HISTOGRAM_VALUES = 100_000
+# of a history's row: the loss, the speed and the memory have tags of their own
+_TOLD_OTHERWISE = ("objective", "cells_per_s", "peak_mb")
 _ENTRIES = 100_000
 
 
@@ -93,12 +95,12 @@ class TensorBoardLog:
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of step number `step` (from 1), by name, ``loss`` among them.
 
-        ``cells`` is how many cells the step has used (all, where it is not told), and ``seconds``
-        the time of the fit so far, where it is not now.
+        ``epoch`` is how often the fit has passed over the cells so far (once more with every step, where it
+        is not told), ``seconds`` the time of the fit so far, where it is not now.
         """
-        values = dict(values)
-        self._seen += values.pop("cells", self._n_cells)
-        seconds = values.pop("seconds", None)
+        values = {name: value for name, value in values.items() if name not in _TOLD_OTHERWISE}
+        epoch, seconds = values.pop("epoch", None), values.pop("seconds", None)
+        self._seen = self._seen + self._n_cells if epoch is None else epoch * self._n_cells
         now = time.monotonic() if seconds is None else seconds
         self._open(step)
         loss = values.pop("loss")
@@ -114,25 +116,30 @@ class TensorBoardLog:
     def state(self, step: int, state: Mapping[str, Any]) -> None:
         """Where the fit stands; see :class:`~nmfbench.training.observer.Observer`.
 
-        An array that a fit does not have until its end may be missing. ``mean_scale`` is the number by which
-        ``cell_factors @ gene_factors`` is multiplied to be the expected value (1 where it is not told).
+        An array that a fit does not have until its end may be missing. Numbers are written as scalars.
+        ``mean_scale``, a number or one for each gene, multiplies ``cell_factors @ gene_factors``
+        to be the expected value (1 where it is not told).
         """
         self._open(step)
         for name, values in state.items():
             values = np.asarray(values)
+            if values.ndim == 0:
+                self._scalars(step, {f"Fit/{name}": float(values)})
+                continue
             norm = float(np.sqrt(np.vdot(values, values)))
             change = {f"Norm/{name} change": abs(norm - self._norms[name])} if name in self._norms else {}
             self._scalars(step, {f"Norm/{name}": norm, **change})
             self._norms[name] = norm
-            if values.size > 1:
-                stride = -(-values.size // _HISTOGRAM_VALUES)
-                self._writer.add_histogram(f"Histogram/{name}", values.ravel()[::stride], step)
+            stride = -(-values.size // _HISTOGRAM_VALUES)
+            self._writer.add_histogram(f"Histogram/{name}", values.ravel()[::stride], step)
+        if "chi_squared" in state:
+            self._chi_squared(step, float(state["chi_squared"]))
         cells, genes = state.get("cell_factors"), state.get("gene_factors")
         if cells is not None and self._coordinates is not None:
             self._map(step, np.asarray(cells)[self._cells])
         if cells is not None and genes is not None and self._observed is not None:
-            scale = float(state.get("mean_scale", 1.0))
-            self._moments(step, np.asarray(cells)[self._cells] * scale, np.asarray(genes))
+            scaled = np.asarray(genes) * np.asarray(state.get("mean_scale", 1.0))
+            self._moments(step, np.asarray(cells)[self._cells], scaled)
 
     def end(self, step: int, state: Mapping[str, Any]) -> None:
         """The last state and the projector; closes the files."""
@@ -251,9 +258,7 @@ def log_history(observer: TensorBoardLog, history: list[dict], state: Mapping[st
         The end; see :meth:`TensorBoardLog.state`.
     """
     for row in history:
-        left_out = ("epoch", "objective", "cells_per_s", "peak_mb")
-        values = {name: value for name, value in row.items() if name not in left_out}
-        observer.step(int(row["epoch"]), {"loss": row["objective"], **values})
+        observer.step(int(row["epoch"]), {"loss": row["objective"], **row})
     observer.end(int(history[-1]["epoch"]), state)
 
 

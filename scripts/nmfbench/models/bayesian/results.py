@@ -139,7 +139,10 @@ class Results(Embedding):
         P, A = posterior.cells.mean(), posterior.genes.mean()
         mean, variance = gene_moments(P, A)
         place = problem.counts.device
+        odds = problem.probability.odds().cpu().numpy()
         return {
+            # of donors each has its own, which the genes' means over all cells do not show
+            **({} if problem.probability.by == "donor" else {"mean_scale": odds}),
             "cell_factors": P.numpy(),
             "gene_factors": A.numpy().T,
             "cell_factors_sd": posterior.cells.sd().numpy(),
