@@ -360,54 +360,31 @@ def train_memory(base, per_input_mb):
     return chosen
 
 
-def allowed_gpus(wildcards):
-    """GPUs that a job asks for which can always use one."""
-    return int(cfg.device in ("auto", "cuda"))
-
-
 def training_gpus(wildcards):
     """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
-    return int(MODELS[model_kind(wildcards)].uses_gpu) * allowed_gpus(wildcards)
+    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
 
-
-def gpu_resources(gpus):
-    """What asks for the GPUs of a job in the words of the site (profiles/README.md), partition included."""
-
-    def resource(key):
-        return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
-
-    return {key: resource(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")}
-
-
-def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
-    """What every rule that trains asks for; whether it holds a GPU follows from the registry and the config."""
-    return {
-        "mem_mb": mem_mb,
-        "runtime": minutes(base_minutes, minutes_per_input_mb, training_gpus),
-        **gpu_resources(training_gpus),
-    }
 
 def gathering_gpus(wildcards):
     """GPUs that a shard of the statistics asks for: one, where the config has the pass on a GPU."""
     return int(cfg.statistics.device != "cpu")
 
 
-def gpu_request(key, gpus):
-    """One of the resources that ask for the GPU of a job, in the words of the site (profiles/README.md)."""
-    return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
-
-
 def gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, gpus):
-    """Memory, time and, where `gpus` says so, a GPU."""
+    """Memory, time and, where `gpus` says so, a GPU in the words of the site (profiles/README.md)."""
+
+    def resource(key):
+        return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
+
     return {
         "mem_mb": mem_mb,
         "runtime": minutes(base_minutes, minutes_per_input_mb, gpus),
-        **{key: gpu_request(key, gpus) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
+        **{key: resource(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
     }
 
 
 def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
-    """What every train rule asks for; whether that holds a GPU follows from the registry and the config."""
+    """What every rule that trains asks for; whether it holds a GPU follows from the registry and the config."""
     return gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, training_gpus)
 
 

@@ -18,9 +18,6 @@ rule gather_statistics:
         "../../envs/models.yaml"
     threads: 2
     resources:
-        **gpu_resources(allowed_gpus),
-        mem_mb=memory(2500 + int(cfg.statistics.memory_mb), 0.05),
-        runtime=minutes(60, 0.5),
         **gpu_resources(memory(2500 + int(cfg.statistics.memory_mb), 0.05), 60, 0.5, gathering_gpus),
     params:
         code=code("statistics/*.py", "data/filtered.py"),
