@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).parents[2]
 TESTBED = REPOSITORY / "tests" / "cluster" / "testbed.sh"
 PROFILE = REPOSITORY / "profiles" / "slurm"
 TOY = ["--snakefile", str(REPOSITORY / "tests" / "cluster" / "toy.smk")]
-MICRO = "tests/configs/micro.yaml"
-CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", MICRO)
+SMALL = "tests/configs/cluster.yaml"
+CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", SMALL)
 # The pretended cluster is one small machine: fewer jobs at a time, shorter waits than a site needs.
 HERE = ["--jobs", "4", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks", "3"]
 LONGEST = 900

@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import CONFIG, MICRO, TESTBED, TOY, Run, ask, edited_profile, wait_until
+from cluster import CONFIG, SMALL, TESTBED, TOY, Run, ask, edited_profile, wait_until
 
-WORKFLOW = ["--configfile", MICRO]
-DATASET = Path(MICRO).stem
+WORKFLOW = ["--configfile", SMALL]
+DATASET = Path(SMALL).stem
 CPU = ["--config", "device=cpu"]
 ONCE = ["--retries", "0"]
 # A fit long enough to be told to stop twice; minibatches, so that one more epoch is always possible.
