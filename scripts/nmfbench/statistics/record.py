@@ -12,7 +12,7 @@ import numpy as np
 
 from nmfbench.errors import InputError
 
-SPARSE_BELOW = 0.10  # density at which sparse and dense products take the same time (docs/solvers.md)
+SPARSE_BELOW = 0.13  # density at which sparse and dense products take the same time (docs/solvers.md)
 _MIB = 2**20
 
 
