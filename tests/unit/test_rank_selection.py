@@ -231,5 +231,10 @@ def test_the_figure_marks_the_supported_rank(files, tmp_path):
     words = {text.get_text() for text in figure.texts}
     assert words > {"penalties: as set", "penalties: penalty_W=1"}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AE_NMF"]
+    wild = fits.assign(predicted_error=fits["predicted_error"] + 50 * (fits["rank"] == 2 * K))
+    summary = summarise(fits).assign(
+        predicted_error=lambda s: s["predicted_error"] + 50 * (s["rank"] == 2 * K)
+    )
+    assert rank_selection_figure(wild, summary).axes[1].get_ylim()[1] < 2, "the lowest can be told apart"
     with pytest.raises(InputError, match="stability"):
         rank_selection_figure(fits.drop(columns="stability"), summarise(fits))

@@ -18,9 +18,10 @@ PANELS = {
     "stability": "stability (matched correlation)",
 }
 _LEFT, _HEAD, _WIDTH, _HEIGHT, _ACROSS, _DOWN = 12.0, 8.0, 44.0, 40.0, 59.0, 52.0  # mm
+_SHOWN = 2.5  # times the fall from the smallest rank to the best, above which errors are cut off
 _READING = (
     "filled: fitted cells, open: cells held out (left); stars: smallest rank within one standard error "
-    "of the lowest error; dots: seeds"
+    "of the lowest error; dots: seeds; much larger errors of hidden genes are above the panel"
 )
 
 
@@ -66,6 +67,8 @@ def rank_selection_figure(
                 rows, means = single[single["model"] == model], mean[mean["model"] == model]
                 _draw(axes, rows, means.sort_values("rank"), measure, styles[model])
             _finish(axes, sorted(single["rank"].unique()), words)
+            if measure == "predicted_error":
+                _cut_off(axes, mean)
     handles = [
         Line2D(
             [], [], color=styles[m].colour, linestyle=styles[m].line, marker=styles[m].marker, markersize=3.5
@@ -95,6 +98,15 @@ def _draw(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, measure: str, loo
             star["rank"], star[measure], linestyle="", marker="*", markersize=9, color=looks.colour,
             markeredgecolor="black", markeredgewidth=0.5, zorder=5, clip_on=False,
         )  # fmt: skip
+
+
+def _cut_off(axes: Axes, means: pd.DataFrame) -> None:
+    """Leave out errors that are so far above the others that the lowest could not be told apart."""
+    by_rank = means.groupby("rank")["predicted_error"]
+    lowest, first = by_rank.min().min(), by_rank.max().iloc[0]
+    top = lowest + _SHOWN * (first - lowest)
+    if first > lowest and means["predicted_error"].max() > top:
+        axes.set_ylim(lowest - 0.1 * (top - lowest), top)
 
 
 def _finish(axes: Axes, ranks: list[int], words: str) -> None:
