@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import reference_bayesian as dense
 from nmfbench.data.held_out import thin_counts
 from nmfbench.errors import InputError
+from nmfbench.figures.factors import factor_table, factors_figure
 from nmfbench.models import MODELS, get_model
 from nmfbench.models.bayesian.pyro_exponential import PyroExponential
 from nmfbench.models.bayesian.pyro_gamma_nb import PyroGammaNB
@@ -361,6 +362,8 @@ def test_published_keys_and_the_file(kind, k, tmp_path):
     stored = read_result(tmp_path / "result.h5ad")
     np.testing.assert_array_equal(stored.obsm["best_P"], model.embedding_)
     np.testing.assert_allclose(stored.uns["loss"]["objective"][-1], model.history_[-1]["objective"])
+    figure = factors_figure(factor_table(model.embedding_, DONORS), kind)
+    assert any(str(k) in text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
 
 
 def test_marker_votes_are_those_of_clear_cases():
