@@ -253,6 +253,23 @@ def test_a_resumed_fit_equals_an_unbroken_one(way, after, planted, tmp_path):
         PNMF(K + 1, **settings).fit(X, checkpoint=tmp_path)
 
 
+@pytest.mark.parametrize("after", [4, 13])
+def test_a_resumed_fit_with_donors_equals_an_unbroken_one(after, planted, tmp_path):
+    X, names = planted[0], np.array(["a", "b", "c"])[np.arange(240) % 3]
+    settings = {"max_iter": 10, "random_state": 0, "learn_prior": True, "exposure": "total"}
+    whole = PNMFDonor(K, **settings).fit(X, conditions=names)
+    calls = iter(range(1, 100))
+    PNMFDonor(K, **settings).fit(
+        X, conditions=names, checkpoint=tmp_path, should_stop=lambda: next(calls) == after
+    )
+    resumed = PNMFDonor(K, **settings).fit(X, conditions=names, checkpoint=tmp_path)
+    assert np.array_equal(resumed.multipliers_, whole.multipliers_)
+    assert np.array_equal(resumed.embedding_, whole.embedding_)
+    assert np.array_equal(resumed.prior_variance_, whole.prior_variance_)
+    with pytest.raises(InputError, match="other data"):
+        PNMFDonor(K, **settings).fit(X, conditions=names[::-1], checkpoint=tmp_path)
+
+
 INVALID = {
     "n_components": [0, 2.5],
     "loadings_mode": ["relu"],

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import reference_pnmf as dense
 from nmfbench.errors import InputError
+from nmfbench.models import PNMF, PNMFDonor
 from nmfbench.models.pnmf.coordinate import LatentState, infer, latent_step, lower_bound, sweep
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.draws import noise
@@ -386,3 +392,50 @@ def test_the_gaussian_prior():
     draws = natural.sample(3000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(draws.mean(dim=0), mu, atol=0.1, rtol=0)
     torch.testing.assert_close(draws.std(dim=0), sigma, atol=0.05, rtol=0.1)
+
+
+# Memory ------------------------------------------------------------------------------------------------
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remember the largest storage that any torch operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
+                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return result
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "lower-bound", "exposure": "total"},
+        {"mode": "expanded"},
+        {"engine": "gradient", "mode": "simple"},
+        {"training_mode": "natural", "init": "nndsvda"},
+        {"batch_size": 100, "y_batch_size": 500},
+        {"loadings_mode": "softplus"},
+        {"donor_strength": 1.0},
+    ],
+    ids=str,
+)
+def test_nothing_of_cells_by_genes_is_made(settings):
+    n, d, k = 500, 3000, 3
+    X = sp.random_array((n, d), density=0.01, rng=np.random.default_rng(0), format="csr")
+    X.data = np.ceil(3 * X.data)
+    kind = PNMFDonor if "donor_strength" in settings else PNMF
+    model = kind(k, max_iter=2, random_state=0, **settings)
+    donors = np.arange(n) % 3
+    with LargestTensor():  # compiles and imports whatever is compiled or imported on first use
+        model.fit(X, conditions=donors).transform(X)
+    with LargestTensor() as watch:
+        tracemalloc.start()
+        model.fit(X, conditions=donors).transform(X)
+        _, numpy_peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert watch.elements <= max(X.nnz, d * (k + 10)) + n  # the start's oversampled vectors
+    assert numpy_peak < 0.5 * 8 * n * d / 2
