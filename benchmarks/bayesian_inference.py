@@ -40,6 +40,7 @@ def main() -> None:
 
     from nmfbench.models import get_model
     from nmfbench.models.bayesian import loop
+    from nmfbench.training.loop import DivergedError
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path")
@@ -63,7 +64,11 @@ def main() -> None:
             marker_draws=0,
             random_state=0,
         )
-        model.fit(counts, should_stop=lambda: time.process_time() - started > options.seconds)  # noqa: B023
+        try:
+            model.fit(counts, should_stop=lambda: time.process_time() - started > options.seconds)  # noqa: B023
+        except DivergedError as error:
+            print(f"| {name} | diverged: {error.thing} | {' | ' * (len(MARKS) - 1)} |", flush=True)
+            continue
         best = []
         for mark in MARKS:
             reached = [r["held_out_log_likelihood"] for r in model.history_ if r["seconds"] <= mark]

@@ -326,6 +326,9 @@ def test_held_out_counts_choose_the_best_state(kind):
     scores = [row["held_out_log_likelihood"] for row in model.history_]
     assert model.held_out_log_likelihood_ == max(scores)
     assert model.best_epoch_ == 1 + int(np.argmax(scores))
+    stopped = make(kind, 12, held_out_fraction=0.2, tol=0, max_epochs=model.best_epoch_).fit(X)
+    np.testing.assert_array_equal(stopped.rates_P_, model.rates_P_)  # the priors are of the best state, too
+    np.testing.assert_array_equal(stopped.embedding_, model.embedding_)
     if model.best_epoch_ < 150:
         assert not np.array_equal(model.embeddings()["best_P"], model.embeddings()["last_P"])
 

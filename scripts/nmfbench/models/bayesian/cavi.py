@@ -67,7 +67,9 @@ class Ascent:
 
     def posterior(self) -> Posterior:
         """The present posterior; arrays are shared."""
-        return Posterior(self.cells.marginals(), self.genes.marginals())
+        return Posterior.of(
+            self.cells.marginals(), self.genes.marginals(), self.priors, self.problem.probability
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps."""

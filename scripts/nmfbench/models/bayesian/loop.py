@@ -164,6 +164,7 @@ def _pack(best: Posterior | None) -> dict[str, np.ndarray]:
     if best is None:
         return {}
     arrays = {"best.family": np.array(best.cells.family)}
+    arrays |= {f"best.learnt.{name}": value.numpy() for name, value in best.learnt.items()}
     for name, side in (("cells", best.cells), ("genes", best.genes)):
         arrays |= {f"best.{name}.first": side.first.numpy(), f"best.{name}.second": side.second.numpy()}
         if side.fixed is not None:
@@ -179,4 +180,9 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Posterior | None:
         parts = [arrays.get(f"best.{name}.{part}") for part in ("first", "second", "fixed")]
         tensors = [None if part is None else torch.from_numpy(part) for part in parts]
         sides.append(Marginals(str(arrays["best.family"]), *tensors))
-    return Posterior(*sides)
+    learnt = {
+        key.removeprefix("best.learnt."): torch.from_numpy(value)
+        for key, value in arrays.items()
+        if key.startswith("best.learnt.")
+    }
+    return Posterior(*sides, learnt)

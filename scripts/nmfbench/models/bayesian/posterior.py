@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,21 +103,41 @@ class Marginals:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Both factors."""
+    """Both factors, and what was learnt beside them.
+
+    Attributes
+    ----------
+    cells, genes : Marginals
+    learnt : dict of str to Tensor
+        ``shape_P``, ``rate_P``, ``shape_A``, ``rate_A`` of the priors, by pattern, and ``p``.
+    """
 
     cells: Marginals
     genes: Marginals
+    learnt: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, cells: Marginals, genes: Marginals, priors: Any, probability: Any) -> Posterior:
+        """With the present priors of both factors, and p."""
+        names = (("P", priors[0]), ("A", priors[1]))
+        learnt = {f"shape_{name}": prior.shape for name, prior in names}
+        learnt |= {f"rate_{name}": prior.rate for name, prior in names}
+        return cls(cells, genes, learnt | {"p": probability.p})
 
     def copy(self) -> Posterior:
         """On the CPU, in memory of its own."""
-        return Posterior(self.cells.copy(), self.genes.copy())
+        learnt = {name: value.to("cpu", copy=True) for name, value in self.learnt.items()}
+        return Posterior(self.cells.copy(), self.genes.copy(), learnt)
 
-    def identified(self) -> tuple[Posterior, torch.Tensor]:
-        """The same theta with gene factors that sum to 1, and the scale of each cell factor.
+    def identified(self) -> Posterior:
+        """The same theta with gene factors that sum to 1.
 
         (P, A) and (P s, A / s) are one model. With sums of 1, a cell's factors are the counts that each
         pattern accounts for. A pattern with a constant side stays as it was given.
         """
         scale = self.genes.mean().sum(0).clamp(min=1e-30)
         scale[: max(self.cells.n_fixed, self.genes.n_fixed)] = 1
-        return Posterior(self.cells.scaled(scale), self.genes.scaled(1 / scale)), scale
+        learnt = dict(self.learnt)
+        learnt["rate_P"] = learnt["rate_P"] / scale[self.cells.n_fixed :].to(learnt["rate_P"])
+        learnt["rate_A"] = learnt["rate_A"] * scale[self.genes.n_fixed :].to(learnt["rate_A"])
+        return Posterior(self.cells.scaled(scale), self.genes.scaled(1 / scale), learnt)

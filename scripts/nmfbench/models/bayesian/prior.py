@@ -78,10 +78,6 @@ class GammaPrior:
         log_prior = sums.n * (a * b.log() - torch.lgamma(a)) + (a - 1) * sums.log - b * sums.mean
         return -float(log_prior.sum()) - sums.entropy
 
-    def scaled(self, scale: torch.Tensor) -> torch.Tensor:
-        """The rates after each pattern was multiplied by `scale`."""
-        return self.rate / scale
-
 
 def inverse_digamma(y: torch.Tensor) -> torch.Tensor:
     """x > 0 of ``psi(x) = y``, by Newton's method from Minka's start (2000, Estimating a Dirichlet)."""

@@ -99,15 +99,14 @@ class Results(Embedding):
 
     def _keep(self, trace, best: Posterior, engine, problem, given) -> None:
         self.given_ = given
-        self.posterior_, scale = best.identified()
-        self.last_, _ = engine.posterior().copy().identified()
-        cells, genes = engine.priors
-        self.rates_P_ = cells.scaled(scale[best.cells.n_fixed :].double())
-        self.rates_A_ = genes.scaled(1 / scale[best.genes.n_fixed :].double())
-        self.shapes_P_, self.shapes_A_ = cells.shape, genes.shape
+        self.posterior_ = best.identified()
+        self.last_ = engine.posterior().copy().identified()
+        learnt = self.posterior_.learnt
+        self.rates_P_, self.rates_A_ = learnt["rate_P"], learnt["rate_A"]
+        self.shapes_P_, self.shapes_A_ = learnt["shape_P"], learnt["shape_A"]
         old = problem.probability
         donors = None if old.donors is None else old.donors.cpu()
-        self.probability_ = Probability(old.by, old.p.cpu().double(), donors)
+        self.probability_ = Probability(old.by, learnt["p"].double(), donors)
         P, A = self.posterior_.cells.mean(), self.posterior_.genes.mean()
         self.components_ = np.ascontiguousarray(A.numpy().T)
         self.n_components_ = self.components_.shape[0]
@@ -135,7 +134,7 @@ class Results(Embedding):
 
     def _describe(self, posterior: Posterior, problem) -> dict[str, Any]:
         """What a watcher is shown of a posterior (:class:`nmfbench.training.observer.Observer`)."""
-        posterior, _ = posterior.copy().identified()
+        posterior = posterior.copy().identified()
         P, A = posterior.cells.mean(), posterior.genes.mean()
         mean, variance = gene_moments(P, A)
         place = problem.counts.device

@@ -190,7 +190,7 @@ class StochasticGradient:
 
     def posterior(self) -> Posterior:
         """The present posterior."""
-        return Posterior(self._marginals(0), self._marginals(1))
+        return Posterior.of(self._marginals(0), self._marginals(1), self.priors, self.problem.probability)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps."""
