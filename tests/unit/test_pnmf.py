@@ -165,6 +165,26 @@ def test_history_callback_and_attributes(planted):
     assert list(model.get_feature_names_out()) == [f"pnmf{i}" for i in range(K)]
 
 
+def test_a_polish_does_not_change_whether_the_fit_converged(planted, tmp_path):
+    X, settings = planted[0], {"tol": 1e-3, "max_iter": 40, "random_state": 0}
+    whole = PNMF(K, **settings).fit(X)
+    sweeps = sum(row["bound"] == "lower" for row in whole.history_)
+    assert whole.converged_
+    assert sweeps < 40
+    assert whole.n_iter_ == sweeps + 40
+    assert not PNMF(K, **settings | {"tol": 0.0}).fit(X).converged_
+    calls = iter(range(1, 100))
+    PNMF(K, **settings).fit(X, checkpoint=tmp_path, should_stop=lambda: next(calls) == sweeps + 5)
+    assert PNMF(K, **settings).fit(X, checkpoint=tmp_path).converged_
+
+
+def test_verbose_shows_a_bar(planted, capsys):
+    PNMF(K, max_iter=2, random_state=0).fit(planted[0])
+    assert capsys.readouterr().err == ""
+    PNMF(K, max_iter=2, random_state=0, verbose=True).fit(planted[0])
+    assert "PNMF" in capsys.readouterr().err
+
+
 def test_a_gradient_engine_tells_its_learning_rates_and_converges(planted):
     model = PNMF(
         K,
@@ -248,6 +268,7 @@ def test_a_resumed_fit_equals_an_unbroken_one(way, after, planted, tmp_path):
     resumed = PNMF(K, **settings).fit(X, checkpoint=tmp_path)
     assert np.array_equal(resumed.components_, whole.components_)
     assert np.array_equal(resumed.embedding_, whole.embedding_)
+    assert resumed.stop_reason_ == whole.stop_reason_
     assert [row["elbo"] for row in resumed.history_] == [row["elbo"] for row in whole.history_]
     with pytest.raises(InputError, match="n_components"):
         PNMF(K + 1, **settings).fit(X, checkpoint=tmp_path)

@@ -86,11 +86,19 @@ def run_stages(
     observer : Observer or None
     """
     outcome = Outcome()
-    record = {"index": 0, "t": 0, "history": [], "seconds": 0.0, "learning_rates": []}
+    record = {
+        "index": 0,
+        "t": 0,
+        "history": [],
+        "seconds": 0.0,
+        "learning_rates": [],
+        "stop_reason": "max_iter",
+    }
     if stored is not None:
         record = stored[1]
     outcome.history = list(record["history"])
     outcome.learning_rates = list(record["learning_rates"])
+    outcome.stop_reason = record["stop_reason"]
     clock = _Clock(record["seconds"])
     bar = Progress(name, total, len(outcome.history), progress)
     stage, stopped = None, False
@@ -122,9 +130,11 @@ def run_stages(
                 stopped = should_stop is not None and should_stop()
                 if checkpoint is not None and (stopped or checkpoint.is_due()):
                     _save(checkpoint, stage, index, t, outcome, clock.seconds(), seed)
-            outcome.stop_reason = "interrupted" if stopped else "converged" if done else "max_iter"
             if stopped:
+                outcome.stop_reason = "interrupted"
                 break
+            if not stage.by_schedule:
+                outcome.stop_reason = "converged" if done else "max_iter"
     finally:
         bar.close()
     outcome.stage = stage
@@ -208,6 +218,7 @@ def _save(
             "t": t,
             "history": outcome.history,
             "learning_rates": outcome.learning_rates,
+            "stop_reason": outcome.stop_reason,
             "seconds": seconds,
             "stage": record,
         },

@@ -50,9 +50,12 @@ class Stage:
     ----------
     steps : int
         How many at most.
+    by_schedule : bool
+        Whether it always takes them all: whether the fit converged was then decided before it.
     """
 
     steps: int
+    by_schedule = False
 
     def step(self, t: int) -> Value:
         """Take step number t (from 0); the value **before** it."""
@@ -142,6 +145,7 @@ class PolishStage(Stage):
     Jensen's bound makes sigma too small; a few hundred steps on the evidence bound itself mend that.
     """
 
+    by_schedule = True
     betas = 0.9, 0.99
 
     def __init__(
