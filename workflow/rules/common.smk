@@ -1,4 +1,4 @@
-# Config, grid, inputs and resources for the rules. Functions only; the rules are in the other files.
+# Config, grid, inputs and parameters for the rules. Functions only; the rules are in the other files.
 
 import hashlib
 import os
@@ -13,9 +13,8 @@ sys.path.append(str(REPOSITORY / "scripts"))
 from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
-from nmfbench.training.placement import place
 from nmfbench.models import MODELS
-from nmfbench.site import Site
+from nmfbench.training.placement import place
 
 try:
     cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
@@ -310,82 +309,6 @@ def ages_of_logs(wildcards):
 # Where each step leaves its log and its benchmark, for the tables of gaps and of resources.
 LOG_PATTERNS = step_patterns("<logs>", "log")
 BENCHMARK_PATTERNS = step_patterns("<benchmarks>", "tsv")
-
-
-# ---- resources: they grow with the input and with each attempt
-
-
-site = Site.of(workflow.resource_settings.default_resources)
-
-
-def memory(base, per_input_mb=0.0):
-    """Megabytes of memory: a base and a share of the input's size, doubled with each further attempt."""
-
-    def request(wildcards, input, attempt):
-        return site.megabytes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
-
-    return request
-
-
-def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
-    """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
-
-    def request(wildcards, input, attempt):
-        return site.minutes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1), gpus(wildcards))
-
-    return request
-
-
-def fit_memory(n_files=1):
-    """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
-
-    def request(wildcards, input, attempt):
-        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, input.size_mb)
-        return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
-
-    return request
-
-
-def train_memory(base, per_input_mb):
-    """Megabytes for training: from statistics, from the cells as `memory` has it, or from cells on disk."""
-    from_cells, from_disk = memory(base, per_input_mb), memory(base)
-    from_statistics = fit_memory()
-
-    def chosen(wildcards, input, attempt):
-        if getattr(input, "statistics", None):
-            return from_statistics(wildcards, input, attempt)
-        needed = from_disk if out_of_core(wildcards.dataset) else from_cells
-        return needed(wildcards, input, attempt)
-
-    return chosen
-
-
-def training_gpus(wildcards):
-    """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
-    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
-
-
-def gathering_gpus(wildcards):
-    """GPUs that a shard of the statistics asks for: one, where the config has the pass on a GPU."""
-    return int(cfg.statistics.device != "cpu")
-
-
-def gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, gpus):
-    """Memory, time and, where `gpus` says so, a GPU in the words of the site (profiles/README.md)."""
-
-    def resource(key):
-        return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
-
-    return {
-        "mem_mb": mem_mb,
-        "runtime": minutes(base_minutes, minutes_per_input_mb, gpus),
-        **{key: resource(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
-    }
-
-
-def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
-    """What every rule that trains asks for; whether it holds a GPU follows from the registry and the config."""
-    return gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, training_gpus)
 
 
 # ---- signals and handlers

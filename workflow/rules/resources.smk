@@ -1,0 +1,75 @@
+# What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
+
+from nmfbench.site import Site
+
+site = Site.of(workflow.resource_settings.default_resources)
+
+
+def memory(base, per_input_mb=0.0):
+    """Megabytes of memory: a base and a share of the input's size, doubled with each further attempt."""
+
+    def request(wildcards, input, attempt):
+        return site.megabytes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+
+    return request
+
+
+def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
+    """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
+
+    def request(wildcards, input, attempt):
+        return site.minutes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1), gpus(wildcards))
+
+    return request
+
+
+def fit_memory(n_files=1):
+    """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
+
+    def request(wildcards, input, attempt):
+        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, input.size_mb)
+        return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
+
+    return request
+
+
+def train_memory(base, per_input_mb):
+    """Megabytes for training: from statistics, from the cells as `memory` has it, or from cells on disk."""
+    from_cells, from_disk = memory(base, per_input_mb), memory(base)
+    from_statistics = fit_memory()
+
+    def chosen(wildcards, input, attempt):
+        if getattr(input, "statistics", None):
+            return from_statistics(wildcards, input, attempt)
+        needed = from_disk if out_of_core(wildcards.dataset) else from_cells
+        return needed(wildcards, input, attempt)
+
+    return chosen
+
+
+def training_gpus(wildcards):
+    """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
+    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
+
+
+def gathering_gpus(wildcards):
+    """GPUs that a shard of the statistics asks for: one, where the config has the pass on a GPU."""
+    return int(cfg.statistics.device != "cpu")
+
+
+def gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, gpus):
+    """Memory, time and, where `gpus` says so, a GPU in the words of the site (profiles/README.md)."""
+
+    def resource(key):
+        return lambda wildcards: site.gpu_resources(gpus(wildcards))[key]
+
+    return {
+        "mem_mb": mem_mb,
+        "runtime": minutes(base_minutes, minutes_per_input_mb, gpus),
+        **{key: resource(key) for key in ("gpu", "gpu_model", "gres", "slurm_partition")},
+    }
+
+
+def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
+    """What every rule that trains asks for; whether it holds a GPU follows from the registry and the config."""
+    return gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, training_gpus)
