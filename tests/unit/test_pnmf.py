@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import reference_pnmf as dense
 from nmfbench.errors import InputError
 from nmfbench.models import PNMF, PNMFDonor
+from nmfbench.models.pnmf import initialize_factors
 
 K = 4
 # One of each kind of training; the steps are kept few.
@@ -160,6 +161,16 @@ def test_history_callback_and_attributes(planted):
     table = pd.DataFrame(model.history_)
     np.testing.assert_allclose(table["objective"], table["reconstruction"] + table["divergence"])
     np.testing.assert_allclose(table["objective"], -table["elbo"] / X.shape[0])
+    for row in (0, 3):  # a row tells where the fit stood after so many steps, in all its columns
+        if row:
+            short = PNMF(K, mode="lower-bound", max_iter=row, tol=0.0, random_state=0).fit(X)
+            rates = short.embedding_ @ short.components_
+        else:
+            W, H = initialize_factors(X, K, "random", random_state=0)
+            rates = H * np.exp(0.105**2 / 2) @ W.T
+        error = ((X.toarray() - rates) ** 2).sum() / (X.toarray() ** 2).sum()
+        assert table["relative_error"][row] == pytest.approx(error, rel=1e-6)
+    assert table["elbo"][3] == pytest.approx(short.elbo_, rel=1e-9)
     history, H = model.fit_transform(X, return_history=True)
     assert (len(history), H.shape) == (12, (X.shape[0], K))
     assert list(model.get_feature_names_out()) == [f"pnmf{i}" for i in range(K)]

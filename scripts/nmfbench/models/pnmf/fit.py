@@ -117,10 +117,11 @@ def run_stages(
                 if rate is not None:
                     outcome.learning_rates.append(rate.at(t)[0])
                 number = len(outcome.history)
+                error, seconds = _error(counts, stage), clock.seconds()
                 value = stage.step(t)
                 t += 1
                 values.append(value.elbo)
-                outcome.history.append(_row(counts, stage, value, number, clock.seconds()))
+                outcome.history.append(_row(counts, value, number, seconds, error))
                 bar.update(outcome.history[-1])
                 done = stage.is_done(values, tol, absolute)
                 if observer is not None:
@@ -141,7 +142,9 @@ def run_stages(
     if not stopped and checkpoint is not None:
         _save(checkpoint, stage, index, t, outcome, clock.seconds(), seed)
     outcome.value = stage.evaluate()
-    outcome.history.append(_row(counts, stage, outcome.value, len(outcome.history), clock.seconds()))
+    outcome.history.append(
+        _row(counts, outcome.value, len(outcome.history), clock.seconds(), _error(counts, stage))
+    )
     last = outcome.history[-1]
     if observer is not None:
         observer.end(last["epoch"], _factors(stage))
@@ -167,7 +170,7 @@ class _Clock:
         return time.monotonic() - self._start
 
 
-def _row(counts: Counts, stage: Stage, value: Value, number: int, seconds: float) -> dict[str, Any]:
+def _row(counts: Counts, value: Value, number: int, seconds: float, error: float) -> dict[str, Any]:
     n = counts.shape[0]
     return {
         "epoch": number,
@@ -176,7 +179,7 @@ def _row(counts: Counts, stage: Stage, value: Value, number: int, seconds: float
         "divergence": value.divergence / n,
         "elbo": value.elbo,
         "bound": value.kind,
-        "relative_error": _error(counts, stage),
+        "relative_error": error,
         "seconds": seconds,
         "cells_per_s": n * number / seconds if number else 0.0,
         "peak_mb": peak_mb(),
