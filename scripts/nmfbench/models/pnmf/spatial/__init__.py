@@ -1,0 +1,1 @@
+"""Gaussian process priors over the coordinates of the cells, for :class:`nmfbench.models.PNMF`."""
