@@ -129,6 +129,7 @@ class PNMF(FittedFactors):
     """
 
     _conditional = False
+    _spatial = False
     _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
     _limits: ClassVar[dict[str, Limit]] = FittedFactors._limits | {
         "loadings_mode": one_of(*LOADINGS_MODES),

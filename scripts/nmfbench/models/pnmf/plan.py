@@ -63,6 +63,10 @@ def engine_of(model: PNMF) -> str:
 
 def build_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callable[[Stage | None], Stage]]:
     """The stages of a fit, each built from the one before."""
+    if model._spatial:
+        from nmfbench.models.pnmf.spatial.plan import spatial_stages
+
+        return spatial_stages(model, counts, scales)
     seed, device, dtype = model.seed_, counts.device, counts.dtype
 
     def start() -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +92,14 @@ def build_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callab
         unit = (counts.gene_sums() / counts.shape[0]).clamp(min=FLOOR)[:, None]
         loadings = ConstrainedParameter(W, model.loadings_mode, unit)
         return GradientStage(
-            counts, prior, loadings, scales, _settings(model), _schedule(model), seed, model.max_iter
+            counts,
+            prior,
+            loadings,
+            scales,
+            gradient_settings(model),
+            gradient_schedule(model),
+            seed,
+            model.max_iter,
         )
 
     if engine_of(model) == "gradient":
@@ -98,7 +109,7 @@ def build_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callab
 
 def posterior_prior(stage: Stage) -> LatentPrior:
     """The prior object that holds q where a stage stands."""
-    if isinstance(stage, GradientStage):
+    if hasattr(stage, "prior"):
         return stage.prior
     state = stage.posterior()
     width = state.prior_variance.sqrt()
@@ -106,13 +117,15 @@ def posterior_prior(stage: Stage) -> LatentPrior:
     return GaussianPrior.of(state.mu, state.sigma, scale)
 
 
-def _settings(model: PNMF) -> GradientSettings:
+def gradient_settings(model: PNMF) -> GradientSettings:
+    """The parameters of gradient training."""
     warm_up = int(model.scheduler_pct_start * model.max_iter) if model.scheduler == "one_cycle" else 0
     names = set(GradientSettings.__dataclass_fields__) - {"warm_up"}
     return GradientSettings(**{name: getattr(model, name) for name in names}, warm_up=warm_up)
 
 
-def _schedule(model: PNMF) -> Constant:
+def gradient_schedule(model: PNMF) -> Constant:
+    """Its learning rates."""
     if model.scheduler == "one_cycle":
         shape = model.scheduler_pct_start, model.scheduler_div_factor, model.scheduler_final_div_factor
         return OneCycle(model.learning_rate, model.max_iter, *shape)

@@ -1,0 +1,218 @@
+"""PNMF with Gaussian process priors, as an estimator."""
+
+from __future__ import annotations
+
+import pickle
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from nmfbench.errors import InputError
+from nmfbench.models.pnmf.counts import Counts
+from nmfbench.models.pnmf.likelihood import log_likelihood
+from nmfbench.models.pnmf.scales import RateScales
+from nmfbench.models.pnmf.spatial.ascent import AscentStage
+from nmfbench.models.pnmf.spatial.estimator import SpatialPNMF
+from nmfbench.models.pnmf.spatial.kernels import Matern32, Points
+from nmfbench.models.pnmf.spatial.svgp import SVGP
+from nmfbench.models.pnmf.transforms import log_factors
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    """Counts of 150 cells whose three factors are smooth in the plane, 60 genes, few counts a cell."""
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(0, 10, (150, 2))
+    centres = np.array([[2, 2], [8, 3], [5, 8]])
+    log_factors = 3 * np.exp(-((xy[:, None] - centres) ** 2).sum(axis=2) / 8) - 1
+    W = rng.gamma(0.3, 0.6, (K, 60))
+    X = sparse.csr_matrix(rng.poisson(np.exp(log_factors) @ W).astype(np.float32))
+    return X, xy, log_factors
+
+
+def fitted(X, xy, **parameters):
+    options = {"mode": "lower-bound", "lengthscale": 3.0, "max_iter": 60, "random_state": 0, "device": "cpu"}
+    return SpatialPNMF(K, **{**options, **parameters}).fit(X, coordinates=xy)
+
+
+def predict(model, *where):
+    return tuple(part.numpy() for part in model.predict_factors(*where))
+
+
+def best_correlations(found, truth) -> np.ndarray:
+    corr = np.corrcoef(found.T, truth.T)[:K, K:]
+    from scipy.optimize import linear_sum_assignment
+
+    return corr[linear_sum_assignment(-corr)]
+
+
+def test_ascent_never_lowers_the_bound_and_ends_where_its_gradient_vanishes(tissue):
+    X, xy, _ = tissue
+    counts = Counts(X.astype(np.float64))
+    generator = torch.Generator().manual_seed(0)
+    points = Points.of(xy)
+    prior = SVGP(points, points[:40], Matern32(3.0), K, dtype=torch.float64)
+    prior.start_from(torch.randn((150, K), generator=generator, dtype=torch.float64))
+    W = torch.rand((60, K), generator=generator, dtype=torch.float64)
+    stage = AscentStage(counts, prior, W, RateScales(), 400)
+    bounds = [stage.step(t).elbo for t in range(300)]
+    assert np.diff(bounds).min() > -1e-8 * abs(bounds[-1])
+    loadings = stage.W.clone()
+    for t in range(100):  # of q alone
+        stage.step(t)
+        stage.W = loadings.clone()
+    mu, sigma = prior.marginals()
+    terms = log_likelihood(counts, mu.detach(), sigma.detach(), stage.W, "lower-bound", latent=True)
+    start = log_likelihood(counts, mu.detach(), sigma.detach(), W, "lower-bound", latent=True)
+    left = prior.gradients(-terms.mu, -terms.sigma, 1.0)
+    for name in ("mean", "raw_diagonal"):
+        assert left[name].abs().max() < 0.05, name
+    assert start.mu.abs().max() > 5, "a gradient that is small where nothing was optimised would say nothing"
+
+
+def test_planted_smooth_factors_are_found_and_predicted_where_no_cell_was(tissue):
+    X, xy, truth = tissue
+    seen = np.arange(150) % 5 != 0
+    model = fitted(X[seen], xy[seen])
+    assert best_correlations(model.log_factors_, truth[seen]).min() > 0.9
+    mu, sigma = predict(model, xy[~seen])
+    assert best_correlations(mu, truth[~seen]).min() > 0.85
+    far = predict(model, [[500.0, 500.0]])
+    np.testing.assert_allclose(far[0], 0, atol=1e-3)  # the prior, far from all cells
+    np.testing.assert_allclose(far[1], 1, atol=1e-3)
+    assert sigma.max() < 0.9
+    np.testing.assert_allclose(model.transform(None, xy[seen]), model.embedding_, rtol=2e-3)
+    np.testing.assert_allclose(model.inverse_transform(model.embedding_).sum() / X[seen].sum(), 1, rtol=0.05)
+
+
+def test_space_helps_where_counts_are_few(tissue):
+    from nmfbench.models.pnmf.estimator import PNMF
+
+    X, xy, truth = tissue
+    thin = X.copy()
+    thin.data = np.random.default_rng(1).binomial(thin.data.astype(int), 0.3).astype(np.float32)
+    thin.eliminate_zeros()
+    plain = PNMF(K, mode="lower-bound", random_state=0, max_iter=100, device="cpu").fit(thin)
+    smooth = best_correlations(fitted(thin, xy).log_factors_, truth).mean()
+    assert smooth > best_correlations(plain.log_factors_, truth).mean() + 0.03
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"mode": "expanded", "max_iter": 30},
+        {"num_inducing": 30},
+        {"diagonal_only": True, "learning_rate": 0.05},
+        {"local": True, "K": 12, "learning_rate": 0.05},
+        {"local": True, "K": 12, "neighbors": "probabilistic", "learning_rate": 0.05},
+        {"train_lengthscale": True, "lengthscale": 1.0, "num_inducing": 30, "learning_rate": 0.05},
+        {"batch_size": 64, "engine": "gradient", "num_inducing": 30, "learning_rate": 0.05},
+        {"cholesky_mode": "softplus", "engine": "gradient", "mode": "simple", "num_inducing": 30},
+    ],
+    ids=["expanded", "inducing", "diagonal", "local", "drawn", "lengthscale", "batches", "simple"],
+)
+def test_every_form_finds_the_factors(tissue, parameters):
+    X, xy, truth = tissue
+    model = fitted(X, xy, **parameters)
+    assert best_correlations(model.log_factors_, truth).min() > 0.85
+    assert model.prior_type == ("LCGP" if parameters.get("local") else "SVGP")
+    near = model.transform(None, xy + 0.01)
+    assert np.corrcoef(near.ravel(), model.embedding_.ravel())[0, 1] > 0.95
+    if parameters.get("train_lengthscale"):
+        assert model.lengthscale_ > 1.2, "the truth is smoother than the start"
+
+
+def test_groups_are_smoothed_apart(tissue):
+    """Two sections at the same coordinates with opposite patterns: one process for both would see neither."""
+    _, xy, _ = tissue
+    rng = np.random.default_rng(0)
+    section = np.array(["a", "b"])[np.arange(150) % 2]
+    pattern = np.where(section == "a", 1.0, -1.0) * (xy[:, 0] - 5) / 2
+    W = rng.gamma(1.0, 0.5, (1, 60))
+    X = rng.poisson(np.exp(pattern[:, None]) @ W)
+    options = {"mode": "lower-bound", "lengthscale": 3.0, "max_iter": 60, "random_state": 0, "device": "cpu"}
+    apart = SpatialPNMF(1, multigroup=True, **options).fit(X, coordinates=xy, groups=section)
+    shared = SpatialPNMF(1, **options).fit(X, coordinates=xy)
+
+    def agreement(model):
+        return np.corrcoef(model.log_factors_[:, 0], pattern)[0, 1]
+
+    assert agreement(apart) > 0.95 > agreement(shared)
+    same_place = [[8.0, 5.0], [8.0, 5.0]]
+    mu, _ = predict(apart, same_place, ["a", "b"])
+    assert mu[0, 0] > 0.5 > -0.5 > mu[1, 0]
+    with pytest.raises(InputError, match=r"groups of the fit: a, b\n.*c"):
+        apart.transform(None, same_place, ["a", "c"])
+
+
+@pytest.mark.parametrize("parameters", [{"mode": "expanded"}, {"local": True, "K": 8}])
+def test_resumed_equals_unbroken(tissue, tmp_path, parameters):
+    X, xy, _ = tissue
+    options = {"mode": "lower-bound", "max_iter": 12, "random_state": 0, "lengthscale": 3.0, "device": "cpu"}
+    options |= parameters
+    whole = SpatialPNMF(K, **options).fit(X, coordinates=xy)
+    for stop_at in (15, 20, None):  # in the stages with space, that follow 12 sweeps without
+        calls = iter(range(1000))
+        model = SpatialPNMF(K, **options).fit(
+            X,
+            coordinates=xy,
+            checkpoint=tmp_path / "checkpoint",
+            should_stop=lambda calls=calls, stop_at=stop_at: next(calls) == stop_at,
+        )
+    assert model.stop_reason_ == whole.stop_reason_ != "interrupted"
+    np.testing.assert_array_equal(model.embedding_, whole.embedding_)
+    np.testing.assert_array_equal(model.components_, whole.components_)
+
+
+def test_it_is_an_estimator(tissue):
+    X, xy, _ = tissue
+    model = fitted(X, xy, num_inducing=20, max_iter=8)
+    twin = clone(model)
+    assert twin.get_params() == model.get_params()
+    assert {"lengthscale", "K", "mode", "exposure"} <= set(twin.get_params())
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.transform(None, xy[:5]), model.transform(None, xy[:5]))
+    adata = anndata.AnnData(X, obsm={"spatial": xy})
+    np.testing.assert_array_equal(twin.fit(adata).embedding_, model.embedding_)
+    np.testing.assert_array_equal(clone(model).fit_transform(X.toarray(), coordinates=xy), model.embedding_)
+    np.testing.assert_array_equal(log_factors(model), model.log_factors_)
+    np.testing.assert_array_equal(log_factors(model, xy[:4]), predict(model, xy[:4])[0])
+    with pytest.raises(NotFittedError):
+        SpatialPNMF(2).transform(None, xy)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "words"),
+    [
+        ({}, {}, "coordinates"),
+        ({}, {"coordinates": np.zeros((7, 2))}, "coordinates"),
+        ({}, {"coordinates": np.full((150, 2), np.nan)}, "coordinates"),
+        ({"multigroup": True}, {"coordinates": "xy"}, "groups"),
+        ({"kernel": "RBF"}, {"coordinates": "xy"}, "kernel"),
+        ({"training_mode": "natural"}, {"coordinates": "xy"}, "Natural gradient"),
+        ({"inducing_allocation": "most"}, {"coordinates": "xy"}, "inducing_allocation"),
+        ({"num_inducing": 0}, {"coordinates": "xy"}, "num_inducing"),
+        ({"K": 0, "local": True}, {"coordinates": "xy"}, "K"),
+        ({"lengthscale": -1.0}, {"coordinates": "xy"}, "lengthscale"),
+        ({"engine": "coordinate", "local": True}, {"coordinates": "xy"}, "local=True"),
+        ({"no_such": 1}, {"coordinates": "xy"}, "no_such"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(tissue, parameters, given, words):
+    X, xy, _ = tissue
+    given = {name: xy if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises((ValueError, TypeError), match=words):
+        SpatialPNMF(K, **parameters).fit(X, **given)
+
+
+def test_inducing_points_of_a_local_prior_are_warned_of(tissue):
+    X, xy, _ = tissue
+    with pytest.warns(UserWarning, match="num_inducing"):
+        fitted(X, xy, local=True, num_inducing=10, K=4, max_iter=2)
