@@ -5,9 +5,9 @@ Give an .h5ad of spots with counts in X, ``obsm["spatial"]`` and a label of anat
     python benchmarks/spatial_layers.py stahl2016_mob_spatial.h5ad --label layer --out spatial.tsv
 
 Each row of the table is one fit: F1 (macro, five folds, logistic regression of log factors), ARI (k-means
-with as many clusters as layers), Moran's I (neighbouring spots, mean over factors), and F1 of spots that were
-left out of the fit, from the factors that the processes predict for them. Coordinates alone stand beside them,
-since layers are contiguous: what can be told from the position is no merit of the factors.
+with as many clusters as layers), Moran's I (neighbouring spots, mean over factors), and F1 of spots that
+were left out of the fit, from the factors that the processes predict for them. Coordinates alone stand
+beside them, since layers are contiguous: what can be told from the position is no merit of the factors.
 """
 
 from __future__ import annotations

@@ -192,6 +192,8 @@ def _fit(model: Any, rows: Any, data: FilteredCounts, watched: dict[str, Any], o
         return
     if observer is not None and "observer" in accepted:
         watched["observer"] = observer
+    if "coordinates" in accepted:
+        watched["coordinates"] = data.coordinates
     if "gene_names" in accepted:  # what is given by name is aligned by name
         watched |= {"cell_names": data.obs.index, "gene_names": data.var.index}
     model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)

@@ -39,6 +39,7 @@ def tissue():
 
 def fitted(X, xy, **parameters):
     options = {"mode": "lower-bound", "lengthscale": 3.0, "max_iter": 60, "random_state": 0, "device": "cpu"}
+    options["exposure"] = None  # cells of equal depth
     return SpatialPNMF(K, **{**options, **parameters}).fit(X, coordinates=xy)
 
 
@@ -138,6 +139,7 @@ def test_groups_are_smoothed_apart(tissue):
     W = rng.gamma(1.0, 0.5, (1, 60))
     X = rng.poisson(np.exp(pattern[:, None]) @ W)
     options = {"mode": "lower-bound", "lengthscale": 3.0, "max_iter": 60, "random_state": 0, "device": "cpu"}
+    options["exposure"] = None  # cells of equal depth
     apart = SpatialPNMF(1, multigroup=True, **options).fit(X, coordinates=xy, groups=section)
     shared = SpatialPNMF(1, **options).fit(X, coordinates=xy)
 

@@ -169,11 +169,12 @@ def test_the_dag_needs_no_slurm(tmp_path):
 
 
 def test_poisson_factorisation_is_planned_as_a_gpu_job(tmp_path):
-    models = "models={pnmf: {exposure: total}, pnmf_donor: {}, natural: {kind: pnmf, training_mode: natural}}"
+    models = "models={pnmf: {exposure: total}, pnmf_donor: {}, natural: {kind: pnmf, training_mode: natural}"
+    models += ", pnmf_spatial: {lengthscale: 2.0}}"
     call = snakemake("-n", "--profile", "profiles/slurm", "--config", models, directory=tmp_path)
     assert call.code == 0, call.text
     trained = [job for job in call.text.split("\n\n") if "rule train_pnmf" in job]
-    assert len(trained) == 3, call.text
+    assert len(trained) == 4, call.text
     assert all("gpu=1" in job for job in trained)
 
 

@@ -146,3 +146,10 @@ use rule train_base_nmf as train_pnmf with:
 use rule train_pnmf as train_pnmf_donor with:
     pathvars:
         fit=fit_of("pnmf_donor"),
+
+
+use rule train_pnmf as train_pnmf_spatial with:
+    pathvars:
+        fit=fit_of("pnmf_spatial"),
+    params:
+        code=code(*PNMF_CODE, "models/pnmf/spatial/*.py"),

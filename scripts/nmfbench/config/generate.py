@@ -20,7 +20,7 @@ from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, TensorBoard, Umap
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
-from nmfbench.config.pnmf import PNMF, PNMFDonor, PoissonFactorisation
+from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial, PoissonFactorisation
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
 
@@ -44,6 +44,7 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`models.pnmf` and `pnmf_donor`", PoissonFactorisation, Model),
     ("`models.pnmf` alone", PNMF, PoissonFactorisation),
     ("`models.pnmf_donor` alone", PNMFDonor, PoissonFactorisation),
+    ("`models.pnmf_spatial` alone", PNMFSpatial, PoissonFactorisation),
     ("`clustering`", Clustering, None),
     ("`classification`", Classification, None),
     ("`umap`", Umap, None),

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from nmfbench.config.base import Fraction, Name, Section
 from nmfbench.config.bayesian import PyroExponential, PyroGammaNB
-from nmfbench.config.pnmf import PNMF, PNMFDonor
+from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial
 
 DISPLAY_NAMES = {
     "base_nmf": "Base_NMF",
@@ -19,6 +19,7 @@ DISPLAY_NAMES = {
     "pyro_exponential": "Pyro_Exponential",
     "pnmf": "PNMF",
     "pnmf_donor": "PNMF_donor",
+    "pnmf_spatial": "PNMF_spatial",
 }
 
 # What `training: published` sets where the config does not say otherwise: the
@@ -162,7 +163,7 @@ class CAENMF2(Autoencoder):
 
 MODEL_KINDS: dict[str, type[Model]] = {
     cls.model_fields["kind"].default: cls
-    for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2, PyroGammaNB, PyroExponential, PNMF, PNMFDonor)
+    for cls in (BaseNMF, AENMF, CAENMF1, CAENMF2, PyroGammaNB, PyroExponential, PNMF, PNMFDonor, PNMFSpatial)
 }
 
 
@@ -180,7 +181,7 @@ def _name_the_kind(models: Any) -> Any:
 
 
 AnyModel = Annotated[
-    BaseNMF | AENMF | CAENMF1 | CAENMF2 | PyroGammaNB | PyroExponential | PNMF | PNMFDonor,
+    BaseNMF | AENMF | CAENMF1 | CAENMF2 | PyroGammaNB | PyroExponential | PNMF | PNMFDonor | PNMFSpatial,
     Field(discriminator="kind"),
 ]
 Models = Annotated[dict[Name, AnyModel], BeforeValidator(_name_the_kind)]

@@ -71,3 +71,30 @@ class PNMFDonor(PoissonFactorisation):
     donor_strength: Fraction = Field(
         10.0, description="How many counts the belief weighs that donors do not differ (kappa)."
     )
+
+
+class PNMFSpatial(PoissonFactorisation):
+    """Poisson NMF whose factors are smooth over ``obsm["spatial"]``."""
+
+    kind: Literal["pnmf_spatial"] = "pnmf_spatial"
+    exposure: Literal["total"] | None = Field(
+        "total",
+        description="`total`: a cell's rates are in proportion to its sum of counts; null: smooth factors "
+        "would have to carry the depth of each cell.",
+    )
+    learn_prior: Literal[False] = Field(False, description="Not there for this prior: set `sigma`.")
+    lengthscale: float = Field(
+        1.0, gt=0, description="Over what distance factors are alike, in the units of the coordinates."
+    )
+    sigma: float = Field(1.0, gt=0, description="Standard deviation of each factor's logarithm.")
+    train_lengthscale: bool = Field(False, description="Learn the lengthscale (by Adam).")
+    num_inducing: int = Field(3000, ge=1, description="Inducing points; as many as cells or more: the cells.")
+    local: bool = Field(
+        False, description="Condition each cell on its `K` neighbours, without inducing points."
+    )
+    K: int = Field(50, ge=1, description="`local`: neighbours.")
+    neighbors: Literal["knn", "probabilistic"] = Field(
+        "knn", description="`local`: the nearest, or drawn, the near ones more often."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Cells of a step of Adam; null: all at once.")
+    learning_rate: float = Field(0.01, gt=0, description="Adam's step, where there is no closed form.")

@@ -51,6 +51,9 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "pnmf": ModelEntry("PNMF", "nmfbench.models.pnmf.estimator:PNMF", False, True, "counts"),
     "pnmf_donor": ModelEntry("PNMF_donor", "nmfbench.models.pnmf.donor:PNMFDonor", True, True, "counts"),
+    "pnmf_spatial": ModelEntry(
+        "PNMF_spatial", "nmfbench.models.pnmf.spatial.estimator:SpatialPNMF", False, True, "counts"
+    ),
 }
 
 _CLASSES = {entry.target.split(":")[1]: name for name, entry in MODELS.items()}
@@ -66,6 +69,7 @@ __all__ = [
     "PNMFDonor",
     "PyroExponential",
     "PyroGammaNB",
+    "SpatialPNMF",
     "get_model",
 ]
 

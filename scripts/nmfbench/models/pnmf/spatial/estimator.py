@@ -49,7 +49,7 @@ class SpatialPNMF(PNMF):
     then, where `mode` asks for the evidence bound, by Adam on it. Minibatches, other optimisers, `local` and
     what else has no closed form go from the first to gradient training.
 
-    A process is smooth, so it cannot follow the depth of each cell: set ``exposure="total"``.
+    A process is smooth and cannot follow the depth of each cell, so `exposure` is ``"total"`` by default.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ class SpatialPNMF(PNMF):
 
     def __init__(self, n_components=10, **parameters):
         own = {name: parameters.pop(name, default) for name, default in _OWN.items()}
-        super().__init__(n_components, **parameters)
+        super().__init__(n_components, **{"exposure": "total", **parameters})
         for name, value in own.items():
             setattr(self, name, value)
 
@@ -255,10 +255,12 @@ def _rows(X: Any) -> int | None:
 
 def _signature() -> inspect.Signature:
     """Of PNMF's constructor and the parameters added here, for scikit-learn and the workflow."""
-    base = inspect.signature(PNMF.__init__)
+    base = inspect.signature(PNMF.__init__).parameters
+    base = {**base, "exposure": base["exposure"].replace(default="total")}
     keyword = inspect.Parameter.KEYWORD_ONLY
     more = [inspect.Parameter(name, keyword, default=default) for name, default in _OWN.items()]
-    return base.replace(parameters=[*base.parameters.values(), *more])
+    return inspect.Signature([*base.values(), *more])
 
 
 SpatialPNMF.__init__.__signature__ = _signature()
+SpatialPNMF.fit.__signature__ = inspect.signature(PNMF.fit)
