@@ -85,6 +85,23 @@ def coordinates_alone(xy: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"F1": np.mean(f1), "ARI": np.mean(ari), "F1 left out": np.mean(f1)}
 
 
+def draw(path: str, xy: np.ndarray, labels: np.ndarray, plain: PNMF, smooth: SpatialPNMF, title: str) -> None:
+    """The layers and the factors of both fits, the factors of the second in the order of the first's."""
+    from nmfbench.figures import save
+    from nmfbench.figures.spatial import spatial_figure
+    from nmfbench.metrics.matching import factor_correlations, log_profiles, match_factors
+
+    in_cells = factor_correlations(plain.log_factors_, smooth.log_factors_)
+    in_genes = factor_correlations(*(log_profiles(model.components_.T) for model in (plain, smooth)))
+    pairs = match_factors(in_cells, in_genes)[0].sort_values("factor")
+    order = pairs["other_factor"].to_numpy(int) - 1
+    layer = np.unique(labels, return_inverse=True)[1][:, None].astype(float)
+    k = len(order)
+    maps = np.hstack([layer, plain.embedding_, layer, smooth.embedding_[:, order]])
+    names = ["layer", *(f"PNMF {j + 1}" for j in range(k)), "layer", *(f"in space {j + 1}" for j in range(k))]
+    save(spatial_figure(xy, maps, names, title=title, columns=k + 1), [path])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("h5ad")
@@ -97,6 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--lengthscale", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--figure", help="a PNG of the factors at the first share and lengthscale")
     parser.add_argument("--out", default="spatial_layers.tsv")
     options = parser.parse_args()
     adata = anndata.read_h5ad(options.h5ad)
@@ -108,6 +126,7 @@ def main() -> None:
     counts = counts[:, top]
     rows = [{"model": "coordinates alone", **coordinates_alone(xy, labels)}]
     common = {"mode": "lower-bound", "exposure": "total", "max_iter": options.steps, "device": "cpu"}
+    plain = None
     for share in options.keep:
         for seed in SEEDS if share < 1 else SEEDS[:1]:
             X = counts.astype(np.float32)
@@ -140,6 +159,10 @@ def main() -> None:
                 if length is not None and seed == SEEDS[0] and share < 1:
                     row["F1 left out"] = left_out(make, X, xy, labels)
                 rows.append(row)
+                plain = model if length is None else plain
+                if options.figure and len(rows) == 3:
+                    title = f"{share:.0%} of the counts, lengthscale {length:g}"
+                    draw(options.figure, xy, labels, plain, model, title)
                 print(row, flush=True)
                 pd.DataFrame(rows).to_csv(options.out, sep="\t", index=False, float_format="%.5g")
 
