@@ -78,6 +78,22 @@ def test_ascent_never_lowers_the_bound_and_ends_where_its_gradient_vanishes(tiss
     assert start.mu.abs().max() > 5, "a gradient that is small where nothing was optimised would say nothing"
 
 
+@pytest.mark.parametrize("mode", ["expanded", "simple"])
+def test_the_evidence_bound_rises_from_the_lower_bounds_optimum(tissue, mode):
+    X, xy, _ = tissue
+    lower = fitted(X, xy)
+    counts, scales = Counts(X), RateScales()
+    W = torch.from_numpy(lower.components_.T.copy())
+    stage = AscentStage(counts, lower.prior_, W, scales, 60, mode=mode, seed=1)
+    before = stage.evaluate().elbo
+    width = lower.prior_.marginals()[1].mean().item()
+    for t in range(60):
+        stage.step(t)
+    assert before > lower.elbo_, "Jensen's bound lies below the evidence bound"
+    assert stage.evaluate().elbo > before + 1
+    assert lower.prior_.marginals()[1].mean().item() > width, "Jensen's bound makes sigma too small"
+
+
 def test_planted_smooth_factors_are_found_and_predicted_where_no_cell_was(tissue):
     X, xy, truth = tissue
     seen = np.arange(150) % 5 != 0

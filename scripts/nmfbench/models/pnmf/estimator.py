@@ -292,11 +292,12 @@ class PNMF(FittedFactors):
         self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
         self.mean_total_ = counts.total / counts.shape[0]
         scales = self._scales(counts)
+        stages = build_stages(self, counts, scales)
         outcome = run_stages(
-            build_stages(self, counts, scales),
+            stages,
             counts,
             name=type(self).__name__,
-            total=self.max_iter,
+            total=self.max_iter * len(stages),
             tol=self.tol,
             absolute=self.tol_mode == "absolute",
             seed=self.seed_,

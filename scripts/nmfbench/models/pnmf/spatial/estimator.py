@@ -46,7 +46,7 @@ class SpatialPNMF(PNMF):
     ``F_l ~ GP(0, k)`` for every factor l in place of independent normal values, with a Matérn covariance k of
     smoothness 3/2; the likelihood is that of :class:`PNMF`. Trained by sweeps without space that find the
     factors, then by natural-gradient ascent of the lower bound (:mod:`nmfbench.models.pnmf.spatial.ascent`),
-    then, where `mode` asks for the evidence bound, by Adam on it. Minibatches, other optimisers, `local` and
+    then, where `mode` asks for the evidence bound, of that. Minibatches, other optimisers, `local` and
     what else has no closed form go from the first to gradient training.
 
     A process is smooth and cannot follow the depth of each cell, so `exposure` is ``"total"`` by default.

@@ -164,7 +164,9 @@ def spatial_stages(
         return AscentStage(counts, prior_from(state.mu), state.W.clone(), scales, model.max_iter)
 
     def polish(before: AscentStage) -> Stage:
-        return gradient(before.prior, before.W, "multiplicative")
+        # an even number: a draw without its opposite would push every cell its own way
+        options = {"mode": model.mode, "n_draws": model.E + model.E % 2, "seed": seed}
+        return AscentStage(counts, before.prior, before.W, scales, model.max_iter, **options)
 
     def descend(before: Stage) -> Stage:
         state = before.posterior()
