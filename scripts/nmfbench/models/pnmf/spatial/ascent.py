@@ -64,6 +64,7 @@ class AscentStage(Stage):
     ) -> None:
         self.counts, self.prior, self.W, self.scales, self.steps = counts, prior, W, scales, steps
         self.mode, self.n_draws, self.seed = mode, n_draws, seed
+        self.by_schedule = mode != "lower-bound"
         self.rho = 0.5
 
     @torch.no_grad()
