@@ -19,6 +19,9 @@ EVERY_RULE = {
     "train_ae_nmf",
     "train_cae_nmf1",
     "train_cae_nmf2",
+    "train_pyro_gamma_nb",
+    "train_pyro_exponential",
+    "train_pnmf",
     "cluster_embedding",
     "score_clusters",
     "classify_embedding",
@@ -31,6 +34,9 @@ EVERY_RULE = {
     "plot_factors",
     "plot_resources",
 }
+
+
+DEMO_MODELS = 7
 
 
 def planned(text: str) -> dict[str, int]:
@@ -50,7 +56,7 @@ def test_demo(tmp_path):
     assert call.code == 0, call.text
     jobs = planned(call.text)
     assert EVERY_RULE | {"simulate_dataset"} <= set(jobs)
-    assert jobs["classify_embedding"] == 4 * 2 * 2
+    assert jobs["classify_embedding"] == DEMO_MODELS * 2 * 2
 
 
 def test_the_published_benchmark_is_the_default(tmp_path):
@@ -73,7 +79,7 @@ def test_datasets_ranks_and_seeds_make_a_grid(tmp_path):
     assert call.code == 0, call.text
     jobs = planned(call.text)
     assert jobs["train_ae_nmf"] == 2 * 3
-    assert jobs["plot_umap"] == 4 * 2, "one for each model and rank, of the first seed"
+    assert jobs["plot_umap"] == DEMO_MODELS * 2, "one for each model and rank, of the first seed"
 
 
 def test_fits_are_compared_when_the_config_asks_for_it(tmp_path):
