@@ -31,6 +31,14 @@ STEPS_OF_A_ROW = 10
 
 START_SCALE = 0.1
 
+LARGEST_SCALE = 4.0
+"""Of the scale of a logarithm, whose best is at most 1 / sqrt(shape of the prior).
+
+Without a bound, one noisy entry of scale 30 had a mean of infinity, which the priors' rates then followed.
+"""
+
+SCALES = constraints.interval(0.0, LARGEST_SCALE)
+
 
 class StochasticGradient:
     """Pyro's SVI on the sparse-exact likelihood.
@@ -116,9 +124,7 @@ class StochasticGradient:
         if self.starts[1].shape[1]:
             start = self.starts[1]
             loc = pyro.param("loc_A", lambda: start.log())
-            scale = pyro.param(
-                "scale_A", lambda: torch.full_like(start, START_SCALE), constraint=constraints.positive
-            )
+            scale = pyro.param("scale_A", lambda: torch.full_like(start, START_SCALE), constraint=SCALES)
             pyro.sample("A", dist.LogNormal(loc, scale).to_event(2))
         start = self.starts[0]
         with self._plate(rows):
@@ -126,14 +132,14 @@ class StochasticGradient:
             scale = pyro.param(
                 "scale_P",
                 lambda: torch.full_like(start, START_SCALE),
-                constraint=constraints.positive,
+                constraint=SCALES,
                 event_dim=1,
             )
             pyro.sample("P", dist.LogNormal(loc.to(self.device), scale.to(self.device)).to_event(1))
 
     def _automatic(self) -> AutoNormal:
         values = {"P": self.starts[0]} | ({"A": self.starts[1]} if self.starts[1].shape[1] else {})
-        return AutoNormal(
+        return _BoundedAutoNormal(
             self._model,
             init_loc_fn=init_to_value(values=values),
             init_scale=START_SCALE,
@@ -253,9 +259,7 @@ class StochasticGradient:
         params = self._store["params"]
         keys = [f"loc_{name}", f"scale_{name}"] if self.written_out else [f"locs.{name}", f"scales.{name}"]
         loc, scale = (next(v for k, v in params.items() if k.endswith(key)).detach() for key in keys)
-        to_scale = torch.distributions.transform_to(constraints.positive)
-        if not self.written_out:
-            to_scale = torch.distributions.transform_to(self.guide.scale_constraint)
+        to_scale = torch.distributions.transform_to(SCALES)
         return Marginals("lognormal", loc, to_scale(scale), self.fixed[side])
 
     def _update_hyperparameters(self) -> None:
@@ -273,6 +277,10 @@ class StochasticGradient:
             self.problem.probability.update(
                 self.problem.counts, posterior.cells.mean(), posterior.genes.mean()
             )
+
+
+class _BoundedAutoNormal(AutoNormal):
+    scale_constraint = SCALES
 
 
 @contextmanager
