@@ -37,7 +37,7 @@ class Bayesian(Section):
         5, ge=1, description="`cavi` by minibatches: updates of the batch's cells before the genes move."
     )
     num_steps: int = Field(2000, ge=1, description="`svi`: gradient steps.")
-    lr: float = Field(0.05, gt=0, description="`svi`: Adam's step.")
+    lr: float = Field(0.1, gt=0, description="`svi`: Adam's step.")
     clip_norm: float | None = Field(None, gt=0, description="`svi`: bound of each entry of the gradient.")
     param_P: bool = Field(
         True,

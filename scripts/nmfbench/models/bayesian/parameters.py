@@ -24,7 +24,7 @@ SHARED_PARAMETERS = """Parameters
         Updates of a minibatch's cells before the genes move (cavi).
     num_steps : int, default=2000
         Gradient steps (svi).
-    lr : float, default=0.05
+    lr : float, default=0.1
         Adam's step (svi).
     clip_norm : float or None, default=None
         Bound of each entry of the gradient, as Pyro's ClippedAdam has it (svi).

@@ -32,7 +32,7 @@ class PyroExponential(BayesianNMF):
         delay=10.0,
         local_steps=5,
         num_steps=2000,
-        lr=0.05,
+        lr=0.1,
         clip_norm=None,
         param_P=True,
         nb_probs=0.5,
