@@ -22,7 +22,7 @@ from nmfbench.models.pnmf import initialize_factors
 
 K = 4
 # One of each kind of training; the steps are kept few.
-GRADIENT = {"engine": "gradient", "learning_rate": 0.1, "init": "nndsvda"}
+GRADIENT = {"engine": "gradient", "learning_rate": 0.1, "init": "nndsvda", "max_iter": 120}
 WAYS = {
     "default": {},
     "simple": {"mode": "simple"},
@@ -35,7 +35,7 @@ WAYS = {
     "natural lower-bound": GRADIENT
     | {"training_mode": "natural", "mode": "lower-bound", "loadings_mode": "multiplicative"},
     "plateau": GRADIENT | {"scheduler": "plateau", "scheduler_patience": 10},
-    "cells": GRADIENT | {"batch_size": 100, "max_iter": 300},
+    "cells": GRADIENT | {"batch_size": 100, "max_iter": 240},
     "genes": GRADIENT | {"y_batch_size": 40},
 }
 every_way = pytest.mark.parametrize("way", WAYS)

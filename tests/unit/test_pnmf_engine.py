@@ -417,14 +417,14 @@ class LargestTensor(TorchDispatchMode):
         {"mode": "expanded"},
         {"engine": "gradient", "mode": "simple"},
         {"training_mode": "natural", "init": "nndsvda"},
-        {"batch_size": 100, "y_batch_size": 500},
+        {"batch_size": 100, "y_batch_size": 1000},
         {"loadings_mode": "softplus"},
         {"donor_strength": 1.0},
     ],
     ids=str,
 )
 def test_nothing_of_cells_by_genes_is_made(settings):
-    n, d, k = 500, 3000, 3
+    n, d, k = 400, 2500, 2
     X = sp.random_array((n, d), density=0.01, rng=np.random.default_rng(0), format="csr")
     X.data = np.ceil(3 * X.data)
     kind = PNMFDonor if "donor_strength" in settings else PNMF
