@@ -16,7 +16,7 @@ from scenarios import DATASET, of_fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-#: partition, memory in GB (more with the input), minutes, CPUs
+#: partition, GB of memory, minutes (both a little more, with the input), CPUs
 REQUESTS = {
     "rule_simulate_dataset": ("cpu", 2, 60, 1),
     "rule_filter_donors": ("cpu", 2, 20, 1),
@@ -66,7 +66,7 @@ def test_every_job_got_what_was_asked_for(demo):
         partition, gigabytes, mins, cpus = REQUESTS[rule]
         assert job["Partition"] == partition, job
         assert 1000 * gigabytes <= float(job["ReqMem"].rstrip("M")) < 1000 * gigabytes + 900, job
-        assert minutes(job["Timelimit"]) == mins, job
+        assert mins <= minutes(job["Timelimit"]) < mins + 10, job
         assert int(granted["cpu"]) == cpus, job
     assert seen == set(REQUESTS)
 
@@ -116,7 +116,7 @@ def test_the_manifest_names_the_scheduler(demo):
     record = json.loads((demo.cluster.folder / "results" / "manifest.json").read_text())
     assert record["scheduler"]["executor"] == "slurm"
     assert record["scheduler"]["cluster"] == "testbed"
-    assert re.match(r"slurm \d+\.\d+", record["scheduler"]["version"])
+    assert re.match(r"slurm\S* \d+\.\d+", record["scheduler"]["version"])
     assert record["scheduler"]["site"]["max_gb"] == 256
     local = json.loads((demo.local.folder / "results" / "manifest.json").read_text())
     assert local["scheduler"] == {"executor": "local"}
