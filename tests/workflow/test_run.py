@@ -18,6 +18,8 @@ MODELS = {
     "ae_nmf": "AE_NMF",
     "cae_nmf1": "CAE_NMF1",
     "cae_nmf2": "CAE_NMF2",
+    "pyro_gamma_nb": "Pyro_GammaNB",
+    "pyro_exponential": "Pyro_Exponential",
     "pnmf": "PNMF",
     "pnmf_donor": "PNMF_donor",
 }
