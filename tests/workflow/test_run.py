@@ -115,9 +115,7 @@ def test_every_run_can_be_traced(finished, model):
     assert record["data_fingerprint"]
     assert record["device"] == "cpu"
     assert record["seconds"] > 0
-    solver = {"base_nmf": None, "cae_nmf1": "minibatch", "pnmf": None, "pnmf_donor": None}.get(
-        model, "statistics"
-    )
+    solver = {"ae_nmf": "statistics", "cae_nmf1": "minibatch", "cae_nmf2": "statistics"}.get(model)
     assert (record["solver"] or {}).get("solver") == solver
     history = pd.read_csv(folder / "history.tsv", sep="\t")
     assert {"epoch", "objective", "relative_error", "seconds", "cells_per_s", "peak_mb"} <= set(history)
