@@ -57,6 +57,14 @@ def test_one_bar_for_each_model_and_panel():
     assert figure.axes[4].get_title(loc="left").endswith("↓")
 
 
+def test_a_held_out_score_gets_no_panels_of_missing_bars():
+    table = scores()
+    counts = table.iloc[:1].assign(label="counts", metric="held_out_log_likelihood", value=-0.7)
+    figure = figures.scores_figure(pd.concat([table, counts]), 80, NAMES)
+    assert len(figure.axes) == 8
+    assert not any("missing" in text or "counts" in text for text in texts(figure))
+
+
 @pytest.mark.parametrize("how", ["status", "nan", "no row"])
 def test_missing_is_a_gap_with_a_word(how):
     table = scores()

@@ -59,8 +59,8 @@ def scores_figure(
     Figure
     """
     names = dict(display_names or {})
-    table = summarise(scores, rank, names)
-    table = table[table["metric"].isin(metrics)]  # others are not scores of an embedding against a label
+    # Others are not scores of an embedding against a label, and what they stand beside is no label.
+    table = summarise(scores[scores["metric"].isin(metrics)], rank, names)
     labels = list(dict.fromkeys(table["label"]))
     metrics = [metric for metric in metrics if metric in set(table["metric"])]
     models = list(dict.fromkeys(table["model"])) or list(names)
