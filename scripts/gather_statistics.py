@@ -1,10 +1,12 @@
 """Gather the sufficient statistics of one shard: filtered counts in; a checksummed .h5 out."""
 
 from nmfbench.job import job
+from nmfbench.memory import return_freed_arrays
 
 with job(snakemake) as run:
     from nmfbench.statistics.shards import gather_file
 
+    return_freed_arrays()
     smk = snakemake
     number, _, n_shards = smk.wildcards.scatteritem.partition("-of-")
     gather_file(

@@ -108,7 +108,7 @@ def write_result_blocks(
         As :func:`write_result`.
     """
     from nmfbench.data.h5ad import frame_columns, frame_length, open_h5ad
-    from nmfbench.data.writer import whole_h5ad, write_sections
+    from nmfbench.data.writer import begin_array, whole_h5ad, write_sections
 
     path, uns = Path(path), _uns(uns, record)
     with open_h5ad(filtered) as source, whole_h5ad(path) as new:
@@ -121,19 +121,12 @@ def write_result_blocks(
             for key, values in parts.items():
                 if key not in widths:
                     widths[key] = values.shape[1]
-                    _begin_array(new.hdf5["obsm"], key, (n_cells, values.shape[1]), values.dtype)
+                    begin_array(new.hdf5["obsm"], key, (n_cells, values.shape[1]), values.dtype)
                 new.hdf5["obsm"][key][start : start + len(values)] = values
                 faults += _faults_of(f"obsm[{key!r}], cells from {start}", values)
             new.check()
         columns = frame_columns(source["obs"])
         _refuse(path, _faults_of_keys(uns, columns, widths, varm) + faults)
-
-
-def _begin_array(group: Any, key: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """An array of the h5ad layout that is filled later."""
-    array = group.create_dataset(key, shape, dtype)
-    array.attrs["encoding-type"] = "array"
-    array.attrs["encoding-version"] = "0.2.0"
 
 
 def read_result(path: str | Path) -> anndata.AnnData:

@@ -15,7 +15,7 @@ from nmfbench.models import get_model
 from nmfbench.results import read_result
 from nmfbench.train import train
 from nmfbench.training.placement import place
-from nmfbench.training.shards import shuffle_cells
+from nmfbench.training.shuffle import shuffle_cells
 
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
 ATLAS = {"n_cells": 500, "n_genes": 80, "n_cell_types": 4}

@@ -15,7 +15,8 @@ from nmfbench.training import checkpoint as checkpoint_module
 from nmfbench.training import rows as rows_module
 from nmfbench.training.disk import FilteredRows, prefetched
 from nmfbench.training.rows import InMemoryRows, RowSource
-from nmfbench.training.shards import SHUFFLE_KEY, ShuffledRows, shuffle_cells
+from nmfbench.training.shards import SHUFFLE_KEY, ShuffledRows
+from nmfbench.training.shuffle import shuffle_cells
 from nmfbench.training.windows import WindowSampler
 
 SHARD = 48
@@ -302,7 +303,7 @@ def test_a_store_that_cannot_be_finished_leaves_nothing(counts, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nmfbench.training.shards._gather", full)
+    monkeypatch.setattr("nmfbench.training.shuffle._gather", full)
     with pytest.raises(InputError, match="no space left"):
         shuffle_cells(counts.path, tmp_path / "store.h5ad", by_type=True)
     assert not list(tmp_path.iterdir())

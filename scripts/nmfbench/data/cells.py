@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.h5ad import frame_column, frame_columns, frame_names, reading
-from nmfbench.data.labels import as_text, clean_labels, require_columns
+from nmfbench.data.h5ad import frame_column, frame_columns, reading, stored_form
+from nmfbench.data.labels import as_text, clean_labels, count_codes, require_columns, stored_labels
+from nmfbench.data.names import CellNames
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class CellTable:
 
     Attributes
     ----------
-    obs : pandas.DataFrame
-        The columns that are kept, one row a cell of the file; labels as clean categories. Its index is the
-        number of the row.
-    names : numpy.ndarray, shape (cells,)
-        The cells' ids, without repetition, as UTF-8 bytes.
+    columns : dict
+        What is kept, in its order: text and labels as clean categories (a byte or two a cell), each cell of
+        the file; of other columns the name in the file.
+    names : CellNames
+        The cells' ids, without repetition.
     keep : numpy.ndarray, shape (cells,)
         Booleans: the cell passes the filters and has its labels.
     dropped : dict
@@ -44,8 +44,8 @@ class CellTable:
         For the provenance.
     """
 
-    obs: pd.DataFrame
-    names: np.ndarray
+    columns: dict[str, pd.Categorical | str]
+    names: CellNames
     keep: np.ndarray
     dropped: dict[str, int]
     warnings: list[str] = field(default_factory=list)
@@ -92,8 +92,6 @@ def read_cells(
     InputError
         A column is missing, or no cell is left.
     """
-    import pandas as pd
-
     filters = dict(obs_filters or {})
     condition_columns = [name for name in condition_columns if name not in (LABEL, DONOR)]
     wanted = [("cell_type_column", cell_type_column), ("donor_column", donor_column)]
@@ -102,20 +100,18 @@ def read_cells(
     columns = frame_columns(file["obs"])
     require_columns([*wanted, *(("obs_filters", name) for name in filters)], columns, path)
 
+    labels = {}
     with reading(path, "obs"):
-        names, notes = _unique_cells(frame_names(file["obs"]))
-        source = {name: frame_column(file["obs"], name) for name in {name for _, name in wanted}}
-        filtered_on = {name: clean_labels(frame_column(file["obs"], name)) for name in filters}
-
-    labels = {
-        name: clean_labels(source[name]) for name in (cell_type_column, donor_column, *condition_columns)
-    }
-    obs = pd.DataFrame(index=pd.RangeIndex(len(names)))
-    for name in dict.fromkeys(name for _, name in wanted):
-        obs[name] = labels.get(name, _plain(source[name]))
-    notes += _add_standard_names(obs, cell_type_column, donor_column, columns)
-
-    table = CellTable(obs, names, np.ones(len(obs), dtype=bool), {}, notes)
+        names = CellNames(file["obs"])
+        for name in (cell_type_column, donor_column, *condition_columns):
+            labels[name] = stored_labels(file["obs"], name)
+        kept = {
+            name: labels[name] if name in labels else _kept(file["obs"], name)
+            for name in dict.fromkeys(name for _, name in wanted)
+        }
+        filtered_on = {name: stored_labels(file["obs"], name) for name in filters}
+    notes = names.warnings + _add_standard_names(kept, cell_type_column, donor_column, columns)
+    table = CellTable(kept, names, np.ones(len(names), dtype=bool), {}, notes)
     for name, values in filters.items():
         _apply_filter(table, path, name, values, filtered_on[name])
     for reason, name in (("missing_label", cell_type_column), ("missing_donor", donor_column)):
@@ -126,26 +122,32 @@ def read_cells(
         raise InputError(
             f"{path}: obs",
             f"cells with a {cell_type_column!r} and a {donor_column!r}",
-            f"none of {len(obs)} cells is left: {json.dumps(table.dropped)}",
+            f"none of {len(names)} cells is left: {json.dumps(table.dropped)}",
             "choose other columns with datasets.<name>.cell_type_column, donor_column, condition_columns",
         )
     return table
 
 
-def _plain(values: Any) -> Any:
-    """A kept column as it is, but text as clean categories."""
+def _kept(group: h5py.Group, name: str) -> pd.Categorical | str:
+    """A column that is only carried along: text as clean categories, else its name."""
     import pandas as pd
 
+    form = stored_form(group, name)
+    if form != "other":
+        return name if form == "numbers" else stored_labels(group, name)
+    values = frame_column(group, name)
     is_text = isinstance(values, pd.Categorical) or pd.api.types.infer_dtype(values, skipna=True) in (
         "string", "bytes", "mixed", "empty",
     )  # fmt: skip
-    return clean_labels(values) if is_text else values
+    return clean_labels(values) if is_text else name
 
 
-def _add_standard_names(obs: pd.DataFrame, label: str, donor: str, columns: Sequence[str]) -> list[str]:
+def _add_standard_names(
+    obs: dict[str, pd.Categorical | str], label: str, donor: str, columns: Sequence[str]
+) -> list[str]:
     """Give obs the columns ``cell_type`` and ``donor_id``; returns warnings about what they hide."""
     notes = []
-    chosen = {LABEL: obs[label].array, DONOR: obs[donor].array}
+    chosen = {LABEL: obs[label], DONOR: obs[donor]}
     for standard, name in ((LABEL, label), (DONOR, donor)):
         if name == standard or standard not in columns:
             continue
@@ -162,7 +164,7 @@ def _apply_filter(table: CellTable, path: Path, name: str, values: Any, column: 
     wanted = {as_text(value) for value in (values if isinstance(values, list | tuple | set) else [values])}
     there = np.array([*column.categories, None], dtype=object)  # the code -1 is a missing value
     hit = np.array([value in wanted for value in there])[column.codes]
-    counts = np.bincount(column.codes[table.keep & (column.codes >= 0)], minlength=len(column.categories))
+    counts = count_codes(column.codes, len(column.categories), table.keep)
     available = ", ".join(
         f"{value!r} ({count})" for value, count in zip(column.categories, counts, strict=True) if count
     )
@@ -177,37 +179,3 @@ def _apply_filter(table: CellTable, path: Path, name: str, values: Any, column: 
     if unknown:
         table.warnings.append(f"obs_filters.{name}: no cell has {', '.join(map(repr, unknown))}")
     table.drop("obs_filters", hit)
-
-
-def _unique_cells(names: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """`unique_names` of cell ids, which are UTF-8 bytes; without making text of them where all differ."""
-    ascending = np.sort(names)
-    if not (ascending[1:] == ascending[:-1]).any():
-        return names, []
-    text, notes = unique_names(np.char.decode(names, "utf-8").astype(object), "cell ids")
-    return np.char.encode(text.astype(str), "utf-8"), notes
-
-
-def unique_names(names: np.ndarray, words: str) -> tuple[np.ndarray, list[str]]:
-    """Names made unique by ``-1``, ``-2``; with a warning when there was need.
-
-    Parameters
-    ----------
-    names
-        Text, shape (n,).
-    words
-        What they are, for the warning.
-    """
-    import pandas as pd
-    from anndata.utils import make_index_unique
-
-    index = pd.Index(names, dtype=object)
-    repeated = index[index.duplicated()]
-    if not len(repeated):
-        return names, []
-    examples = ", ".join(map(repr, repeated.unique()[:3]))
-    with warnings.catch_warnings():  # "a-1" may have been there before; the next free number is taken
-        warnings.simplefilter("ignore", UserWarning)
-        unique = np.asarray(make_index_unique(index), dtype=object)
-    note = f"{len(repeated)} {words} are duplicates and got a number ({examples})"
-    return unique, [note]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.h5ad import frame_length, reading
+from nmfbench.data.h5ad import POINTERS_AT_ONCE, Pointers, frame_length, reading
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,11 +175,11 @@ class CountsReader:
         self.path = Path(path)
         self.n_cells, self.n_genes = location.shape
         self._matrix = matrix
-        self._indptr = None
+        self._pointers = None
         if location.form != "dense":
             with reading(path, f"{location.source} indptr"):
-                self._indptr = matrix["indptr"][:].astype(np.int64)
-            self._check_indptr()
+                self._pointers = Pointers(matrix["indptr"])
+                self._check_pointers()
 
     def blocks(self, keep: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
         """Blocks of rows in file order, each of bounded size.
@@ -212,18 +212,18 @@ class CountsReader:
         return block
 
     def _read(self, start: int, stop: int) -> sparse.csr_matrix:
-        if self._indptr is None:
+        if self._pointers is None:
             return sparse.csr_matrix(_usable(self._matrix[start:stop, :]))
-        first, last = int(self._indptr[start]), int(self._indptr[stop])
+        indptr = self._pointers(start, stop)
+        first, last = int(indptr[0]), int(indptr[-1])
         indices = self._matrix["indices"][first:last]
         if indices.size and (indices.min() < 0 or indices.max() >= self.n_genes):
             raise OSError(f"a gene number outside 0 to {self.n_genes - 1}")
-        indptr = self._indptr[start : stop + 1] - first
         data = _usable(self._matrix["data"][first:last])
-        return sparse.csr_matrix((data, indices, indptr), shape=(stop - start, self.n_genes))
+        return sparse.csr_matrix((data, indices, indptr - first), shape=(stop - start, self.n_genes))
 
     def _spans(self) -> Iterator[tuple[int, int]]:
-        if self._indptr is None:
+        if self._pointers is None:
             row_bytes = max(1, self.n_genes * self.location.dtype.itemsize)
             step = max(1, min(MAX_BLOCK_ROWS, MAX_DENSE_BYTES // row_bytes))
             for start in range(0, self.n_cells, step):
@@ -231,18 +231,24 @@ class CountsReader:
             return
         start = 0
         while start < self.n_cells:
-            limit = self._indptr[start] + MAX_BLOCK_NONZEROS
-            stop = int(np.searchsorted(self._indptr, limit, side="right")) - 1
-            stop = min(max(stop, start + 1), start + MAX_BLOCK_ROWS, self.n_cells)
+            with reading(self.path, f"{self.location.source} indptr"):
+                indptr = self._pointers(start, min(start + MAX_BLOCK_ROWS, self.n_cells))
+            rows = int(np.searchsorted(indptr, indptr[0] + MAX_BLOCK_NONZEROS, side="right")) - 1
+            stop = start + max(rows, 1)
             yield start, stop
             start = stop
 
-    def _check_indptr(self) -> None:
-        indptr, stored = self._indptr, self._matrix["data"].shape[0]
-        if len(indptr) != self.n_cells + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+    def _check_pointers(self) -> None:
+        stored, last, rise = self._matrix["data"].shape[0], 0, True
+        if self._pointers.n_rows == self.n_cells:
+            for start in range(0, self.n_cells, POINTERS_AT_ONCE):
+                part = self._pointers(start, min(start + POINTERS_AT_ONCE, self.n_cells))
+                rise = rise and part[0] == last and bool((part[1:] >= part[:-1]).all())
+                last = int(part[-1])
+        if self._pointers.n_rows != self.n_cells or not rise:
             problem = "row pointers that do not rise from 0"
-        elif indptr[-1] != stored or self._matrix["indices"].shape[0] != stored:
-            problem = f"{stored} values where the row pointers say {indptr[-1]}"
+        elif last != stored or self._matrix["indices"].shape[0] != stored:
+            problem = f"{stored} values where the row pointers say {last}"
         else:
             return
         raise InputError(

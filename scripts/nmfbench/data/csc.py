@@ -58,8 +58,7 @@ def rows_from_columns(
     logger.info("%s: %s is stored by columns (CSC); turning it into rows", path, location.source)
     try:
         with new_hdf5(scratch) as file:
-            indptr = _row_pointers(matrix, location, path, chunk)
-            _fill(file, matrix, location, path, indptr, chunk)
+            _fill(file, matrix, location, path, _row_pointers(matrix, location, path, chunk), chunk)
             yield file.hdf5
     finally:
         scratch.unlink(missing_ok=True)

@@ -7,23 +7,25 @@ columns of obs, never the matrix.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.cells import DONOR, CellTable, read_cells, unique_names
+from nmfbench.data.cells import DONOR, CellTable, read_cells
 from nmfbench.data.check import ValueCheck
 from nmfbench.data.counts import CountsLocation, CountsReader, locate_counts, open_counts
 from nmfbench.data.filtered import PROVENANCE_KEY, SPATIAL
+from nmfbench.data.fingerprint import Fingerprint
 from nmfbench.data.genes import GeneChoice, select_genes
-from nmfbench.data.h5ad import open_h5ad, read_frame, reading
-from nmfbench.data.writer import disk_errors, whole_h5ad, write_frame, write_sections
+from nmfbench.data.h5ad import frame_column, open_h5ad, read_frame, reading
+from nmfbench.data.labels import CELLS_AT_ONCE, count_codes, without_unused
+from nmfbench.data.names import unique_names
+from nmfbench.data.writer import begin_array, disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def filter_donors(
             obs_filters=obs_filters,
         )
         var = _read_var(file, source_path, location, table.warnings)
-        coordinates = _read_coordinates(file, source_path, table.warnings)
+        coordinates = _find_coordinates(file, source_path, table.warnings)
         check = ValueCheck(file, source_path, location, table.names, var.index, **matrix)
         output_path.parent.mkdir(parents=True, exist_ok=True)
         scratch = output_path.with_name(f".{output_path.name}.rows")
@@ -124,6 +126,7 @@ def filter_donors(
                 choice,
                 output_path,
                 provenance,
+                obs=file["obs"],
                 coordinates=coordinates,
                 max_nonzeros=check.n_values,
             )
@@ -151,7 +154,7 @@ def _read_var(file: h5py.File, path: Path, location: CountsLocation, warnings: l
     return var
 
 
-def _read_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> np.ndarray | None:
+def _find_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> h5py.Dataset | None:
     """``obsm["spatial"]`` (cells x 2 or 3) where the file has it in a form that can be used."""
     import h5py
 
@@ -163,11 +166,26 @@ def _read_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> np.nd
         warnings.append(f"obsm[{SPATIAL!r}] is not a matrix of two or three columns and is left out")
         return None
     with reading(path, place):
-        coordinates = stored[:].astype(np.float64)
-    if not np.isfinite(coordinates).all():
+        finite = all(np.isfinite(part).all() for part in _coordinates(stored))
+    if not finite:
         warnings.append(f"obsm[{SPATIAL!r}] holds values that are not finite and is left out")
-        return None
-    return coordinates
+    return stored if finite else None
+
+
+def _coordinates(stored: h5py.Dataset, keep: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Where the cells (those that `keep` marks) lie, float64, a block of cells at a time."""
+    for start in range(0, len(stored), CELLS_AT_ONCE):
+        part = stored[start : start + CELLS_AT_ONCE].astype(np.float64)
+        yield part if keep is None else part[keep[start : start + CELLS_AT_ONCE]]
+
+
+def _copy_coordinates(stored: h5py.Dataset, keep: np.ndarray, obsm: h5py.Group) -> None:
+    """Write where the kept cells lie."""
+    shape = (int(np.count_nonzero(keep)), stored.shape[1])
+    array, end = begin_array(obsm, SPATIAL, shape, np.float64), 0
+    for part in _coordinates(stored, keep):
+        array[end : end + len(part)] = part
+        end += len(part)
 
 
 def _drop_empty_cells(counts: CountsReader, table: CellTable, check: ValueCheck) -> None:
@@ -190,8 +208,8 @@ def _choose_donors(table: CellTable, minimum: int, path: Path, column: str) -> p
     """Table of donors (donor, n_cells, kept, reason), largest first; drops the cells of small ones."""
     import pandas as pd
 
-    labels = table.obs[DONOR].array
-    sizes = np.bincount(labels.codes[table.keep], minlength=len(labels.categories))
+    labels = table.columns[DONOR]
+    sizes = count_codes(labels.codes, len(labels.categories), table.keep)
     large = sizes >= max(minimum, 1)
     reasons = [
         "" if ok else f"fewer than {minimum} cells" if size else "no usable cell"
@@ -233,22 +251,22 @@ def _write(
     path: Path,
     provenance: dict[str, Any],
     *,
-    coordinates: np.ndarray | None,
+    obs: h5py.Group,
+    coordinates: h5py.Dataset | None,
     max_nonzeros: int,
 ) -> None:
-    """Write ``filtered.h5ad`` and complete `provenance`."""
-    obs, names = table.obs[table.keep].copy(), table.names[table.keep]
-    for name in obs.select_dtypes("category"):
-        obs[name] = obs[name].cat.remove_unused_categories()
+    """Write ``filtered.h5ad`` and complete `provenance`; `obs` and `coordinates` are those of the source."""
+    keep = table.keep
+    n_cells = int(np.count_nonzero(keep))
     var = var[choice.keep].copy()
-    fingerprint = _Fingerprint()
+    fingerprint = Fingerprint()
     n_nonzero = np.zeros(len(var), dtype=np.int64)
     with whole_h5ad(path) as file:
         # Decompressing h5py blocks costs more than selecting columns, so all genes are read.
         writer = file.csr("X", len(var), max_nonzeros)
-        for _, block in counts.blocks(table.keep):
+        for _, block in counts.blocks(keep):
             block = block if choice.keep.all() else block[:, choice.keep]
-            block = block.astype(np.float32)
+            block = block.astype(np.float32, copy=False)
             writer.append(block)
             fingerprint.add_block(block)
             n_nonzero += np.bincount(block.indices, minlength=len(var))
@@ -256,15 +274,21 @@ def _write(
         var["n_cells"] = n_nonzero
         if choice.variances_norm is not None:
             var["variances_norm"] = choice.variances_norm[choice.keep]
-        fingerprint.add_names(names, obs, var)
-        obsm = {}
+        text = {
+            name: without_unused(values[keep])
+            for name, values in table.columns.items()
+            if not isinstance(values, str)
+        }
+        fingerprint.add_words(str(name).encode() for name in var.index)
+        fingerprint.add_words(_names(table, counts.path))
+        fingerprint.add_labels({name: text[name] for name in sorted(text)})
         if coordinates is not None:
-            obsm[SPATIAL] = coordinates[table.keep]
-            fingerprint.add_coordinates(obsm[SPATIAL])
+            for part in _coordinates(coordinates, keep):
+                fingerprint.add_coordinates(part)
         provenance |= {
             "fingerprint": fingerprint.hexdigest(),
-            "n_cells": len(obs),
-            "n_cells_before": len(table.keep),
+            "n_cells": n_cells,
+            "n_cells_before": len(keep),
             "n_genes": len(var),
             "n_genes_before": counts.n_genes,
             "n_nonzeros": writer.nnz,
@@ -272,14 +296,37 @@ def _write(
             "dropped_cells": table.dropped,
             "warnings": np.array(table.warnings, dtype=object),
         }
-        write_frame(file.hdf5, "obs", obs, names)
-        write_sections(file.hdf5, {"var": var, "obsm": obsm, "uns": {PROVENANCE_KEY: provenance}})
+        columns = _columns(table, obs, text, counts.path)
+        write_frame(file.hdf5, "obs", n_cells, _names(table, counts.path), columns)
+        write_sections(file.hdf5, {"var": var, "uns": {PROVENANCE_KEY: provenance}})
+        if coordinates is not None:
+            _copy_coordinates(coordinates, keep, file.hdf5["obsm"])
     provenance["warnings"] = list(table.warnings)
     logger.info(
         "kept %d of %d cells, %d of %d donors, %d of %d genes (%d of them all zero), %d nonzeros",
-        len(obs), len(table.keep), provenance["n_donors"], provenance["n_donors_before"],
+        n_cells, len(keep), provenance["n_donors"], provenance["n_donors_before"],
         len(var), counts.n_genes, provenance["n_genes_all_zero"], writer.nnz,
     )  # fmt: skip
+
+
+def _names(table: CellTable, path: Path) -> Iterator[bytes]:
+    """The ids of the kept cells."""
+    with reading(path, "obs"):
+        for block in table.names.blocks(table.keep):
+            yield from block
+
+
+def _columns(
+    table: CellTable, obs: h5py.Group, text: Mapping[str, pd.Categorical], path: Path
+) -> Iterator[tuple[str, Any]]:
+    """The columns of the kept cells: those in `text` as they are there, others from the source."""
+    for name, values in table.columns.items():
+        if name in text:
+            yield name, text[name]
+            continue
+        with reading(path, f"obs[{values!r}]"):
+            column = frame_column(obs, values)[table.keep]
+        yield name, column
 
 
 def _write_table(donors: pd.DataFrame, path: Path) -> None:
@@ -291,37 +338,3 @@ def _write_table(donors: pd.DataFrame, path: Path) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-class _Fingerprint:
-    """SHA-256 of the content that training sees, whatever the blocks it came in.
-
-    Covers the counts, the gene names, the cell ids, the text columns of obs (labels, donors,
-    conditions) and the coordinates, so that a changed label is a changed data set.
-    """
-
-    def __init__(self) -> None:
-        self._parts = {name: hashlib.sha256() for name in ("lengths", "indices", "data", "names")}
-
-    def add_block(self, block: Any) -> None:
-        """Add rows of counts."""
-        self._parts["lengths"].update(np.diff(block.indptr).astype("<i8").tobytes())
-        self._parts["indices"].update(block.indices.astype("<i8", copy=False).tobytes())
-        self._parts["data"].update(block.data.astype("<f4", copy=False).tobytes())
-
-    def add_names(self, names: np.ndarray, obs: pd.DataFrame, var: pd.DataFrame) -> None:
-        """Add the names and labels; `names` are the cells' ids as bytes."""
-        columns = {name: obs[name] for name in sorted(obs.select_dtypes("category"))}
-        for words in (var.index, names, columns, *columns.values()):
-            for word in words:
-                text = word if isinstance(word, bytes) else str(word).encode()
-                self._parts["names"].update(text + b"\0")
-            self._parts["names"].update(b"\1")
-
-    def add_coordinates(self, coordinates: np.ndarray) -> None:
-        """Add where the cells lie; a data set without coordinates keeps the digest it had."""
-        self._parts["names"].update(coordinates.astype("<f8").tobytes())
-
-    def hexdigest(self) -> str:
-        """The fingerprint."""
-        return hashlib.sha256("".join(p.hexdigest() for p in self._parts.values()).encode()).hexdigest()

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.h5ad import frame_column, frame_columns, frame_length, open_h5ad, read_frame, reading
+from nmfbench.data.h5ad import (
+    Pointers,
+    frame_column,
+    frame_columns,
+    frame_length,
+    open_h5ad,
+    read_frame,
+    reading,
+)
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
 
 PROVENANCE_KEY = "nmfbench_filter"
@@ -40,8 +49,6 @@ class FilteredCounts:
     fingerprint : str
         SHA-256 of counts, names and labels.
     n_cells, n_genes, nnz : int
-    indptr : numpy.ndarray, shape (cells + 1,)
-        Row pointers, int64.
 
     Raises
     ------
@@ -63,11 +70,10 @@ class FilteredCounts:
                 )
             with reading(self.path, "X and uns"):
                 self.provenance: dict[str, Any] = _plain(read_elem(file["uns"][PROVENANCE_KEY]))
-                self.indptr = file["X/indptr"][:].astype(np.int64)
+                self.n_cells = len(file["X/indptr"]) - 1
+                self.nnz = int(file["X/indptr"][-1])
                 self.n_genes = frame_length(file["var"])
         self.fingerprint = str(self.provenance["fingerprint"])
-        self.n_cells = len(self.indptr) - 1
-        self.nnz = int(self.indptr[-1])
 
     @cached_property
     def obs(self) -> pd.DataFrame:
@@ -127,14 +133,23 @@ class FilteredCounts:
         block : scipy.sparse.csr_matrix, shape (rows, genes), float32
         """
         with open_h5ad(self.path) as file:
-            data, indices = file["X/data"], file["X/indices"]
+            data, indices, pointers = file["X/data"], file["X/indices"], Pointers(file["X/indptr"])
             numbers = range(-(-self.n_cells // block_size)) if needed is None else needed
             for start in (int(number) * block_size for number in numbers):
                 stop = min(start + block_size, self.n_cells)
-                first, last = int(self.indptr[start]), int(self.indptr[stop])
                 with reading(self.path, f"X, rows {start} to {stop}"):
+                    indptr = pointers(start, stop)
+                    first, last = int(indptr[0]), int(indptr[-1])
                     parts = data[first:last], indices[first:last]
-                yield start, csr_of(*parts, self.indptr[start : stop + 1] - first, self.n_genes)
+                yield start, csr_of(*parts, indptr - first, self.n_genes)
+
+    def lengths(self, block_size: int = 4096) -> Iterator[np.ndarray]:
+        """Nonzeros of each cell, shape (rows,), int64, a block of cells at a time."""
+        with open_h5ad(self.path) as file:
+            pointers = Pointers(file["X/indptr"])
+            for start in range(0, self.n_cells, block_size):
+                with reading(self.path, "X/indptr"):
+                    yield np.diff(pointers(start, min(start + block_size, self.n_cells)))
 
     def spans(
         self, spans: Sequence[tuple[int, int]], block_size: int = 4096
@@ -155,22 +170,25 @@ class FilteredCounts:
         block : scipy.sparse.csr_matrix, shape (rows, genes), float32
         """
         with open_h5ad(self.path) as file:
+            stored = file["X/data"], file["X/indices"], Pointers(file["X/indptr"])
             waiting: list[tuple[int, int]] = []
             for number, span in enumerate(spans, start=1):
                 waiting.append(span)
                 if number == len(spans) or sum(b - a for a, b in waiting) >= block_size:
-                    yield self._together(file["X"], waiting)
+                    yield self._together(*stored, waiting)
                     waiting = []
 
-    def _together(self, group, spans: list[tuple[int, int]]) -> tuple[np.ndarray, sparse.csr_matrix]:
+    def _together(
+        self, data: h5py.Dataset, indices: h5py.Dataset, pointers: Pointers, spans: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, sparse.csr_matrix]:
         rows = np.concatenate([np.arange(a, b) for a, b in spans])
         with reading(self.path, f"X, rows {rows[0]} to {rows[-1]}"):
             # what lies side by side is read at once
-            edges = [(int(self.indptr[a]), int(self.indptr[b])) for a, b in _joined(spans)]
-            data = np.concatenate([group["data"][a:b] for a, b in edges])
-            indices = np.concatenate([group["indices"][a:b] for a, b in edges])
-        lengths = self.indptr[rows + 1] - self.indptr[rows]
-        return rows, csr_of(data, indices, np.concatenate([[0], np.cumsum(lengths)]), self.n_genes)
+            indptrs = [pointers(a, b) for a, b in _joined(spans)]
+            edges = [(int(indptr[0]), int(indptr[-1])) for indptr in indptrs]
+            parts = [np.concatenate([stored[a:b] for a, b in edges]) for stored in (data, indices)]
+        lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
+        return rows, csr_of(*parts, np.concatenate([[0], np.cumsum(lengths)]), self.n_genes)
 
 
 def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -255,11 +273,14 @@ def load_normalised(
     index_type = np.int32 if counts.nnz < 2**31 else np.int64
     data = np.empty(counts.nnz, dtype=np.float32)
     indices = np.empty(counts.nnz, dtype=index_type)
+    indptr = np.zeros(counts.n_cells + 1, dtype=index_type)
+    end = 0
     for start, block in counts.blocks(_LOAD_ROWS):
-        place = slice(counts.indptr[start], counts.indptr[start] + block.nnz)
+        indptr[start + 1 : start + 1 + block.shape[0]] = block.indptr[1:] + index_type(end)
+        place = slice(end, end := end + block.nnz)
         data[place] = normalise_block(block, target_sum, log1p).data
         indices[place] = block.indices
-    return csr_of(data, indices, counts.indptr.astype(index_type), counts.n_genes)
+    return csr_of(data, indices, indptr, counts.n_genes)
 
 
 def _plain(value: Any) -> Any:

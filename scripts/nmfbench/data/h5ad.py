@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nmfbench.errors import InputError
 
@@ -23,7 +23,7 @@ _KNOWN_STARTS = {
     b"PK": ("a zip archive (a zarr store?)", "unpack it, or save it with AnnData.write_h5ad"),
     b"<": ("a web page or XML", "download the file itself, not the page that links to it"),
 }
-NAMES_AT_ONCE = 16_384
+POINTERS_AT_ONCE = 2**18
 _READ_CACHE = 32 * 2**20  # bytes; a block that ends inside a chunk must not unpack the chunk twice
 
 
@@ -123,11 +123,35 @@ def reading(path: str | Path, field: str) -> Iterator[None]:
         raise InputError(f"{path}: {field}", "data that can be read", *_describe(error)) from error
 
 
+class Pointers:
+    """The row pointers of a stored CSR matrix, of which a stretch is in memory.
+
+    Parameters
+    ----------
+    dataset
+        Shape (rows + 1,); its file has to stay open.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._first = 0
+        self._held = dataset[:0]
+        self.n_rows = len(dataset) - 1
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Pointers `start` to `stop`, both included, int64, shape (stop - start + 1,)."""
+        low, high = start - self._first, stop + 1 - self._first
+        if low < 0 or high > len(self._held):
+            self._held = self._dataset[start : max(stop + 1, start + POINTERS_AT_ONCE)]
+            self._first, low, high = start, 0, stop + 1 - start
+        return self._held[low:high].astype("int64")
+
+
 def frame_columns(group: h5py.Group) -> list[str]:
     """Names of the columns of a stored data frame, in its own order."""
     order = group.attrs.get("column-order")
-    names = list(group) if order is None else [_text(name) for name in order]
-    index = _text(group.attrs.get("_index", "_index"))
+    names = list(group) if order is None else [as_str(name) for name in order]
+    index = as_str(group.attrs.get("_index", "_index"))
     return [name for name in names if name != index and not name.startswith("__")]
 
 
@@ -135,7 +159,7 @@ def frame_length(group: h5py.Group) -> int:
     """Number of rows of a stored data frame."""
     import h5py
 
-    index = _index_of(group)
+    index = index_of(group)
     values = index if isinstance(index, h5py.Dataset) else index["values"]  # nullable text is a group
     return int(values.shape[0])
 
@@ -145,50 +169,37 @@ def frame_index(group: h5py.Group) -> np.ndarray:
     import numpy as np
     from anndata.io import read_elem
 
-    return np.array([_text(value) for value in read_elem(_index_of(group))], dtype=object)
+    return np.array([as_str(value) for value in read_elem(index_of(group))], dtype=object)
 
 
-def frame_names(group: h5py.Group) -> np.ndarray:
-    """Index of a stored data frame as UTF-8 bytes of one width, shape (rows,): a fraction of its text.
+def index_of(group: h5py.Group) -> h5py.Dataset | h5py.Group:
+    """Where the index of a stored data frame lies; nullable text is a group."""
+    return group[as_str(group.attrs.get("_index", "_index"))]
 
-    Python text takes 60 bytes a name and more, which for many cells is most of what a job holds.
+
+def stored_form(group: h5py.Group, name: str) -> Literal["categories", "text", "numbers", "other"]:
+    """How a column of a stored data frame lies in the file; only the last needs anndata to make sense of it.
+
+    Anndata before 0.8 keeps the categories apart; nullable arrays are groups.
     """
     import h5py
-    import numpy as np
 
-    index = _index_of(group)
-    if not isinstance(index, h5py.Dataset) or h5py.check_string_dtype(index.dtype) is None:
-        return np.char.encode(frame_index(group).astype(str), "utf-8")
-    parts = [
-        np.array(list(index[start : start + NAMES_AT_ONCE]), dtype=np.bytes_)
-        for start in range(0, len(index), NAMES_AT_ONCE)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype="S1")
-
-
-def write_names(group: h5py.Group, names: np.ndarray) -> None:
-    """Write the index of a data frame from UTF-8 bytes, as :func:`frame_names` gives them."""
-    import h5py
-    import numpy as np
-
-    index = group.create_dataset("_index", names.shape, h5py.string_dtype())
-    index.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
-    group.attrs["_index"] = "_index"
-    for start in range(0, len(names), NAMES_AT_ONCE):
-        text = [_text(name) for name in names[start : start + NAMES_AT_ONCE].tolist()]
-        index[start : start + len(text)] = np.array(text, dtype=object)
-
-
-def _index_of(group: h5py.Group) -> h5py.Dataset | h5py.Group:
-    return group[_text(group.attrs.get("_index", "_index"))]
+    item = group[name]
+    if as_str(group.attrs.get("encoding-version", "0.1.0")) == "0.1.0":
+        return "other"
+    if isinstance(item, h5py.Group):
+        return "categories" if as_str(item.attrs.get("encoding-type", "")) == "categorical" else "other"
+    if h5py.check_string_dtype(item.dtype) is not None:
+        return "text"
+    return "numbers" if item.dtype.kind in "iufb" else "other"
 
 
 def frame_column(group: h5py.Group, name: str) -> Any:
     """One column of a stored data frame: an array, a categorical or a nullable array."""
     from anndata.io import read_elem
 
-    if _text(group.attrs.get("encoding-version", "0.1.0")) == "0.1.0":
-        # anndata before 0.8 keeps the categories apart; only the whole frame knows how to find them.
+    if as_str(group.attrs.get("encoding-version", "0.1.0")) == "0.1.0":
+        # only the whole frame knows how to find the categories
         return read_elem(group)[name].array
     return read_elem(group[name])
 
@@ -202,5 +213,6 @@ def read_frame(group: h5py.Group) -> pd.DataFrame:
     return frame
 
 
-def _text(value: Any) -> str:
+def as_str(value: Any) -> str:
+    """Text of a stored word, which may be bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.data.h5ad import frame_column, stored_form
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
 
+CELLS_AT_ONCE = 65_536
 # 'unknown', 'na' and 'pooled' are terms of the CELLxGENE schema and stay.
 MISSING = frozenset({"", "nan", "none", "<na>"})
 
@@ -46,13 +49,69 @@ def clean_labels(values: Any) -> pd.Categorical:
         codes, categories = np.asarray(values.codes), values.categories
     else:
         codes, categories = pd.factorize(values)
+    return _clean(codes, categories)
+
+
+def stored_labels(group: h5py.Group, name: str) -> pd.Categorical:
+    """:func:`clean_labels` of a column of a stored data frame, which is read a block at a time.
+
+    A code of 1 or 2 bytes a cell is held; text and numbers take 4 bytes a cell more for a while.
+    """
+    from anndata.io import read_elem
+
+    if (form := stored_form(group, name)) == "other":
+        return clean_labels(frame_column(group, name))
+    if form == "categories":
+        return _clean(group[name]["codes"][:], read_elem(group[name]["categories"]))
+    import pandas as pd
+
+    column, place = group[name], {}
+    codes = np.empty(len(column), np.int32)
+    for start in range(0, len(column), CELLS_AT_ONCE):
+        part, values = pd.factorize(column[start : start + CELLS_AT_ONCE])
+        known = [place.setdefault(as_text(value), len(place)) for value in values]
+        codes[start : start + len(part)] = np.array([*known, -1])[part]  # the last entry serves the code -1
+    return _clean(codes, list(place))
+
+
+def _clean(codes: np.ndarray, categories: Sequence[Any]) -> pd.Categorical:
     text = np.array([as_text(category) for category in categories], dtype=object)
     present = np.array([word.strip().lower() not in MISSING for word in text], dtype=bool)
     names = sorted(set(text[present]))
     place = {name: position for position, name in enumerate(names)}
-    # The last entry serves the code -1.
-    new_code = np.array([place[w] if ok else -1 for w, ok in zip(text, present, strict=True)] + [-1])
-    return pd.Categorical.from_codes(new_code[codes], categories=names).remove_unused_categories()
+    return _recoded(codes, [place[w] if ok else -1 for w, ok in zip(text, present, strict=True)], names)
+
+
+def _recoded(codes: np.ndarray, new: Sequence[int], names: Sequence[str]) -> pd.Categorical:
+    """The categories `names` where code i has become `new[i]`; unused ones go."""
+    import pandas as pd
+
+    # The last entry serves the code -1. In the type that pandas has for so many categories.
+    table = np.array([*new, -1], dtype=_code_type(len(names)))
+    codes = table[codes]
+    categorical = pd.Categorical.from_codes(codes, categories=names)
+    return categorical if (count_codes(codes, len(names)) > 0).all() else without_unused(categorical)
+
+
+def without_unused(labels: pd.Categorical) -> pd.Categorical:
+    """The same labels with only the categories that occur."""
+    used = count_codes(labels.codes, len(labels.categories)) > 0
+    place = np.where(used, np.cumsum(used) - 1, -1)
+    return _recoded(labels.codes, place.tolist(), list(labels.categories[used]))
+
+
+def _code_type(n: int) -> type[np.signedinteger]:
+    return next(kind for kind in (np.int8, np.int16, np.int32) if n < np.iinfo(kind).max)
+
+
+def count_codes(codes: np.ndarray, n: int, keep: np.ndarray | None = None) -> np.ndarray:
+    """How often each code of 0 .. n - 1 occurs, shape (n,), int64; of the cells that `keep` marks."""
+    counts = np.zeros(n + 1, np.int64)  # numpy counts a copy of 8 bytes a code, so a few at a time
+    for start in range(0, len(codes), CELLS_AT_ONCE):
+        part = codes[start : start + CELLS_AT_ONCE]
+        part = part if keep is None else part[keep[start : start + CELLS_AT_ONCE]]
+        counts += np.bincount(part.astype(np.int64) + 1, minlength=n + 1)  # the first is of missing ones
+    return counts[1:]
 
 
 def require_columns(wanted: Iterable[tuple[str, str]], columns: Sequence[str], path: object) -> None:

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.h5ad import write_names
+from nmfbench.data.names import write_names
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +25,57 @@ if TYPE_CHECKING:
 # the fastest that halves the file and within 6 % of the smallest (33 MB for 155 MB of CSR).
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 CHUNK = 131_072  # entries
+POINTER_CHUNK = 16_384
 
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "quota used up", errno.EFBIG: "file size limit reached"}
 _SECTIONS = ("layers", "obsm", "obsp", "varm", "varp", "uns")
+
+
+class GrowingArray:
+    """A one-dimensional dataset that grows at its end, by whole chunks, so that none is packed twice.
+
+    Parameters
+    ----------
+    group, name, dtype
+        Of the dataset, which is made.
+    chunk
+        Entries in a chunk.
+    """
+
+    def __init__(self, group: h5py.Group, name: str, dtype: Any, chunk: int) -> None:
+        self._dataset = group.create_dataset(
+            name, (0,), dtype, maxshape=(None,), chunks=(chunk,), **COMPRESSION
+        )
+        self._chunk = np.empty(chunk, dtype)
+        self._waiting = 0  # entries of the chunk that is being filled
+
+    def append(self, values: np.ndarray) -> None:
+        """Add `values`, shape (entries,)."""
+        if self._waiting:
+            values = values[self._fill(values) :]
+        whole = len(values) // len(self._chunk) * len(self._chunk)
+        if whole:
+            self._write(values[:whole])
+        self._fill(values[whole:])
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self._write(self._chunk[: self._waiting])
+
+    def _fill(self, values: np.ndarray) -> int:
+        """Put values into the waiting chunk while there is room; how many."""
+        taken = min(len(values), len(self._chunk) - self._waiting)
+        self._chunk[self._waiting : self._waiting + taken] = values[:taken]
+        self._waiting += taken
+        if self._waiting == len(self._chunk):
+            self._write(self._chunk)
+            self._waiting = 0
+        return taken
+
+    def _write(self, values: np.ndarray) -> None:
+        end = self._dataset.shape[0]
+        self._dataset.resize((end + len(values),))
+        self._dataset[end:] = values
 
 
 class CsrWriter:
@@ -46,37 +94,37 @@ class CsrWriter:
     """
 
     def __init__(self, group: h5py.Group, n_genes: int, max_nonzeros: int, check: Callable[[], None]) -> None:
-        self.n_genes = n_genes
+        self.n_rows, self.n_genes = 0, n_genes
         self.nnz = 0
-        self._lengths: list[np.ndarray] = []
         self._index_type = np.int32 if max_nonzeros < 2**31 else np.int64
         self._group = group
         self._check = check
-        for name, dtype in (("data", np.float32), ("indices", self._index_type)):
-            group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK,), **COMPRESSION)
+        self._data = GrowingArray(group, "data", np.float32, CHUNK)
+        self._indices = GrowingArray(group, "indices", self._index_type, CHUNK)
+        self._indptr = GrowingArray(group, "indptr", self._index_type, POINTER_CHUNK)
+        self._indptr.append(np.zeros(1, self._index_type))
 
     def append(self, block: sparse.csr_matrix) -> None:
         """Add the rows of `block`, shape (rows, genes)."""
         end = self.nnz + block.nnz
         if end > np.iinfo(self._index_type).max:
             raise OverflowError(f"{end} nonzeros, more than was foreseen when the matrix was begun")
-        for name in ("data", "indices"):
-            dataset = self._group[name]
-            dataset.resize((end,))
-            dataset[self.nnz : end] = getattr(block, name)
-        self._lengths.append(np.diff(block.indptr).astype(np.int32))
+        first = int(block.indptr[0])
+        self._data.append(block.data)
+        self._indices.append(block.indices)
+        self._indptr.append(block.indptr[1:].astype(np.int64) + (self.nnz - first))
+        self.n_rows += block.shape[0]
         self.nnz = end
         self._check()
 
     def finish(self) -> int:
-        """Write the row pointers and the marks by which anndata knows a CSR matrix; returns the rows."""
-        lengths = np.concatenate(self._lengths) if self._lengths else np.empty(0, np.int32)
-        indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(self._index_type)
-        self._group.create_dataset("indptr", data=indptr, **COMPRESSION)
+        """Write what is left and the marks by which anndata knows a CSR matrix; returns the rows."""
+        for array in (self._data, self._indices, self._indptr):
+            array.finish()
         self._group.attrs["encoding-type"] = "csr_matrix"
         self._group.attrs["encoding-version"] = "0.1.0"
-        self._group.attrs["shape"] = np.array([lengths.size, self.n_genes])
-        return lengths.size
+        self._group.attrs["shape"] = np.array([self.n_rows, self.n_genes])
+        return self.n_rows
 
 
 def write_sections(file: h5py.File, sections: dict[str, Any]) -> None:
@@ -91,8 +139,10 @@ def write_sections(file: h5py.File, sections: dict[str, Any]) -> None:
         write_elem(file, name, value)
 
 
-def write_frame(file: h5py.File, key: str, columns: Mapping[str, Any], names: np.ndarray) -> None:
-    """Write a data frame of the h5ad layout whose index is given as UTF-8 bytes.
+def write_frame(
+    file: h5py.File, key: str, n_rows: int, names: Iterable[bytes], columns: Iterable[tuple[str, Any]]
+) -> None:
+    """Write a data frame of the h5ad layout whose index and columns come one after the other.
 
     Parameters
     ----------
@@ -100,21 +150,32 @@ def write_frame(file: h5py.File, key: str, columns: Mapping[str, Any], names: np
         Where it goes.
     key
         Such as ``obs``.
-    columns
-        A frame, or a mapping of names to arrays.
+    n_rows
+        Number of rows.
     names
-        Index, shape (rows,).
+        Index, as UTF-8 bytes.
+    columns
+        Names and arrays (numpy's or pandas'); one is in memory at a time.
     """
     import h5py
     from anndata.io import write_elem
 
     group = file.create_group(key)
     group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0"})
-    group.attrs["column-order"] = np.array(list(columns), dtype=h5py.string_dtype())
-    write_names(group, names)
-    for name in columns:
-        values = columns[name]
-        write_elem(group, name, getattr(values, "values", values))
+    write_names(group, n_rows, names)
+    written = []
+    for name, values in columns:
+        write_elem(group, name, values)
+        written.append(name)
+    group.attrs["column-order"] = np.array(written, dtype=h5py.string_dtype())
+
+
+def begin_array(group: h5py.Group, key: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    """An array of the h5ad layout that is filled later."""
+    array = group.create_dataset(key, shape, dtype)
+    array.attrs["encoding-type"] = "array"
+    array.attrs["encoding-version"] = "0.2.0"
+    return array
 
 
 @dataclass(frozen=True)

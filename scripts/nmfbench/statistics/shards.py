@@ -88,10 +88,12 @@ def lay_out(
 
 def shard_blocks(data: FilteredCounts, layout: Layout, shard: int) -> Iterator[Block]:
     """One pass over the cells of a shard: normalised values, condition codes and type codes."""
-    codes = np.column_stack([data.label(name).codes for name in layout.conditions]).astype(np.int64)
-    types = np.asarray(data.label("cell_type").codes, np.int64)
+    # As stored, a byte or two a cell; those of a block are made wide enough to reckon with.
+    codes = [data.label(name).codes for name in layout.conditions]
+    types = data.label("cell_type").codes
     for rows, block in data.spans(layout.spans(shard), BLOCK_ROWS):
-        yield normalise_block(block, **layout.normalisation), codes[rows], types[rows]
+        of_block = np.column_stack([column[rows] for column in codes]).astype(np.int64)
+        yield normalise_block(block, **layout.normalisation), of_block, types[rows].astype(np.int64)
 
 
 def gather_file(

@@ -1,97 +1,27 @@
-"""The shuffled store: the cells of a filtered file once more, in random order and with checksums.
-
-Minibatches are random cells. A compressed file gives cells in its own order dozens of times faster than at
-random, so the order is made random once, and an epoch reads whole shards (stretches of the shuffled file) in
-an order of its own. The store is an .h5ad of raw counts like the filtered file, with ``obs["cell"]``, the
-number of each row's cell there.
-"""
+"""The shuffled store that :mod:`nmfbench.training.shuffle` writes, read by shards and windows of them."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.filtered import PROVENANCE_KEY, FilteredCounts, csr_of, read_filtered
+from nmfbench.data.filtered import FilteredCounts, csr_of, read_filtered
 from nmfbench.data.h5ad import open_h5ad, reading
-from nmfbench.data.writer import disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
 from nmfbench.training.disk import FilteredRows
 from nmfbench.training.rows import BLOCK_ROWS
-
-log = logging.getLogger(__name__)
 
 SHUFFLE_KEY = "nmfbench_shuffle"
 WINDOW_SHARDS = 4
 """Shards in memory from which the batches are drawn; as many more are being read meanwhile."""
 
 _AGAIN = "delete the file and run snakemake again: shuffle_cells writes it anew"
-
-
-def shuffle_cells(
-    filtered: str | Path, output: str | Path, *, by_type: bool, seed: int = 0, shard_rows: int = BLOCK_ROWS
-) -> None:
-    """Write the shuffled store of a filtered file; it appears whole or not at all.
-
-    Two passes: the blocks of the filtered file are scattered over a scratch file (8 bytes a nonzero, beside
-    `output`, removed at the end), one region for each shard; then each region is put in order and written. A
-    block and a shard are in memory, and 20 bytes a cell.
-
-    Parameters
-    ----------
-    filtered : path
-    output : path
-        The .h5ad.
-    by_type : bool
-        Spread each cell type evenly over the store, so that every shard has the types of the whole, as
-        nearly as whole cells allow; otherwise the order uses no label.
-    seed : int
-        Decides the order.
-    shard_rows : int
-        Cells in a shard.
-
-    Raises
-    ------
-    InputError
-        `filtered` cannot be read, or the disk is full.
-    """
-    counts, output = read_filtered(filtered), Path(output)
-    types = counts.label("cell_type").codes if by_type else None
-    order = _draw_order(counts.n_cells, types, np.random.default_rng([seed, 0x5348]))
-    del types
-    place = np.empty_like(order)
-    place[order] = np.arange(counts.n_cells, dtype=order.dtype)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = output.with_name(f".{output.name}.{os.getpid()}.scratch")
-    digests = []
-    try:
-        with disk_errors(output), scratch.open("w+b") as file, whole_h5ad(output) as new:
-            regions = _scatter(counts, place, shard_rows, file)
-            writer = new.csr("X", counts.n_genes, counts.nnz)
-            for shard, region in enumerate(regions):
-                cells = order[shard * shard_rows : (shard + 1) * shard_rows]
-                block = _gather(counts, cells, region, file)
-                writer.append(block)
-                digests.append(_digest(block))
-            writer.finish()
-            write_frame(new.hdf5, "obs", {"cell": order}, order.astype(np.bytes_))
-            own = {"fingerprint": counts.fingerprint, "seed": seed, "by_type": by_type}
-            own |= {"shard_rows": shard_rows, "digests": np.array(digests, dtype=object)}
-            own["order"] = _digest_of_order(order)
-            write_sections(new.hdf5, {"uns": {SHUFFLE_KEY: own}})
-            with open_h5ad(counts.path) as source:
-                source.copy("var", new.hdf5)
-                source.copy(f"uns/{PROVENANCE_KEY}", new.hdf5["uns"])
-    finally:
-        scratch.unlink(missing_ok=True)
-    log.info("shuffled %d cells into %d shards of %d", counts.n_cells, len(digests), shard_rows)
 
 
 class ShuffledRows(FilteredRows):
@@ -136,6 +66,7 @@ class ShuffledRows(FilteredRows):
         self.block_rows = int(own["shard_rows"])
         self._digests = [str(digest) for digest in own["digests"]]
         self._own = f"order {own['order']}, windows of {WINDOW_SHARDS} x {self.block_rows}"
+        self._nonzeros = np.array([lengths.sum() for lengths in self.counts.lengths(self.block_rows)])
         self._verified: set[int] = set()
         self._plan: list[np.ndarray] = []
         self._window: tuple[int, sparse.csr_matrix] | None = None
@@ -202,13 +133,14 @@ class ShuffledRows(FilteredRows):
 
     def _join(self, number: int) -> sparse.csr_matrix:
         """The shards of a window in one matrix, filled shard by shard."""
-        window, pointers = self._plan[number], self.counts.indptr
-        rows = np.concatenate([self.shard_of(shard) for shard in window])
-        indptr = np.concatenate([[0], np.cumsum(pointers[rows + 1] - pointers[rows])])
-        data = np.empty(indptr[-1], np.float32)
-        indices = np.empty(indptr[-1], np.int32)
-        end = 0
+        window = self._plan[number]
+        n_rows = sum(len(self.shard_of(shard)) for shard in window)
+        nnz = int(self._nonzeros[window].sum())
+        indptr, row, end = np.zeros(n_rows + 1, np.int64), 0, 0
+        data, indices = np.empty(nnz, np.float32), np.empty(nnz, np.int32)
         for _, block in self._read(self.block_rows, window):
+            indptr[row + 1 : row + 1 + block.shape[0]] = end + block.indptr[1:].astype(np.int64)
+            row += block.shape[0]
             part = slice(end, end := end + block.nnz)
             data[part], indices[part] = block.data, block.indices
         return csr_of(data, indices, indptr, self.n_columns)
@@ -216,7 +148,7 @@ class ShuffledRows(FilteredRows):
     def _counts(self, size: int, needed: np.ndarray | None) -> Iterator[tuple[int, sparse.csr_matrix]]:
         for start, block in super()._counts(size, needed):
             shard = start // size
-            if shard not in self._verified and _digest(block) != self._digests[shard]:
+            if shard not in self._verified and digest(block) != self._digests[shard]:
                 raise InputError(
                     f"{self.counts.path}: shard {shard}, cells from {start}",
                     "the cells that were written",
@@ -227,67 +159,7 @@ class ShuffledRows(FilteredRows):
             yield start, block
 
 
-def _draw_order(n: int, codes: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """The numbers 0 .. n - 1 in random order, every stretch with the shares of the whole of each code."""
-    kind = np.int32 if n < 2**31 else np.int64
-    if codes is None:
-        order = np.arange(n, dtype=kind)
-        rng.shuffle(order)
-        return order
-    order = np.argsort(codes, kind="stable").astype(kind)
-    places = np.empty(n)
-    end = 0
-    for size in np.bincount(codes):
-        part = slice(end, end := end + size)
-        rng.shuffle(order[part])
-        # Member j of a group of s stands at (j + shift) / s of the way.
-        places[part] = (np.arange(size) + rng.random()) / max(size, 1)
-    return order[np.argsort(places, kind="stable")]
-
-
-def _scatter(
-    counts: FilteredCounts, place: np.ndarray, shard_rows: int, file: BinaryIO
-) -> list[tuple[int, int]]:
-    """Copy every cell to the region of its shard, in the order of the cells; the regions' ends and starts.
-
-    The values come first in `file`, then the gene numbers, 4 bytes each.
-    """
-    sizes = np.zeros(-(-counts.n_cells // shard_rows), np.int64)
-    for start in range(0, counts.n_cells, BLOCK_ROWS):
-        shards = place[start : start + BLOCK_ROWS] // shard_rows
-        np.add.at(sizes, shards, np.diff(counts.indptr[start : start + len(shards) + 1]))
-    starts = np.cumsum(sizes) - sizes
-    free = starts.copy()
-    for start, block in counts.blocks(BLOCK_ROWS):
-        shards = place[start : start + block.shape[0]] // shard_rows
-        by_shard = np.argsort(shards, kind="stable")
-        block, shards = block[by_shard], shards[by_shard]
-        present, first = np.unique(shards, return_index=True)
-        edges = block.indptr[np.append(first, len(shards))]
-        values, genes = block.data.astype("<f4", copy=False), block.indices.astype("<i4", copy=False)
-        for shard, low, high in zip(present, edges[:-1], edges[1:], strict=True):
-            for base, part in ((0, values), (counts.nnz, genes)):
-                file.seek(4 * (base + int(free[shard])))
-                file.write(part[low:high].data)
-            free[shard] += high - low
-    return list(zip(starts.tolist(), sizes.tolist(), strict=True))
-
-
-def _gather(
-    counts: FilteredCounts, cells: np.ndarray, region: tuple[int, int], file: BinaryIO
-) -> sparse.csr_matrix:
-    """The cells of a shard, in their order, from its region."""
-    start, size = region
-    parts = []
-    for base, dtype in ((0, "<f4"), (counts.nnz, "<i4")):
-        file.seek(4 * (base + start))
-        parts.append(np.frombuffer(file.read(4 * size), dtype=dtype))
-    there = np.sort(cells)
-    indptr = np.concatenate([[0], np.cumsum(counts.indptr[there + 1] - counts.indptr[there])])
-    return csr_of(*parts, indptr, counts.n_genes)[np.searchsorted(there, cells)]
-
-
-def _digest(block: sparse.csr_matrix) -> str:
+def digest(block: sparse.csr_matrix) -> str:
     """Checksum of some cells' counts."""
     hasher = hashlib.blake2b(np.diff(block.indptr).astype("<i4").data, digest_size=16)
     hasher.update(block.indices.astype("<i4", copy=False).data)
@@ -295,7 +167,8 @@ def _digest(block: sparse.csr_matrix) -> str:
     return hasher.hexdigest()
 
 
-def _digest_of_order(order: np.ndarray) -> str:
+def digest_of_order(order: np.ndarray) -> str:
+    """Checksum of the order of the cells."""
     hasher = hashlib.blake2b(digest_size=16)
     for start in range(0, len(order), BLOCK_ROWS):
         hasher.update(order[start : start + BLOCK_ROWS].astype("<i8").data)
@@ -312,6 +185,6 @@ def _read_header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         with reading(path, "obs and uns"):
             own = read_elem(file["uns"][SHUFFLE_KEY])
             order = file["obs/cell"][:]
-    if _digest_of_order(order) != own["order"]:
+    if digest_of_order(order) != own["order"]:
         raise InputError(f"{path}: the order of the cells", "as it was written", "another", _AGAIN)
     return own, order
