@@ -118,7 +118,8 @@ def read_factors(
     """Read the embedding of a result and the loadings that belong to it.
 
     The loadings of a result are its array of varm whose key begins with ``W_`` and that has a column for
-    each factor, standard deviations (``_sd_`` in the key) aside.
+    each factor, standard deviations (``_sd_`` in the key) aside; of the Bayesian models it is ``best_A``, or
+    ``best_A_total`` where some of its patterns were given.
 
     Parameters
     ----------
@@ -147,30 +148,33 @@ def read_factors(
             "name one of these, or none for the embedding that is scored",
         )
     H = np.asarray(adata.obsm[embedding])
-    fitting = [
-        key
-        for key, values in adata.varm.items()
-        if values.ndim == 2 and values.shape[1] == H.shape[1] and (key == loadings or _are_loadings(key))
-    ]
+    constant = len(adata.uns.get("fixed_patterns", ()))
+    fitting = {}
+    for key, values in adata.varm.items():
+        if values.ndim == 2 and (key == loadings or _are_loadings(key)):
+            # patterns of constant cells have genes, before the others', and no column in the embedding
+            surplus = values.shape[1] - H.shape[1]
+            if surplus in (0, constant):
+                fitting[key] = np.asarray(values)[:, surplus:]
     chosen = [key for key in fitting if loadings in (None, key)]
     if len(chosen) != 1:
         raise InputError(
             f"{name}: loadings of {embedding}",
-            f"one array of varm with {H.shape[1]} columns and a key that begins with W_",
+            f"one array of varm with {H.shape[1]} columns and a key that begins with W_ (or best_A)",
             f"{', '.join(chosen) or 'none'}; varm holds {', '.join(adata.varm)}",
             "say which (loadings=...)",
         )
     return Factors(
         name,
         H,
-        np.asarray(adata.varm[chosen[0]]),
+        fitting[chosen[0]],
         adata.obs_names.astype(str),
         adata.var_names.astype(str),
     )
 
 
 def _are_loadings(key: str) -> bool:
-    return key.startswith("W_") and "_sd_" not in key
+    return (key.startswith("W_") and "_sd_" not in key) or key in ("best_A", "best_A_total")
 
 
 def _shared(

@@ -7,10 +7,12 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from nmfbench.comparison import compare_fits, read_factors
 from nmfbench.errors import InputError
 from nmfbench.metrics.matching import factor_correlations, log_profiles, match_factors
+from nmfbench.models import get_model
 from nmfbench.results import read_result, write_result
 
 
@@ -176,3 +178,46 @@ def test_loadings_that_could_be_several_are_asked_for(tmp_path):
     assert read_factors(two, loadings="W_other_k3").loadings[0, 0] == 2 * W[0, 0]
     with pytest.raises(InputError, match="one of the keys of obsm: H_k3"):
         read_factors(two, embedding="H")
+
+
+@pytest.mark.parametrize("given", [None, "cells", "genes"])
+def test_fits_of_the_bayesian_models(tmp_path, given):
+    """Their loadings have other names, and constant patterns a column on one side alone."""
+    rng = np.random.default_rng(0)
+    H, W = factors(3)
+    counts = sparse.csr_matrix(rng.poisson(H @ W.T).astype(np.float64))
+    cells, genes = [[f"{name}{i}" for i in range(size)] for name, size in (("cell", 60), ("gene", 40))]
+    donors = np.array(["a", "b"])[np.arange(60) % 2]
+    settings = {
+        None: {},
+        "cells": {"fixed_samples": "donors"},
+        "genes": {"fixed_genes": pd.DataFrame(rng.gamma(1, size=(40, 2)), index=genes)},
+    }[given]
+    paths = []
+    for seed in (0, 1):
+        model = get_model("pyro_exponential")(3, max_epochs=40, random_state=seed, marker_draws=2, **settings)
+        model.fit(counts, conditions=donors, gene_names=genes)
+        paths.append(tmp_path / f"{seed}.h5ad")
+        write_result(
+            paths[-1],
+            obs=pd.DataFrame({"cell_type": "t", "donor_id": donors}, index=cells),
+            var=pd.DataFrame(index=genes),
+            obsm=model.embeddings(),
+            varm=model.loadings(),
+            uns=model.unstructured(),
+            record={
+                **{"model": "m", "display_name": "M", "rank": 3, "seed": seed},
+                **{"embedding": model.embedding_key_, "uses_labels": ""},
+            },
+        )
+    one = read_factors(paths[1])  # of the last model
+    np.testing.assert_allclose(one.loadings, model.components_[2 if given == "cells" else 0 :].T, rtol=1e-6)
+    assert one.embedding.shape[1] == one.loadings.shape[1] == (5 if given == "genes" else 3)
+    matches = compare_fits(*paths).matches
+    assert (matches["status"] == "matched").all()
+    if given is None:
+        assert matches["loadings_correlation"].min() > 0.8
+    if given == "genes":  # the two constant patterns are the same in both, and come first
+        same = matches[matches["factor"] <= 2]
+        assert (same["factor"] == same["other_factor"]).all()
+        np.testing.assert_allclose(same["loadings_correlation"], 1, atol=1e-6)
