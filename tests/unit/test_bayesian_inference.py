@@ -34,6 +34,12 @@ def objective(model):
         (EXPONENTIAL, {"learn_rates": "pattern"}),
         (EXPONENTIAL, {"learn_rates": "fixed", "prior_rate": 2.0, "nb_probs": 0.3}),
         (EXPONENTIAL, {"use_pois": True}),
+        (EXPONENTIAL, {"inference": "map", "learn_rates": "fixed", "learn_probs": "gene"}),
+        (
+            GAMMA,
+            {"inference": "map", "learn_rates": "fixed", "learn_shapes": "fixed"}
+            | {"prior_shape_P": 1.5, "prior_shape_A": 1.2, "fixed_samples": "donors"},
+        ),
         (GAMMA, {"learn_shapes": "pattern", "learn_rates": "pattern"}),
         (GAMMA, {"learn_shapes": "fixed", "learn_probs": "all"}),
         (GAMMA, {"learn_probs": "gene"}),
@@ -47,6 +53,30 @@ def test_the_bound_never_falls(kind, parameters):
     assert len(values) == 60
     assert np.diff(values).max() <= 1e-9 * values[0]
     assert values[-1] < 0.99 * values[0]
+
+
+def test_most_probable_factors_are_where_the_dense_density_is_flat():
+    """Value and slopes of the log-density, by torch: slopes are 0, or downwards at factors of 0."""
+    settings = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0}
+    data = SMALL[:60, :50]
+    model = fit(EXPONENTIAL, 3, data, max_epochs=3000, tol=1e-8, **settings)
+    assert model.converged_
+    D = torch.from_numpy(data.toarray())
+    scale = 2.0 / model.rates_P_  # of the patterns, whose genes sum to 1 now
+    P = (torch.from_numpy(model.embedding_) / scale).requires_grad_()
+    A = (torch.from_numpy(model.components_.T) * scale).requires_grad_()
+    prior = torch.distributions.Exponential(torch.tensor(2.0, dtype=torch.float64))
+    density = dense.negative_binomial(D, P @ A.T + 1e-12, 0.5)
+    density = density + prior.log_prob(P).sum() + prior.log_prob(A).sum()
+    assert model.objective_ == pytest.approx(-density.item() / len(D), rel=1e-7)
+    for factor, slope in zip((P.detach(), A.detach()), torch.autograd.grad(density, (P, A)), strict=True):
+        present = factor > 0.05
+        assert present.any()
+        assert float((slope * factor)[present].abs().max()) < 0.02 * float(factor.max())
+        # a factor that came near 0 leaves it slowly: not every one of them is at its end
+        assert float((slope[factor < 1e-9] < 0).double().mean()) > 0.9
+    assert float(model.embeddings()["sd_P"].max()) == 0
+    assert np.abs(model.transform(data) - model.embedding_).max() < 0.05 * model.embedding_.max()
 
 
 def test_the_bound_is_below_what_draws_of_the_posterior_give():

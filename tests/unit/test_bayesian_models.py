@@ -74,6 +74,10 @@ def test_shapes_and_attributes(kind):
     assert not model.uses_conditions_
     assert model.held_out_log_likelihood_ is None
     assert model.relative_error_ < 0.7
+    errors = [row["relative_error"] for row in model.history_]
+    assert errors[-1] == pytest.approx(model.relative_error_)
+    assert errors[-1] < errors[0]
+    assert model.expected_chi_squared_ > model.chi_squared_
     again = clone(model).fit(X)
     assert np.array_equal(again.embedding_, model.embedding_)
     assert not np.array_equal(clone(model).set_params(random_state=1).fit(X).embedding_, model.embedding_)
@@ -106,6 +110,8 @@ REFUSED = [
     ({"learn_probs": "gene", "use_pois": True}, "use_pois .*learn_probs='gene'"),
     ({"nb_probs": 0.3, "use_chisq": True, "inference": "svi"}, "use_chisq with nb_probs=0.3"),
     ({"use_chisq": True}, "use_chisq with inference='cavi'"),
+    ({"inference": "map"}, "inference='map' with priors that are learnt"),
+    ({"inference": "map", "learn_rates": "fixed", "batch_size": 9}, "inference='map' with batch_size=9"),
     ({"n_components": 0}, "n_components=0"),
     ({"n_components": 91}, "n_components=91"),
     ({"keep_on_cpu": True}, "keep_on_cpu without batch_size"),
@@ -130,6 +136,9 @@ def test_what_does_not_go_together_is_refused(parameters, message):
 
 
 def test_shapes_of_the_gamma_prior_are_checked():
+    kept = {"inference": "map", "learn_rates": "fixed", "learn_shapes": "fixed"}
+    with pytest.raises(InputError, match="a shape below 1"):
+        PyroGammaNB(2, **kept).fit(X)  # prior_shape_A = 0.3
     with pytest.raises(InputError, match="prior_shape_A"):
         PyroGammaNB(2, prior_shape_A=0).fit(X)
 

@@ -15,6 +15,7 @@ from nmfbench.models.bayesian import device_counts, terms
 from nmfbench.models.bayesian.counts import CellCounts, Weights, check_counts
 from nmfbench.models.bayesian.device_counts import DeviceCounts
 from nmfbench.models.bayesian.kernels import digamma
+from nmfbench.models.bayesian.posterior import Marginals
 
 X = dense.sparse_counts()
 D = torch.from_numpy(X.toarray())
@@ -163,6 +164,32 @@ def test_relative_error_and_chi_squared_are_the_dense_ones():
         )
         expected = float(((theta - D) ** 2).sum() / (D**2).sum())
         assert terms.relative_error(P, A, counts) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "weights", [Weights(), Weights(cell_u=CELL_U, gene_u=GENE_U)], ids=["plain", "separable"]
+)
+@pytest.mark.parametrize("family", ["gamma", "lognormal"])
+def test_expected_chi_squared_is_that_of_the_dense_moments_and_of_draws(family, weights):
+    first, second = ([part.detach() for part in dense.factors(k=3, seed=seed)] for seed in (1, 2))
+    cells, genes = (
+        Marginals(family, 5 * a + 1, b + 4) if family == "gamma" else Marginals(family, a - 1, 0.1 * b)
+        for a, b in zip(first, second, strict=True)
+    )
+    mP, mA, vP, vA = cells.mean(), genes.mean(), cells.sd() ** 2, genes.sd() ** 2
+    zero = np.outer(CELL_U, GENE_U) if weights.cell_u is not None else 0.3
+    u = torch.maximum(torch.as_tensor(zero, dtype=D.dtype), 0.1 * D)
+    mean = mP @ mA.T
+    square = mean**2 + mP**2 @ vA.T + vP @ (mA**2).T + vP @ vA.T
+    expected = float(((square - 2 * D * mean + D**2) / u**2).sum())
+    for counts in both(X):
+        assert terms.expected_chi_squared(cells, genes, counts, weights) == pytest.approx(expected, rel=1e-10)
+    rng = np.random.default_rng(0)
+    drawn = [
+        float((((torch.from_numpy(cells.draw(rng) @ genes.draw(rng).T) - D) / u) ** 2).sum())
+        for _ in range(600)
+    ]
+    assert np.mean(drawn) == pytest.approx(expected, abs=4 * np.std(drawn) / np.sqrt(600))
 
 
 def test_the_digamma_function():

@@ -17,10 +17,11 @@ class Bayesian(Section):
     display_name: str | None = Field(
         None, description="Name in CSVs and figures; by default the model's own, or this key."
     )
-    inference: Literal["cavi", "svi"] = Field(
+    inference: Literal["cavi", "svi", "map"] = Field(
         "cavi",
         description="`cavi`: closed-form coordinate ascent, its ELBO never falls. `svi`: Pyro's stochastic "
-        "gradients of a log-normal posterior.",
+        "gradients of a log-normal posterior. `map`: the most probable factors, no posterior; needs "
+        "`learn_rates: fixed` (and `learn_shapes: fixed`, shapes of at least 1).",
     )
     batch_size: int | None = Field(None, ge=1, description="Cells in a minibatch; null: all at once.")
     max_epochs: int = Field(200, ge=1, description="`cavi`: at most this many passes over the cells.")
@@ -82,8 +83,16 @@ class Bayesian(Section):
     def _fits_together(self) -> Bayesian:
         if (self.use_pois or self.use_chisq) and (self.nb_probs != 0.5 or self.learn_probs != "fixed"):
             raise ValueError("use_pois and use_chisq need nb_probs: 0.5 and learn_probs: fixed")
-        if self.use_chisq and self.inference == "cavi":
+        if self.use_chisq and self.inference != "svi":
             raise ValueError("use_chisq has no closed-form update: set inference: svi")
+        if self.inference == "map":
+            shapes = [getattr(self, f"prior_shape_{side}", 1.0) for side in "PA"]
+            learnt = self.learn_rates, getattr(self, "learn_shapes", "fixed")
+            if self.batch_size is not None or learnt != ("fixed", "fixed") or min(shapes) < 1:
+                raise ValueError(
+                    "inference: map needs batch_size: null, priors that are kept (learn_rates: fixed, "
+                    "learn_shapes: fixed) and shapes of at least 1"
+                )
         if self.fixed_genes is not None and self.fixed_samples is not None:
             raise ValueError("fixed_genes and fixed_samples exclude each other")
         return self

@@ -11,7 +11,7 @@ import torch
 from nmfbench.models.bayesian.cavi import FullAscent, Problem, StochasticAscent
 from nmfbench.models.bayesian.counts import Weights
 from nmfbench.models.bayesian.device_counts import place_counts
-from nmfbench.models.bayesian.factor import GammaFactor
+from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.given import Given
 from nmfbench.models.bayesian.start import start_factors
 from nmfbench.models.bayesian.terms import Probability
@@ -82,7 +82,8 @@ def build_engine(estimator: Any, problem: Problem, csr: Any, given: Given, devic
             clip_norm=e.clip_norm,
             written_out=e.param_P,
         )
-    factors = [GammaFactor(*parts) for parts in zip(starts, fixed, priors, strict=True)]
+    factor = PointFactor if e.inference == "map" else GammaFactor
+    factors = [factor(*parts) for parts in zip(starts, fixed, priors, strict=True)]
     if sampler is None:
         return FullAscent(problem, *factors, seed)
     return StochasticAscent(

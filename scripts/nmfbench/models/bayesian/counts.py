@@ -11,7 +11,7 @@ import torch
 from scipy.special import gammaln
 
 from nmfbench.linalg import run_ranges
-from nmfbench.models.bayesian.kernels import walk
+from nmfbench.models.bayesian.kernels import inner, walk
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,17 @@ class CellCounts:
         """Sum of ln d! over all counts."""
         return float(gammaln(self.csr.data.astype(np.float64) + 1).sum())
 
+    @cached_property
+    def squares(self) -> float:
+        """Sum of d² over all counts."""
+        return float(np.square(self.csr.data, dtype=np.float64).sum())
+
+    def larger_than(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cell, gene and count of the counts above a threshold."""
+        places = np.flatnonzero(self.csr.data > threshold)
+        cells = np.searchsorted(self.csr.indptr, places, side="right") - 1
+        return cells, self.csr.indices[places], self.csr.data[places]
+
     def rows(self, index: np.ndarray) -> CellCounts:
         """Some of the cells."""
         return CellCounts(self.csr[index])
@@ -101,15 +112,27 @@ class CellCounts:
         cell_u, gene_u = weights.uncertainties(*self.shape)
         return _walk(self.by_gene, A, P, weights, with_value, gene_u, cell_u)
 
+    def inner(self, P: torch.Tensor, A: torch.Tensor) -> float:
+        """``Σ d (P Aᵀ)`` over the nonzeros."""
+        P, A = P.detach().contiguous(), A.detach().contiguous()
+        values = np.zeros(len(P))
+        arrays = self.csr.indptr, self.csr.indices, self.csr.data, P.numpy(), A.numpy(), values
+        run_ranges(inner, _cuts(self.csr), *arrays)
+        return float(values.sum())
+
+
+def _cuts(csr) -> np.ndarray:
+    """Borders of as many ranges of rows as there are threads, with about the same number of nonzeros."""
+    cuts = np.searchsorted(csr.indptr, np.linspace(0, csr.nnz, torch.get_num_threads() + 1))
+    cuts[0], cuts[-1] = 0, csr.shape[0]
+    return cuts
+
 
 def _walk(csr, R, C, weights, with_value, row_u, column_u) -> tuple[float, torch.Tensor]:
     R, C = R.detach().contiguous(), C.detach().contiguous()
     out = torch.empty_like(R)
     values = np.zeros(len(R))
-    parts = torch.get_num_threads()
-    # Borders with about the same number of nonzeros between them.
-    cuts = np.searchsorted(csr.indptr, np.linspace(0, csr.nnz, parts + 1))
-    cuts[0], cuts[-1] = 0, len(R)
+    cuts = _cuts(csr)
     factors = (weights.negative_binomial, weights.poisson, weights.chi_squared)
     arrays = csr.indptr, csr.indices, csr.data, R.numpy(), C.numpy(), row_u, column_u
     run_ranges(

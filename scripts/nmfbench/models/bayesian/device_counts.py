@@ -52,6 +52,16 @@ class DeviceCounts:
         """Sum of ln d! over all counts."""
         return float(torch.lgamma(self.values.cpu().double() + 1).sum())
 
+    @cached_property
+    def squares(self) -> float:
+        """Sum of d² over all counts."""
+        return float(self.values.cpu().double().square().sum())
+
+    def larger_than(self, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`CellCounts.larger_than`."""
+        large = self.values > threshold
+        return tuple(part[large].cpu().numpy() for part in (self.cells, self.genes, self.values))
+
     def rows(self, index: np.ndarray) -> DeviceCounts:
         """Some of the cells, taken on the device."""
         rows = torch.as_tensor(index, device=self.device)
@@ -73,6 +83,11 @@ class DeviceCounts:
         value, w = self._at_nonzeros(P, A, weights, with_value)
         order = self._order
         return value, self._product(w[order], self.genes[order], self.cells[order], P.detach(), self.shape[1])
+
+    def inner(self, P, A) -> float:
+        """As :meth:`CellCounts.inner`."""
+        products = self._product(self.values, self.cells, self.genes, A.detach(), self.shape[0])
+        return float((P.detach() * products).sum(0).cpu().double().sum())
 
     @cached_property
     def _order(self) -> torch.Tensor:

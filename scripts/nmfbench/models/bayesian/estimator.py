@@ -16,14 +16,14 @@ from nmfbench.models.bayesian.build import build_engine, build_problem, weights_
 from nmfbench.models.bayesian.cavi import Problem, infer_cells
 from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.bayesian.device_counts import place_counts
-from nmfbench.models.bayesian.factor import GammaFactor
+from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.given import check_together, gather
 from nmfbench.models.bayesian.loop import run
 from nmfbench.models.bayesian.parameters import LIMITS, SHARED_PARAMETERS
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
-from nmfbench.models.bayesian.terms import held_out_log_likelihood
+from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
 from nmfbench.models.limits import Limit, check_parameters, seed_from
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
@@ -115,6 +115,7 @@ class BayesianNMF(Results):
             stored=stored,
             should_stop=should_stop,
             observer=observer,
+            relative_error=lambda posterior: error_of_means(posterior, problem.counts, problem.probability),
             describe=lambda posterior: self._describe(posterior, problem),
             progress=True if self.verbose else progress,
         )
@@ -166,7 +167,7 @@ class BayesianNMF(Results):
         level = counts.cell_totals[:, None] / genes.mean().shape[1] + 1e-3
         start = level.expand(-1, len(prior.rate)).to(dtype).clone()
         given = None if fixed is None else torch.from_numpy(fixed).to(dtype)
-        cells = GammaFactor(start, given, prior)
+        cells = (PointFactor if genes.family == "point" else GammaFactor)(start, given, prior)
         infer_cells(problem, cells, genes, max_steps=max_steps, tol=tol)
         return cells.marginals()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from nmfbench.models.bayesian.posterior import Marginals
+from nmfbench.models.bayesian.posterior import Marginals, point
 from nmfbench.models.bayesian.prior import GammaPrior, Sums
+from nmfbench.models.bayesian.terms import precise
 
 BLOCK_ROWS = 4096
 
@@ -28,6 +29,8 @@ class GammaFactor:
     mean, tilde : Tensor of shape (n, f + k)
         ``E x`` and ``exp(E ln x)``; both are x where it is constant.
     """
+
+    family = "gamma"
 
     def __init__(self, start: torch.Tensor, fixed: torch.Tensor | None, prior: GammaPrior) -> None:
         self.prior = prior
@@ -77,19 +80,24 @@ class GammaFactor:
             part = slice(start, start + BLOCK_ROWS)
             shape = precise(self.shape[part])
             rate = precise(self.rate if len(self.rate) == 1 else self.rate[part])
-            psi, log_rate = torch.digamma(shape), rate.log()
-            self.mean[part, self.n_fixed :] = shape / rate
-            self.tilde[part, self.n_fixed :] = (psi - log_rate).exp()
-            entropies = shape - log_rate + torch.lgamma(shape) + (1 - shape) * psi
-            total["mean"] += (shape / rate).sum(0).double().cpu()
-            total["log"] += (psi - log_rate).sum(0).double().cpu()
-            entropy += float(entropies.sum().double() if entropies.device.type != "mps" else entropies.sum())
+            mean, log, tilde, entropies = self._moments(shape, rate)
+            self.mean[part, self.n_fixed :] = mean
+            self.tilde[part, self.n_fixed :] = tilde
+            total["mean"] += mean.sum(0).double().cpu()
+            total["log"] += log.sum(0).double().cpu()
+            entropy += float(entropies.sum())
         return Sums(n, total["mean"], total["log"], entropy)
+
+    def _moments(self, shape, rate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``E x``, ``E ln x``, ``exp(E ln x)`` and the entropy of each entry."""
+        psi, log_rate = torch.digamma(shape), rate.log()
+        entropies = shape - log_rate + torch.lgamma(shape) + (1 - shape) * psi
+        return shape / rate, psi - log_rate, (psi - log_rate).exp(), entropies
 
     def marginals(self) -> Marginals:
         """The posterior, not copied."""
         return Marginals(
-            "gamma", self.shape, self.rate, self.mean[:, : self.n_fixed] if self.n_fixed else None
+            self.family, self.shape, self.rate, self.mean[:, : self.n_fixed] if self.n_fixed else None
         )
 
     def divergence(self) -> float:
@@ -97,6 +105,20 @@ class GammaFactor:
         return self.prior.divergence(self.sums)
 
 
-def precise(x: torch.Tensor) -> torch.Tensor:
-    """Double precision, where the device has it."""
-    return x if x.device.type == "mps" else x.double()
+class PointFactor(GammaFactor):
+    """The most probable values, in place of a posterior: each entry is ``shape / rate``.
+
+    The update is the ascent's with the posterior's mode for its moments: the log-density of counts and
+    factors never falls where the priors' shapes are at least 1 (their density has no pole at 0).
+    """
+
+    family = "point"
+
+    def posterior(self, statistics, cost, load, tilde) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numerator and denominator of the values that raise the density given the other factor."""
+        shape, rate = super().posterior(statistics, cost, load, tilde)
+        return (shape - 1).clamp(min=0), rate
+
+    def _moments(self, shape, rate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        value = point(shape, rate)
+        return value, value.log(), value, torch.zeros_like(value)

@@ -87,6 +87,11 @@ def gather(estimator: Any, n_cells: int, conditions: Any, cell_names: Any, gene_
     return Given(**found)
 
 
+def _priors_are_kept(e: Any) -> bool:
+    shapes = [getattr(e, f"prior_shape_{side}", 1.0) for side in "PA"]
+    return e.learn_rates == getattr(e, "learn_shapes", "fixed") == "fixed" and min(shapes) >= 1
+
+
 def check_together(estimator: Any) -> None:
     """Refuse parameters that do not go together.
 
@@ -106,10 +111,23 @@ def check_together(estimator: Any) -> None:
             "these terms take theta for the mean, which is theta p / (1 - p): drop them, or leave p at 0.5",
         ),
         (
-            e.use_chisq and e.inference == "cavi",
-            "use_chisq with inference='cavi'",
+            e.use_chisq and e.inference != "svi",
+            f"use_chisq with inference={e.inference!r}",
             "inference='svi'",
-            "the chi-squared term has no closed-form update; set inference='svi', or drop it",
+            "with this term the best posterior of an entry is no gamma but x^(a-1) exp(-b x - c x²), and no "
+            "update has a closed form; set inference='svi', or drop it",
+        ),
+        (
+            e.inference == "map" and e.batch_size is not None,
+            f"inference='map' with batch_size={e.batch_size}",
+            "batch_size=None",
+            "most probable values are found from all cells at once; drop one of the two",
+        ),
+        (
+            e.inference == "map" and not _priors_are_kept(e),
+            "inference='map' with priors that are learnt, or a shape below 1",
+            "learn_rates='fixed', learn_shapes='fixed' and shapes of at least 1",
+            "the density of factors and priors has no largest value otherwise: set them so, or take 'cavi'",
         ),
         (
             e.fixed_genes is not None and e.fixed_samples is not None,

@@ -105,3 +105,19 @@ def walk(
             for l in range(k):
                 o[l] += w * c[l]
         values[i] = total + nb * math.log(product)
+
+
+@_loop
+def inner(indptr, indices, counts, R, C, values, low, high):
+    """``values[i] = Σ_g counts_ig (R Cᵀ)_ig`` of rows `low` to `high`, R and C as in :func:`walk`."""
+    k = R.shape[1]
+    for i in range(low, high):
+        r = R[i]
+        total = 0.0
+        for j in range(indptr[i], indptr[i + 1]):
+            c = C[indices[j]]
+            dot = r[0] * c[0]
+            for l in range(1, k):
+                dot += r[l] * c[l]
+            total += float(counts[j]) * float(dot)
+        values[i] = total

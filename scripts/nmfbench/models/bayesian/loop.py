@@ -58,6 +58,7 @@ def run(
     stored: tuple[dict[str, np.ndarray], dict[str, Any]] | None,
     should_stop: Callable[[], bool] | None,
     observer: Observer | None,
+    relative_error: Callable[[Posterior], float],
     describe: Callable[[Posterior], dict[str, Any]],
     progress: bool | None,
 ) -> tuple[Trace, Posterior]:
@@ -70,8 +71,8 @@ def run(
         whether its objective is free of noise and falls with each row.
     held_out : callable or None
         From a posterior to the held-out log-likelihood per entry.
-    describe : callable
-        From a posterior to what a watcher is shown of it.
+    relative_error, describe : callable
+        From a posterior to the relative error of its means, and to what a watcher is shown of it.
     """
     trace, best = Trace(), None
     if stored is not None:
@@ -95,8 +96,13 @@ def run(
             stop = should_stop is not None and should_stop()
             if parts is not None:
                 posterior = engine.posterior()
-                score = None if held_out is None else held_out(posterior)
-                row = _record(trace, parts, score, engine.clock, before, n_cells, started)
+                judged = {
+                    "held_out_log_likelihood": math.nan if held_out is None else held_out(posterior),
+                    "relative_error": relative_error(posterior),
+                }
+                row = _record(
+                    trace, parts | judged, math.fsum(parts.values()), engine.clock, before, n_cells, started
+                )
                 if not math.isfinite(row["objective"]):
                     raise DivergedError(
                         f"{name}: the objective after {engine.clock[1]} steps",
@@ -104,7 +110,7 @@ def run(
                         f"{row['objective']}",
                         "lower lr, or set clip_norm, or fit with inference='cavi'",
                     )
-                better = -score if score is not None else row["objective"]
+                better = row["objective"] if held_out is None else -row["held_out_log_likelihood"]
                 if better < trace.best:
                     trace.best, trace.best_epoch = better, engine.clock[0]
                     best = posterior.copy() if copies_best else None
@@ -128,13 +134,12 @@ def run(
     return trace, best
 
 
-def _record(trace, parts, score, clock, before, n_cells, started) -> dict[str, float]:
+def _record(trace, columns, objective, clock, before, n_cells, started) -> dict[str, float]:
     row = {
         "epoch": clock[0],
         "step": clock[1],
-        "objective": math.fsum(parts.values()),
-        **parts,
-        "held_out_log_likelihood": math.nan if score is None else score,
+        "objective": objective,
+        **columns,
         "seconds": trace.seconds,
         "cells_per_s": (clock[0] - before) * n_cells / max(time.monotonic() - started, 1e-9),
         "peak_mb": peak_mb(),

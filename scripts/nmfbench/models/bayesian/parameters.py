@@ -8,9 +8,10 @@ SHARED_PARAMETERS = """Parameters
     ----------
     n_components : int, default=80
         Number of learnt patterns k; 0 is for `fixed_genes` alone.
-    inference : {"cavi", "svi"}, default="cavi"
+    inference : {"cavi", "svi", "map"}, default="cavi"
         ``cavi``: closed-form coordinate ascent, whose ELBO never falls (with `batch_size`, its stochastic
-        version). ``svi``: Pyro's stochastic gradients of a log-normal posterior.
+        version). ``svi``: Pyro's stochastic gradients of a log-normal posterior. ``map``: the most probable
+        factors in place of a posterior, by the ascent's updates; the priors are then kept as they are given.
     batch_size : int or None, default=None
         Cells in a minibatch; None, or at least as many as there are: all at once.
     max_epochs : int, default=200
@@ -69,15 +70,8 @@ SHAPE_PARAMETERS = """
         Whether the shapes are kept, learnt for each matrix, or for each pattern."""
 
 
-class OrNone(Limit):
-    """A limit that also admits None."""
-
-    def admits(self, value):
-        return value is None or super().admits(value)
-
-
 class Share(Limit):
-    """A number from 0 to below 1; with `above`, above 0."""
+    """A number from 0 (or above it) to below 1."""
 
     def admits(self, value):
         return super().admits(value) and value < 1
@@ -85,8 +79,8 @@ class Share(Limit):
 
 LIMITS: dict[str, Limit] = {
     "n_components": real(0, whole=True),
-    "inference": one_of("cavi", "svi"),
-    "batch_size": OrNone("a whole number of at least 1, or None", low=1, whole=True),
+    "inference": one_of("cavi", "svi", "map"),
+    "batch_size": real(1, whole=True).or_none(),
     "max_epochs": real(1, whole=True),
     "tol": real(0),
     "patience": real(1, whole=True),
@@ -95,7 +89,7 @@ LIMITS: dict[str, Limit] = {
     "local_steps": real(1, whole=True),
     "num_steps": real(1, whole=True),
     "lr": real(0, above=True),
-    "clip_norm": OrNone("a number above 0, or None", low=0, above=True),
+    "clip_norm": real(0, above=True).or_none(),
     "param_P": one_of(True, False),
     "nb_probs": Share("a number between 0 and 1", low=0, above=True),
     "learn_probs": one_of("fixed", "all", "gene", "donor"),

@@ -8,6 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+SMALLEST_POINT = 1e-12
+"""A most probable value of 0 could never leave it again."""
+
+
+def point(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """The value of a point estimate."""
+    return (numerator / denominator).clamp(min=SMALLEST_POINT)
+
 
 @dataclass(frozen=True)
 class Marginals:
@@ -15,9 +23,10 @@ class Marginals:
 
     Attributes
     ----------
-    family : {"gamma", "lognormal"}
+    family : {"gamma", "lognormal", "point"}
     first, second : Tensor of shape (n, k)
-        Shape and rate, or location and scale of the logarithm. `second` may have one row.
+        Shape and rate, location and scale of the logarithm, or numerator and denominator of a number.
+        `second` may have one row.
     fixed : Tensor of shape (n, f) or None
     """
 
@@ -34,25 +43,31 @@ class Marginals:
         """``E x``, of shape (n, f + k)."""
         if self.family == "gamma":
             return self._with_fixed(self.first / self.second)
+        if self.family == "point":
+            return self._with_fixed(point(self.first, self.second))
         return self._with_fixed((self.first + self.second**2 / 2).exp())
 
     def tilde(self) -> torch.Tensor:
         """``exp(E ln x)``, of shape (n, f + k)."""
         if self.family == "gamma":
             return self._with_fixed((torch.digamma(self.first) - self.second.log()).exp())
+        if self.family == "point":
+            return self.mean()
         return self._with_fixed(self.first.exp())
 
     def sd(self) -> torch.Tensor:
         """Standard deviations, of shape (n, f + k); 0 where constant."""
         if self.family == "gamma":
             return self._with_fixed(self.first.sqrt() / self.second, zero=True)
+        if self.family == "point":
+            return self._with_fixed(torch.zeros_like(self.first), zero=True)
         mean = (self.first + self.second**2 / 2).exp()
         return self._with_fixed(mean * torch.expm1(self.second**2).sqrt(), zero=True)
 
     def scaled(self, scale: torch.Tensor) -> Marginals:
         """Of the variables times `scale`, of shape (f + k,); the constant patterns stay as they are."""
         scale = scale[self.n_fixed :].to(self.first)
-        if self.family == "gamma":
+        if self.family != "lognormal":
             return replace(self, second=self.second / scale)
         return replace(self, first=self.first + scale.log())
 
@@ -91,6 +106,8 @@ class Marginals:
         first, second = self.first.numpy(), self.second.numpy()
         if self.family == "gamma":
             values = rng.standard_gamma(first) / second
+        elif self.family == "point":
+            values = point(self.first, self.second).numpy()
         else:
             values = np.exp(first + second * rng.standard_normal(first.shape))
         return values if self.fixed is None else np.hstack([self.fixed.numpy(), values])

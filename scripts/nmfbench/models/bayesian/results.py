@@ -8,7 +8,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.models.bayesian.posterior import Posterior
-from nmfbench.models.bayesian.terms import Probability, chi_squared, gene_moments, relative_error
+from nmfbench.models.bayesian.terms import (
+    Probability,
+    chi_squared,
+    error_of_means,
+    expected_chi_squared,
+    gene_moments,
+)
 from nmfbench.models.embedding import Embedding
 
 
@@ -87,6 +93,7 @@ class Results(Embedding):
             "loss": history,
             "runtime (seconds)": self.seconds_,
             "best_chisq": self.chi_squared_,
+            "expected_chisq": self.expected_chi_squared_,
             "best_epoch": self.best_epoch_,
             "held_out_log_likelihood": self.held_out_log_likelihood_,
             "settings": {**settings, "seed": self.seed_, "device_used": self.device_},
@@ -122,15 +129,11 @@ class Results(Embedding):
         score = rows[-1].get("held_out_log_likelihood", float("nan"))
         self.held_out_log_likelihood_ = None if np.isnan(score) else score
         device = problem.counts.device
-        means = P.to(device), A.to(device)
-        self.chi_squared_ = chi_squared(*means, problem.counts, problem.weights)
-        odds = self.probability_.odds().to(P)
-        if self.probability_.by == "gene":
-            means = means[0], means[1] * odds[:, None].to(device)
-        else:
-            by_cell = odds if self.probability_.by == "all" else odds[self.probability_.donors]
-            means = means[0] * by_cell[:, None].to(device), means[1]
-        self.relative_error_ = relative_error(*means, problem.counts)
+        self.chi_squared_ = chi_squared(P.to(device), A.to(device), problem.counts, problem.weights)
+        self.expected_chi_squared_ = expected_chi_squared(
+            self.posterior_.cells, self.posterior_.genes, problem.counts, problem.weights
+        )
+        self.relative_error_ = error_of_means(self.posterior_, problem.counts, self.probability_)
 
     def _describe(self, posterior: Posterior, problem) -> dict[str, Any]:
         """What a watcher is shown of a posterior (:class:`nmfbench.training.observer.Observer`)."""

@@ -16,10 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from nmfbench.models.bayesian.counts import Weights
+from nmfbench.models.bayesian.posterior import Marginals, Posterior
+
+BLOCK_NONZEROS = 2**16
 
 
 @dataclass
@@ -81,6 +83,11 @@ class Probability:
     def odds(self) -> torch.Tensor:
         """p / (1 - p), the mean count of a theta of 1."""
         return self.p / (1 - self.p)
+
+
+def precise(x: torch.Tensor) -> torch.Tensor:
+    """Double precision, where the device has it."""
+    return x if x.device.type == "mps" else x.double()
 
 
 def column_sums(factor: torch.Tensor) -> torch.Tensor:
@@ -148,13 +155,51 @@ def chi_squared(P: torch.Tensor, A: torch.Tensor, counts: Any, weights: Weights)
         return -float(log_likelihood(P, A, counts, only, Probability("all", torch.full((1,), 0.5))))
 
 
+def expected_chi_squared(cells: Marginals, genes: Marginals, counts: Any, weights: Weights) -> float:
+    """``E chi-squared`` under independent marginals, exactly: that of the means, and ``Σ Var theta / u²``.
+
+    ``Var theta = Σ_k (E P² E A² - (E P)² (E A)²)`` has rank 2 k: where u is that of a zero, its weighted sum
+    is one of products of column sums; the counts with a larger u are corrected one by one.
+    """
+    device = counts.device
+    means = [side.mean().to(device) for side in (cells, genes)]
+    u = [torch.from_numpy(part)[:, None] for part in weights.uncertainties(*counts.shape)]
+    squares = [mean.cpu().double() ** 2 for mean in means]
+    seconds = [
+        square + side.sd().cpu().double() ** 2 for square, side in zip(squares, (cells, genes), strict=True)
+    ]
+    P_two, A_two = torch.cat([seconds[0], -squares[0]], 1), torch.cat([seconds[1], squares[1]], 1)
+    spread = float((P_two / u[0] ** 2).sum(0) @ (A_two / u[1] ** 2).sum(0))
+    smallest = float(u[0].min() * u[1].min())
+    if weights.relative:
+        rows, columns, d = (
+            torch.from_numpy(part) for part in counts.larger_than(smallest / weights.relative)
+        )
+        for part in torch.arange(len(d)).split(BLOCK_NONZEROS):
+            i, g = rows[part].long(), columns[part].long()
+            zero = (u[0][i] * u[1][g])[:, 0]
+            larger = torch.maximum(zero, weights.relative * d[part].double())
+            spread += float((larger**-2 - zero**-2) @ (P_two[i] * A_two[g]).sum(1))
+    return chi_squared(*means, counts, weights) + spread
+
+
 def relative_error(P: torch.Tensor, A: torch.Tensor, counts: Any) -> float:
     """``||D - P Aᵀ||² / ||D||²``."""
-    n_cells, n_genes = counts.shape
-    plain = Weights(0.0, 0.0, 1.0, np.ones(n_cells), np.ones(n_genes), 0.0)
-    data = torch.as_tensor(counts.csr.data if hasattr(counts, "csr") else counts.values)
-    squares = float((data.cpu().double() ** 2).sum())
-    return chi_squared(P, A, counts, plain) / squares if squares else float("nan")
+    if not counts.squares:
+        return float("nan")
+    gram = (precise(P).T @ precise(P)) * (precise(A).T @ precise(A))
+    return (counts.squares - 2 * counts.inner(P, A) + float(gram.sum())) / counts.squares
+
+
+def error_of_means(posterior: Posterior, counts: Any, probability: Probability) -> float:
+    """:func:`relative_error` of the expected counts, ``theta p / (1 - p)`` at the posterior means."""
+    P, A = (side.mean().to(counts.device) for side in (posterior.cells, posterior.genes))
+    odds = probability.odds().to(P)
+    if probability.by == "gene":
+        A = A * odds[:, None]
+    else:
+        P = P * (odds if probability.by == "all" else odds[probability.donors.to(odds.device)])[:, None]
+    return relative_error(P, A, counts)
 
 
 def gene_moments(P: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
