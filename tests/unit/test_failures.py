@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
@@ -26,6 +27,7 @@ def failure(tmp_path):
         path = tmp_path / "rule.log"
         if log is not None:
             path.write_text(log)
+            os.utime(path, (0, 0))  # the scheduler has the last word
         folder = tmp_path / "slurm" / "rule_train_x" / "demo_x_8_0"
         folder.mkdir(parents=True)
         if scheduler is not None:
@@ -83,6 +85,35 @@ def test_the_schedulers_log_tells_what_a_killed_job_cannot(failure, words, kind)
 )
 def test_accounting_tells_it_too(failure, state, kind):
     assert failure(START + EPOCH, "nothing of note", state) == (kind, f"SLURM job 41: {state}")
+
+
+@pytest.mark.parametrize(
+    ("signals", "scheduler", "state", "kind"),
+    [
+        ("SIGUSR1", "", "FAILED", "time"),  # ahead of the limit, by the profile's request
+        ("SIGUSR1, SIGTERM", "", "TIMEOUT", "time"),
+        ("SIGTERM", "*** JOB 41 ON c1 CANCELLED AT x DUE TO TIME LIMIT ***", None, "time"),
+        ("SIGTERM", "", "TIMEOUT", "time"),
+        ("SIGTERM", "*** JOB 41 ON c1 CANCELLED AT x ***", "CANCELLED", "interrupted"),
+    ],
+)
+def test_a_training_that_ran_out_of_time_says_so(failure, signals, scheduler, state, kind):
+    log = (
+        START
+        + EPOCH
+        + f"06:58 train_x stopped after {signals}: epoch 3\nx ends with exit code 75: interrupted\n"
+    )
+    assert failure(log, scheduler, state) == (kind, f"06:58 train_x stopped after {signals}: epoch 3")
+
+
+def test_an_attempt_killed_before_its_script_began_outdoes_the_log_of_the_one_before(failure):
+    log = START + "train_x ends with exit code 75: interrupted\n"
+    words = "slurmstepd: error: Exceeded job memory limit"
+    assert failure(log, words, name="42.log") == ("memory", words)
+
+
+def test_a_later_attempt_that_says_nothing_leaves_the_log_its_word(failure):
+    assert failure(START + TRACEBACK, "Building DAG of jobs...", name="42.log")[0] == "crash"
 
 
 def test_an_interpreter_that_failed_before_the_job_began(failure):

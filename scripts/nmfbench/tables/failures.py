@@ -1,7 +1,8 @@
 """Why a step left no result: the class of its failure and a line that says more.
 
 The evidence, the first that speaks wins: the exit code that the job wrote at the end of its log, the
-state of the scheduler's job in accounting, the scheduler's log of the job.
+scheduler's log of the job, the state of the job in accounting. A training that was told in time of its limit
+ends by itself, as one that is stopped by hand does; the signal or the scheduler then tells which it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nmfbench.job import ENDINGS
+from nmfbench.job import ENDINGS, EXIT_INTERRUPTED
 from nmfbench.tables.files import last_lines, reason_from_log
 from nmfbench.tables.scheduler import Accounted, job_of, log_of_job
 
@@ -26,6 +27,8 @@ TIME, MEMORY, KILLED, CRASH, NOT_RUN, UNFINISHED = (
 )
 
 _END = re.compile(r" ends with exit code (\d+): ")
+# the profile has this signal sent ahead of the time limit, and for nothing else
+_WARNED = re.compile(r" stopped after .*\bSIGUSR1\b")
 _OF_STATE = {
     "TIMEOUT": TIME,
     "DEADLINE": TIME,
@@ -81,13 +84,21 @@ class Evidence:
     def failure(self, log: str | Path | None, rule: str = "", wildcards: str = "") -> Failure:
         """Say why the job of `rule` with these wildcards, which writes `log`, left no result."""
         lines = last_lines(log)
+        job = job_of(log)
+        later = self._later_attempt(log, job, rule, wildcards)
+        if later is not None:
+            return later
+        theirs = log_of_job(self.scheduler_logs, job, rule, wildcards)
+        killed = self._killed(job, theirs)
         ending = next((found for line in reversed(lines) if (found := _END.search(line))), None)
         if ending:
             kind = ENDINGS.get(int(ending.group(1)), CRASH)
-            return Failure(kind, reason_from_log(log))
-        job = job_of(log)
-        theirs = log_of_job(self.scheduler_logs, job, rule, wildcards)
-        killed = self._killed(job, theirs)
+            reason = reason_from_log(log)
+            if kind == ENDINGS[EXIT_INTERRUPTED] and (
+                _WARNED.search(reason) or (killed is not None and killed.kind == TIME)
+            ):
+                kind = TIME
+            return Failure(kind, reason)
         if killed is not None:
             return killed
         if any(line.startswith("Traceback (most recent call last)") for line in lines):
@@ -105,6 +116,17 @@ class Evidence:
                 CRASH, f"it ended before its script began, see {theirs}: {reason_from_log(theirs)}"
             )
         return Failure(NOT_RUN, reason_from_log(log))
+
+    def _later_attempt(
+        self, log: str | Path | None, job: str | None, rule: str, wildcards: str
+    ) -> Failure | None:
+        """Why an attempt was killed that never came to write the rule's log, which tells of one before it."""
+        if log is None or not Path(log).is_file():
+            return None
+        newest = log_of_job(self.scheduler_logs, None, rule, wildcards)
+        if newest is None or newest.stem == job or newest.stat().st_mtime <= Path(log).stat().st_mtime:
+            return None
+        return self._killed(newest.stem, newest)
 
     def _killed(self, job: str | None, theirs: Path | None) -> Failure | None:
         """What the scheduler says of the end of a job, in its log and in accounting."""
