@@ -123,7 +123,7 @@ def ask(*command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def wait_until(condition: Callable[[], object], what: str, run: Run | None = None, timeout: float = 180):
+def wait_until(condition: Callable[[], object], what: str, run: Run | None = None, timeout: float = 600):
     """The first true value of a condition."""
     end = time.monotonic() + timeout
     while not (value := condition()):
@@ -154,3 +154,16 @@ def daemons() -> set[str]:
         except OSError:
             continue  # it ended meanwhile
     return found & names
+
+
+def csvs(folder: Path, dataset: str = Path(SMALL).stem) -> dict[str, str]:
+    """The published tables of a run."""
+    tables = folder / "results" / dataset / "tables"
+    return {path.name: path.read_text() for path in tables.glob("*.csv")}
+
+
+def minutes(text: str) -> int:
+    """SLURM's [days-]hours:minutes:seconds."""
+    days, _, clock = text.rpartition("-")
+    hours, mins, _ = map(int, clock.split(":"))
+    return (int(days or 0) * 24 + hours) * 60 + mins

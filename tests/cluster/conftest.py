@@ -40,40 +40,45 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    """What plays scenarios side by side: most of their time is waiting for polls."""
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
+def begun(testbed, workplace) -> Iterator[tuple[scenarios.Pair, Path, dict[Callable, Future]]]:
+    """The whole workflow on the cluster and here, a finished run, and scenarios that mostly begin with it.
+
+    All are played side by side: most of their time is waiting for polls.
+    """
+    with ThreadPoolExecutor(5) as pool:
+        pair = scenarios.demo(workplace)
+        futures = {play: pool.submit(play, workplace / play.__name__) for play in scenarios.ON_NOTHING}
+        base = pair.local
+        if pair.dataset != scenarios.DATASET:
+            base = Run(workplace / "base", *scenarios.WORKFLOW, *scenarios.CPU, local=True)
+        base.succeeded()
+        for play in scenarios.ON_A_FINISHED_RUN:
+            folder = workplace / play.__name__
+            shutil.copytree(base.folder, folder)
+            futures[play] = pool.submit(play, folder)
+        yield pair, base.folder, futures
 
 
 @pytest.fixture(scope="session")
-def demo(testbed, pool, workplace) -> scenarios.Pair:
-    """The whole workflow, on the cluster and on this machine, while the first scenarios are played."""
-    early = {play: pool.submit(play, workplace / play.__name__) for play in scenarios.ON_NOTHING}
-    pair = scenarios.demo(workplace)
-    pair.early = early
+def demo(begun) -> scenarios.Pair:
+    """The whole workflow, on the cluster and on this machine."""
+    pair = begun[0]
+    pair.cluster.wait(1800)
+    pair.local.wait(1800)
     return pair
 
 
 @pytest.fixture(scope="session")
-def base(demo, workplace) -> Path:
-    """A finished run of the smallest workflow, which the other scenarios begin with."""
-    if demo.dataset == scenarios.DATASET:
-        return demo.cluster.folder
-    call = [*scenarios.WORKFLOW, *scenarios.CPU]
-    return Run(workplace / "base", *call, local=True).succeeded().folder
+def base(begun) -> Path:
+    """A finished run of the smallest workflow, which most scenarios begin with."""
+    return begun[1]
 
 
 @pytest.fixture(scope="session")
-def played(demo, pool, base, workplace) -> dict[Callable, Future]:
+def played(demo, begun) -> dict[Callable, Future]:
     """All scenarios, ended."""
-    futures = dict(demo.early)
-    for play in scenarios.ON_A_FINISHED_RUN:
-        folder = workplace / play.__name__
-        shutil.copytree(base, folder)
-        futures[play] = pool.submit(play, folder)
-    wait(futures.values())
-    return futures
+    wait(begun[2].values())
+    return begun[2]
 
 
 @pytest.fixture

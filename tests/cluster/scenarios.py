@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import CONFIG, SMALL, TESTBED, TOY, Run, ask, edited_profile, wait_until
+from cluster import CONFIG, SMALL, TOY, Run, ask, edited_profile, wait_until
 
 WORKFLOW = ["--configfile", SMALL]
 DATASET = Path(SMALL).stem
 CPU = ["--config", "device=cpu"]
 ONCE = ["--retries", "0"]
-# A fit long enough to be told to stop twice; minibatches, so that one more epoch is always possible.
-LONG_FIT = "models={ae_nmf: {solver: minibatch, max_epochs: 6000, batch_size: 16, patience: 100000}}"
+
+
+NEVER_ENDS = 100_000_000
+
+
+def minibatch_fit(epochs: int, more: str = "") -> str:
+    """Settings of a fit of so many epochs; its checkpoints suit any number of them."""
+    fit = f"solver: minibatch, max_epochs: {epochs}, batch_size: 16, patience: 1000000"
+    return f"models={{ae_nmf: {{{fit}}}{more}}}"
 
 
 def of_fit(folder: Path, model: str, name: str = "result.h5ad") -> Path:
@@ -37,11 +43,10 @@ class Pair:
     dataset: str
     cluster: Run
     local: Run
-    early: dict[Callable, Future] = field(default_factory=dict)
 
 
 def demo(folder: Path) -> Pair:
-    """The whole workflow through the profile of a site with accounting, and without a scheduler."""
+    """The whole workflow, begun through the profile of a site with accounting, and without a scheduler."""
     call = ["--configfile", CONFIG, *CPU]
     profile = edited_profile(
         folder / "accounting",
@@ -52,10 +57,10 @@ def demo(folder: Path) -> Pair:
     )
     cluster = Run(folder / "demo", *call, profile=profile)
     local = Run(folder / "local", *call, local=True)
-    return Pair(call, Path(CONFIG).stem, cluster.wait(1800), local.wait(1800))
+    return Pair(call, Path(CONFIG).stem, cluster, local)
 
 
-# ---- the scenarios side by side
+# ---- the scenarios, side by side
 
 
 def a_failing_job(folder: Path) -> Run:
@@ -63,9 +68,15 @@ def a_failing_job(folder: Path) -> Run:
     return Run(folder, *TOY, *ONCE, "all").wait()
 
 
-def too_little(folder: Path) -> Run:
-    """Too little memory and too little time at the first attempt."""
-    return Run(folder, *TOY, "--retries", "1", "slow.txt", "hungry.txt").wait()
+def a_failing_group(folder: Path) -> list[Run]:
+    """A job that fails takes its group with it; the remedy is to call again with groups of one."""
+    call = [*TOY, *ONCE, "--groups", "boom=pair", "fine=pair", "--group-components"]
+    return [Run(folder, *call, f"pair={size}", "--", "boom.txt", "fine.txt").wait() for size in (2, 1)]
+
+
+def too_slow(folder: Path) -> Run:
+    """Too little time at the first attempt."""
+    return Run(folder, *TOY, "--retries", "1", "slow.txt").wait()
 
 
 @dataclass
@@ -80,14 +91,59 @@ class Stopped:
 def ctrl_c(folder: Path) -> Stopped:
     """Ctrl-C at the terminal while a job runs."""
     run = Run(folder, *TOY, "nap_300.txt")
-    job = run.job_of("nap")
-    wait_until(lambda: ask("squeue", "--noheader", f"--jobs={job}", "--format=%t") == ["R"], "it runs", run)
+    wait_until((folder / "logs" / "nap_300.log").exists, "its job", run)
     run.kill(signal.SIGINT)
     start = time.monotonic()
     run.wait(120)
     seconds = time.monotonic() - start
     wait_until(lambda: "CG" not in run.queue("%t"), "its end", timeout=40)
     return Stopped(run, run.queue(), seconds)
+
+
+@dataclass
+class Limits:
+    """Trainings that SLURM killed, what the tables say of them, and one that was tried again with more."""
+
+    killed: Run
+    tables: Run
+    again: Run
+
+
+def beyond_limits(folder: Path) -> Limits:
+    """One training without enough memory, one without enough time and without a signal ahead of its end."""
+    for model in ("base_nmf", "ae_nmf"):
+        shutil.rmtree(folder / "results" / DATASET / model)
+    profile = edited_profile(folder / "profile", [("--signal=USR1@300", "--nice=1")])
+    little = ["--set-resources", "train_base_nmf:mem_mb=350", "train_ae_nmf:runtime=1"]
+    targets = [fit_target("base_nmf"), fit_target("ae_nmf")]
+    since = ["--rerun-triggers", "mtime"]
+    endless = minibatch_fit(NEVER_ENDS, f", base_nmf: {{max_iter: {NEVER_ENDS}, tol: 0}}")
+    killed = Run(
+        folder, *WORKFLOW, *CPU, endless, *since, *ONCE, *little, "--", *targets, profile=profile
+    ).wait()
+    tables = Run(folder, *WORKFLOW, *CPU, "--", "partial_tables", local=True).wait()
+    shutil.rmtree(
+        folder / "results" / DATASET / "base_nmf", ignore_errors=True
+    )  # an endless fit's checkpoint
+    # not even enough for Snakemake; the next attempt asks for what the rule says
+    more = ["--set-resources", "train_base_nmf:mem_mb=100 if attempt == 1 else 3000", "--retries", "1"]
+    again = Run(folder, *WORKFLOW, *CPU, *since, *more, "--", targets[0], profile=profile).wait()
+    return Limits(killed, tables, again)
+
+
+def wide(folder: Path) -> Run:
+    """Statistics in shards, a rank selection from them, and fits at other ranks and seeds."""
+    shutil.rmtree(folder / "results" / DATASET / "ae_nmf")
+    changes = [
+        "ranks=[4, 5]",
+        "seeds=[42, 43]",
+        "statistics={shards: 3}",
+        f"datasets={{{DATASET}: {{shared_statistics: true}}}}",
+        "rank_selection={models: [ae_nmf], ranks: [2, 4], seeds: [0, 1]}",
+    ]
+    fits = [f"results/{DATASET}/ae_nmf/{name}/result.h5ad" for name in ("rank-4/seed-42", "rank-5/seed-43")]
+    table = f"results/{DATASET}/tables/rank_selection.tsv"
+    return Run(folder, *WORKFLOW, *CPU, *changes, "--rerun-triggers", "mtime", "--", *fits, table).wait()
 
 
 @dataclass
@@ -134,35 +190,49 @@ def gpus(folder: Path) -> GpuRuns:
 
 @dataclass
 class Fits:
-    """A fit that was stopped twice, and one that was not."""
+    """A fit that was stopped three times, and one that was not."""
 
     cancelled: Run
     checkpoint_after_cancel: bool
+    limited: Run
     resumed: Run
     unbroken: Run
-    last_log: str
 
 
 def stopped_fits(folder: Path) -> Fits:
-    """`scancel` of a training, then a rerun that is told by SIGUSR1 that its time is up, then a retry."""
-    profile = edited_profile(folder / "profile", [("--signal=USR1@300", "--signal=USR1@60")])
+    """A training is cancelled; its rerun is told of the limit by SLURM; the next is told and tried again."""
+    profile = edited_profile(folder / "profile", [("--signal=USR1@300", "--signal=USR1@40")])
     shutil.rmtree(folder / "results" / DATASET / "ae_nmf")
     elsewhere = folder.with_name(f"{folder.name}_unbroken")
     shutil.copytree(folder, elsewhere)
-    long = [*WORKFLOW, *CPU, LONG_FIT, "--rerun-triggers", "mtime"]
     target = fit_target("ae_nmf")
-    run = Run(folder, *long, *ONCE, "--", target, profile=profile)
     fit = folder / Path(target).parent
     log = folder / "results" / "logs" / "train" / f"{Path(target).parent.relative_to('results')}.log"
+
+    def call(epochs: int) -> list[str]:
+        return [*WORKFLOW, *CPU, minibatch_fit(epochs), "--rerun-triggers", "mtime"]
+
+    run = Run(folder, *call(NEVER_ENDS), *ONCE, "--", target, profile=profile)
     job = run.job_of("train_ae_nmf")
     wait_until(lambda: (fit / "checkpoint" / "previous.npz").exists(), "two checkpoints", run)
     ask("scancel", job)
     run.wait()
     kept = (fit / "checkpoint" / "newest.npz").exists() and not (folder / target).exists()
-    limits = ["--set-resources", "train_ae_nmf:runtime=2 if attempt == 1 else 20", "--retries", "1"]
-    resumed = Run(folder, *long, *limits, "--", target, profile=profile)
-    unbroken = Run(elsewhere, *long, "--", target, local=True)
-    return Fits(run, kept, resumed.wait(), unbroken.wait(), log.read_text())
+
+    short = ["--set-resources", "train_ae_nmf:runtime=2"]
+    limited = Run(folder, *call(NEVER_ENDS), *ONCE, *short, "--", target, profile=profile).wait()
+    reached = re.search(r"stopped after \w+: epoch (\d+)", limited.text)
+    assert reached is not None, limited.text[-4000:]
+
+    # so long that the next signal comes before the end, whatever the machine's speed
+    enough = int(reached.group(1)) + 1500
+    unbroken = Run(elsewhere, *call(enough), "--", target, local=True)
+    resumed = Run(folder, *call(enough), "--retries", "1", "--", target, profile=profile)
+    job = resumed.job_of("train_ae_nmf")
+    began = re.compile(rf"SLURM job {job} .*going on from", re.DOTALL)
+    wait_until(lambda: began.search(log.read_text()), "the training from its checkpoint", resumed)
+    ask("scancel", "--signal=USR1", job)
+    return Fits(run, kept, limited, resumed.wait(), unbroken.wait())
 
 
 @dataclass
@@ -189,40 +259,5 @@ def kill_minus_nine(folder: Path) -> Killed:
     return Killed(run, locked, Run(folder, *call).wait())
 
 
-ON_NOTHING = (too_little, ctrl_c, a_failing_job)
-ON_A_FINISHED_RUN = (stopped_fits, gpus, kill_minus_nine)
-
-
-# ---- those that disturb the others
-
-
-def controller_away(folder: Path) -> Run:
-    """The controller is stopped and started while a job runs."""
-    run = Run(folder, *TOY, *ONCE, "nap_25.txt")
-    job = run.job_of("nap")
-    wait_until(lambda: ask("squeue", "--noheader", f"--jobs={job}", "--format=%t") == ["R"], "it runs", run)
-    ask(str(TESTBED), "stop")
-    time.sleep(8)
-    ask(str(TESTBED), "start")
-    return run.wait()
-
-
-@dataclass
-class Drained:
-    """A run whose node was drained, and how its job then stood in the queue."""
-
-    run: Run
-    states: list[str]
-
-
-def drained_node(folder: Path) -> Drained:
-    """Every CPU node is drained when a job is submitted, and resumed after a while."""
-    ask("scontrol", "update", "nodename=c[1-2]", "state=drain", "reason=test")
-    try:
-        run = Run(folder, *TOY, *ONCE, "nap_1.txt")
-        run.job_of("nap")
-        time.sleep(6)
-        states = run.queue("%t %r")
-    finally:
-        ask("scontrol", "update", "nodename=c[1-2]", "state=resume")
-    return Drained(run.wait(), states)
+ON_NOTHING = (too_slow, ctrl_c, a_failing_group, a_failing_job)
+ON_A_FINISHED_RUN = (stopped_fits, beyond_limits, gpus, kill_minus_nine, wide)

@@ -6,6 +6,7 @@
 #   testbed.sh up          start it; partition cpu has nodes c1 and c2, partition gpu has node g1 with two declared GPUs
 #   testbed.sh down        cancel every job, stop every daemon by its pid, remove the configuration
 #   testbed.sh stop|start  the controller alone, for the test of its absence
+#   testbed.sh forget      go on without accounting, as a site that has none
 #
 # Everything lies in $NMFBENCH_TESTBED (default: nmfbench_testbed in the temporary folder), except the configuration:
 # the job steps of Snakemake's plugin drop SLURM_CONF from their environment, so it must be in /etc/slurm.
@@ -241,6 +242,16 @@ down() {
   [ "${KEEP:-0}" = 1 ] || rm -rf "$bed"
 }
 
+forget() {
+  stop "$bed/run/slurmctld.pid" 10
+  stop "$bed/run/slurmdbd.pid" 10
+  stop "$bed/run/mysql/pid" 20
+  sed -i -e '/^Accounting/d' -e '$a AccountingStorageType=accounting_storage/none' "$etc/slurm.conf"
+  start_controller
+  scontrol reconfigure
+  await 60 "nodes after the restart" nodes_are_idle
+}
+
 case ${1:-} in
   install) install_packages ;;
   check) check ;;
@@ -251,5 +262,6 @@ case ${1:-} in
   down) down ;;
   stop) stop "$bed/run/slurmctld.pid" 10 ;;
   start) start_controller ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  forget) forget ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

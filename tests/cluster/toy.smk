@@ -46,17 +46,10 @@ rule slow:
         "sleep {resources.nap}; echo done > {output}"
 
 
-rule hungry:
-    output:
-        "hungry.txt",
-    resources:
-        mem_mb=lambda wildcards, attempt: 600 * attempt,
-    shell:
-        "python -c 'import time; eaten = bytearray(500_000_000); time.sleep(8)'; echo done > {output}"
-
-
 rule nap:
     output:
         "nap_{seconds}.txt",
+    log:
+        "logs/nap_{seconds}.log",
     shell:
-        "sleep {wildcards.seconds}; echo done > {output}"
+        "echo begins > {log}; sleep {wildcards.seconds}; echo done > {output}"
