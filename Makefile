@@ -2,6 +2,7 @@
 
 SHELL := /bin/bash
 CORES ?= 2
+CLUSTER_CONFIG ?= tests/configs/cluster.yaml
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
@@ -34,7 +35,7 @@ test: .venv/.complete lint ## lint, then all tests
 
 test-cluster: .venv/.complete ## the cluster profile on a real SLURM, set up here (Debian, root; elsewhere it is skipped)
 	@tests/cluster/testbed.sh check >/dev/null || tests/cluster/testbed.sh install || test $$? = 3
-	$(BIN)/python -m pytest tests/cluster
+	NMFBENCH_CLUSTER_CONFIG=$(CLUSTER_CONFIG) $(BIN)/python -m pytest tests/cluster
 
 lint: .venv/.complete ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

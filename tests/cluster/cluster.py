@@ -17,18 +17,20 @@ TESTBED = REPOSITORY / "tests" / "cluster" / "testbed.sh"
 PROFILE = REPOSITORY / "profiles" / "slurm"
 TOY = ["--snakefile", str(REPOSITORY / "tests" / "cluster" / "toy.smk")]
 SMALL = "tests/configs/cluster.yaml"
-CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG", SMALL)
+CONFIG = os.environ.get("NMFBENCH_CLUSTER_CONFIG") or SMALL
 # The pretended cluster is one small machine: fewer jobs at a time, shorter waits than a site needs.
 HERE = ["--jobs", "4", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks", "3"]
-LONGEST = 900
+LONGEST = 1200
 
 
 class Run:
     """A call of ``snakemake --profile`` that goes on in the background."""
 
     begun: ClassVar[list[Run]] = []
+    over: ClassVar[bool] = False
 
     def __init__(self, folder: Path, *arguments: str, profile: Path = PROFILE, local: bool = False) -> None:
+        assert not self.over, "the tests have ended"
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         number = len(list(folder.glob("call-*.log")))
@@ -59,6 +61,14 @@ class Run:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.begun.append(self)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End the calls that still run, and let none begin."""
+        cls.over = True
+        for run in cls.begun:
+            if run.process.poll() is None:
+                run.kill()
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,6 +13,9 @@ import pytest
 
 import scenarios
 from cluster import TESTBED, Run, daemons
+
+# `timeout` and CI end the tests by SIGTERM: like Ctrl-C, it must not leave a scheduler behind
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,9 +30,7 @@ def testbed() -> Iterator[None]:
     try:
         yield
     finally:
-        for run in Run.begun:
-            if run.process.poll() is None:  # its scenario failed
-                run.kill()
+        Run.end_all()
         subprocess.run([TESTBED, "down"], timeout=180, check=True)
     left = daemons() - before
     assert not left, f"still running: {left}"
@@ -40,31 +42,39 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def begun(testbed, workplace) -> Iterator[tuple[scenarios.Pair, Path, dict[Callable, Future]]]:
+def begun(request, testbed, workplace) -> Iterator[tuple[scenarios.Pair, Path, dict[Callable, Future]]]:
     """The whole workflow on the cluster and here, a finished run, and scenarios that mostly begin with it.
 
     All are played side by side: most of their time is waiting for polls.
     """
-    with ThreadPoolExecutor(5) as pool:
+    pool = ThreadPoolExecutor(5)
+    futures: dict[Callable, Future] = {}
+    try:
         pair = scenarios.demo(workplace)
-        futures = {play: pool.submit(play, workplace / play.__name__) for play in scenarios.ON_NOTHING}
         base = pair.local
-        if pair.dataset != scenarios.DATASET:
-            base = Run(workplace / "base", *scenarios.WORKFLOW, *scenarios.CPU, local=True)
-        base.succeeded()
-        for play in scenarios.ON_A_FINISHED_RUN:
-            folder = workplace / play.__name__
-            shutil.copytree(base.folder, folder)
-            futures[play] = pool.submit(play, folder)
+        # with `pytest -k` it may be that nobody looks at them
+        if any("played" in item.fixturenames for item in request.session.items):
+            for play in scenarios.ON_NOTHING:
+                futures[play] = pool.submit(play, workplace / play.__name__)
+            if pair.dataset != scenarios.DATASET:
+                base = Run(workplace / "base", *scenarios.WORKFLOW, *scenarios.CPU, local=True)
+            base.succeeded()
+            for play in scenarios.ON_A_FINISHED_RUN:
+                folder = workplace / play.__name__
+                shutil.copytree(base.folder, folder)
+                futures[play] = pool.submit(play, folder)
         yield pair, base.folder, futures
+    finally:
+        Run.end_all()  # those of scenarios that failed, or all when the tests are interrupted
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")
 def demo(begun) -> scenarios.Pair:
     """The whole workflow, on the cluster and on this machine."""
     pair = begun[0]
-    pair.cluster.wait(1800)
-    pair.local.wait(1800)
+    pair.cluster.wait(2700)
+    pair.local.wait(2700)
     return pair
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Unaccounted:
 def without_accounting(folder: Path, elsewhere: Path) -> Unaccounted:
     """Part of the workflow and a failing job where `sacct` answers nothing; there is no way back."""
     ask(str(TESTBED), "forget")
+    shutil.rmtree(folder / "results" / DATASET / "tables")
     for name in ("clusters.tsv.gz", "clustering.tsv"):
         of_fit(folder, "base_nmf", name).unlink()
     failing = Run(elsewhere, *TOY, *ONCE, "all")

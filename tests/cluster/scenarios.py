@@ -165,7 +165,10 @@ def gpus(folder: Path) -> GpuRuns:
     sources = folder / "results" / DATASET / "filtered.h5ad"
     auto = ["--config", "device=auto", "--rerun-triggers", "mtime"]
     targets = [fit_target("ae_nmf", "clustering.tsv"), fit_target("base_nmf", "clustering.tsv")]
-    by_gpus = Run(folder, *WORKFLOW, *auto, *ONCE, "--", *targets)
+    figures = [f"results/{DATASET}/figures/{model}/umap-rank-5.png" for model in ("ae_nmf", "base_nmf")]
+    for figure in figures:
+        (folder / figure).unlink()
+    by_gpus = Run(folder, *WORKFLOW, *auto, *ONCE, "--", *targets, *figures)
     others = {}
     for name, change in {
         "gres": ("gpu_request: gpus", "gpu_request: gres"),
@@ -230,7 +233,9 @@ def stopped_fits(folder: Path) -> Fits:
     resumed = Run(folder, *call(enough), "--retries", "1", "--", target, profile=profile)
     job = resumed.job_of("train_ae_nmf")
     began = re.compile(rf"SLURM job {job} .*going on from", re.DOTALL)
-    wait_until(lambda: began.search(log.read_text()), "the training from its checkpoint", resumed)
+    wait_until(
+        lambda: log.exists() and began.search(log.read_text()), "the training from its checkpoint", resumed
+    )
     ask("scancel", "--signal=USR1", job)
     return Fits(run, kept, limited, resumed.wait(), unbroken.wait())
 

@@ -14,7 +14,7 @@ import scenarios
 from cluster import minutes
 from scenarios import DATASET, of_fit
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 KILLED_FOR_MEMORY = ("FAILED", "OUT_OF_MEMORY")  # the latter where control groups watch
 
@@ -115,6 +115,9 @@ def test_a_partition_without_gpus_gets_a_clear_message(result_of):
 def test_a_failed_training_is_a_gap_with_its_class(result_of):
     runs = result_of(scenarios.gpus)
     assert of_fit(runs.by_gpus.folder, "base_nmf", "clustering.tsv").exists(), "the rest went on"
+    figures = runs.by_gpus.folder / "results" / DATASET / "figures"
+    drawn = {path.parent.name for path in figures.rglob("umap-rank-5.png")}
+    assert drawn == {"base_nmf", "cae_nmf2"}, "one failed fit costs no figure of another"
     assert runs.coverage.code == 0, runs.coverage.text[-3000:]
     folder = runs.by_gpus.folder / "results" / DATASET / "partial_tables"
     assert "gpu missing" in runs.by_gpus.text, "also said at the end of the run"

@@ -12,7 +12,7 @@ import scenarios
 from cluster import csvs
 from scenarios import DATASET
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def test_snakemake_killed_and_run_again_gives_the_same_csvs(base, result_of):
@@ -44,9 +44,9 @@ def test_a_cluster_without_accounting_lacks_nothing_but_the_wait(played, base, w
     tables = folder / "results" / DATASET / "tables"
     resources = pd.read_csv(tables / "resources.tsv", sep="\t", dtype={"job": str})
     assert resources["queue_seconds"].isna().all()
-    ran = resources[resources["job"].notna()]
-    assert set(ran["step"]) == {"cluster_embedding", "score_clusters"}
-    assert ran.loc[ran["step"] == "cluster_embedding", "cpu_efficiency"].notna().all()
+    ran = resources[resources["job"].notna()].set_index("step")
+    assert set(ran.index) == {"cluster_embedding", "score_clusters"}
+    assert ran.loc["cluster_embedding", "cpu_efficiency"] > 0
     # a failure is seen, and does not leave the run waiting
     assert runs.failing.code != 0
     assert "no such luck" in runs.failing.text

@@ -225,8 +225,8 @@ stop() {
 queue_is_empty() { [ -z "$(timeout 10 squeue --noheader --states=all --format=%t | grep -E 'PD|R|CG|CF|S')" ]; }
 
 down() {
-  ours || die "$etc/slurm.conf is not the test bed's"
   [ -d "$bed" ] || return 0
+  ours || die "$etc/slurm.conf is not the test bed's"
   if [ -e "$etc/slurm.conf" ] && timeout 10 squeue --noheader >/dev/null 2>&1; then
     timeout 10 squeue --noheader --format=%i | xargs --no-run-if-empty timeout 10 scancel || true
     local end=$((SECONDS + 25))

@@ -19,15 +19,17 @@ class Call:
     text: str
 
 
-def snakemake(*arguments: str | Path, directory: Path | None = None, timeout: int = 600) -> Call:
-    """Run ``snakemake`` from the root of the repository; stdout and stderr come back together."""
+def snakemake(
+    *arguments: str | Path, directory: Path | None = None, cwd: Path = REPOSITORY, timeout: int = 600
+) -> Call:
+    """Run ``snakemake`` (from the repository, or from `cwd`); stdout and stderr come back together."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *map(str, arguments)]
     if directory is not None:
         command += ["--directory", str(directory)]
     environment = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}
     done = subprocess.run(
         command,
-        cwd=REPOSITORY,
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

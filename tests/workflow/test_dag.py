@@ -169,8 +169,12 @@ def test_the_profile_plans_without_slurm_who_holds_a_gpu(tmp_path, device, old, 
 
 
 @pytest.mark.usefixtures("without_slurm")
-def test_the_dag_needs_no_slurm(tmp_path):
-    call = snakemake("--dag", "--profile", "profiles/slurm", directory=tmp_path)
+def test_the_dag_needs_no_slurm_and_the_profile_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    shutil.copytree(REPOSITORY / "profiles" / "slurm", tmp_path / "config" / "snakemake" / "slurm")
+    snakefile = REPOSITORY / "workflow" / "Snakefile"
+    (tmp_path / "work").mkdir()
+    call = snakemake("--dag", "--profile", "slurm", "--snakefile", snakefile, cwd=tmp_path / "work")
     assert call.code == 0, call.text
     assert "digraph snakemake_dag" in call.text
 
