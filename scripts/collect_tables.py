@@ -16,4 +16,5 @@ with job(snakemake):
         log_patterns=snakemake.params.log_patterns,
         benchmark_patterns=snakemake.params.benchmark_patterns,
         scheduler_logs=snakemake.params.scheduler_logs,
+        jobs=snakemake.params.jobs,
     )

@@ -19,8 +19,9 @@ from typing import Any
 
 from nmfbench.job import commit, versions, write_json
 from nmfbench.site import Site
-from nmfbench.tables.failures import Evidence
+from nmfbench.tables.failures import NOT_RUN, Evidence, Failure
 from nmfbench.tables.runs import identity, run_folder
+from nmfbench.tables.shared import SharedJobs, name_of
 
 
 def write(
@@ -31,6 +32,7 @@ def write(
     *,
     executor: str,
     site: Site,
+    sharing: Mapping[str, Any],
 ) -> None:
     """Write ``manifest.json``: command, config with its defaults, commit, versions, host, scheduler.
 
@@ -48,6 +50,8 @@ def write(
         Snakemake's executor: ``local``, ``slurm`` ...
     site : Site
         What the profile says about the cluster.
+    sharing : mapping
+        Of each dataset, whether its fits share their statistics, with the estimate (:mod:`nmfbench.sharing`).
     """
     text = json.dumps(config, sort_keys=True)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,7 @@ def write(
             "cpus": os.cpu_count(),
             "scheduler": _scheduler(executor, site),
             "user": getpass.getuser(),
+            "shared_statistics": sharing,
             "config": config,
         },
     )
@@ -93,30 +98,47 @@ def _cluster_name(settings: str | None) -> str | None:
     return found.group(1) if found else None
 
 
-def say_what_is_missing(grid: Iterable[Mapping[str, Any]], results: str, log_pattern: str, logs: str) -> None:
+def say_what_is_missing(
+    grid: Iterable[Mapping[str, Any]],
+    jobs: Iterable[Mapping[str, Any]],
+    results: str,
+    log_pattern: str,
+    logs: str,
+) -> None:
     """Print, after a failure, which fits are there, why the others are not, and how to go on.
 
     Parameters
     ----------
     grid : iterable of mapping
         The expected fits (:mod:`nmfbench.tables.runs`).
+    jobs : iterable of mapping
+        The jobs that they share (:mod:`nmfbench.tables.shared`).
     results, logs : str
         Folders of the results and of the logs.
     log_pattern : str
         Log of a training, with fields of the fit in braces.
     """
-    grid = list(grid)
+    grid, jobs = list(grid), list(jobs)
     missing = [fit for fit in grid if not (run_folder(fit, results) / "result.h5ad").exists()]
     evidence = Evidence(scheduler_logs=Path(logs, "slurm"))
+    shared = SharedJobs(jobs, grid, results, evidence)
     lines = [f"{len(grid) - len(missing)} of {len(grid)} fits are there."]
+    for job in jobs:
+        why = shared.failure_of(job)
+        if not shared.present(job["file"]) and why.kind != NOT_RUN:
+            lines.append(f"  failed: {name_of(job)} ({_said(why)})")
     for fit in missing:
         wildcards = "_".join(map(str, identity(fit).values()))
-        why = evidence.failure(log_pattern.format(**fit), f"train_{fit['kind']}", wildcards)
-        said = why.reason if why.reason.startswith(why.kind) else f"{why.kind}: {why.reason}"
-        lines.append(f"  missing: {run_folder(fit, results)} ({said})")
+        own = evidence.failure(log_pattern.format(**fit), f"train_{fit['kind']}", wildcards)
+        why = shared.failure(fit.get("needs", ()), own)
+        lines.append(f"  missing: {run_folder(fit, results)} ({_said(why)})")
     lines += [
         f"The whole story stands in the failed rule's log, shown above and kept under {logs}/.",
         "The same command goes on from here: what is done stays, training resumes from its checkpoint.",
         "To see the scores of what is there already, with every gap and its reason: target partial_tables.",
     ]
     sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _said(why: Failure) -> str:
+    return why.reason if why.reason.startswith(why.kind) else f"{why.kind}: {why.reason}"

@@ -109,6 +109,12 @@ class _Judge:
 
         self.cells, self.others = cells, others
         self.operator, self.other_operator = gram_of(model, cells), gram_of(model, others)
+        log.info(
+            "%d cells to fit, %d to judge, products on %s",
+            cells.n_cells,
+            others.n_cells,
+            self.operator.device,
+        )
         self.other_cells = GatheredCells(others)
         self.folds = gene_folds(len(cells.layout.genes), n_folds)
 

@@ -328,13 +328,15 @@ def test_resources_join_run_records_and_benchmark_files(results, tmp_path):
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
+    job = {"dataset": "demo", "step": "filter_donors", "model": None, "part": "", "log": "no log"}
+    job["benchmark"] = str(tmp_path / "filter-demo.tsv")
     patterns = {
-        "filter_donors": "filter-{dataset}.tsv",
         "train": "train-{kind}-{model}.tsv",
         "cluster_embedding": "cluster-{rank}-{seed}.tsv",
         "classify_embedding": "classify-{label}-{cv_seed}.tsv",
     }
-    table = collect_resources([one], results, {k: str(tmp_path / v) for k, v in patterns.items()})
+    files = {k: str(tmp_path / v) for k, v in patterns.items()}
+    table = collect_resources([one], results, files, jobs=[job])
     rows = table.set_index("step")
     assert list(rows.index) == ["filter_donors", "train", "cluster_embedding", "classify_embedding"]
     assert rows.loc["filter_donors", ["model", "rank", "seed"]].isna().all()

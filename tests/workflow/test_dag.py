@@ -58,6 +58,7 @@ def test_demo(tmp_path):
     jobs = planned(call.text)
     assert EVERY_RULE | {"simulate_dataset"} <= set(jobs)
     assert jobs["classify_embedding"] == DEMO_MODELS * 2 * DEMO_SHUFFLES
+    assert "gather_statistics" not in jobs, "a pass of its own would not pay"
 
 
 def test_the_published_benchmark_is_the_default(tmp_path):
@@ -81,6 +82,15 @@ def test_datasets_ranks_and_seeds_make_a_grid(tmp_path):
     jobs = planned(call.text)
     assert jobs["train_ae_nmf"] == 2 * 3
     assert jobs["plot_umap"] == DEMO_MODELS * 2, "one for each model and rank, of the first seed"
+
+
+def test_fits_of_a_large_atlas_share_one_pass(tmp_path):
+    atlas = "datasets={demo: {simulate: {n_cells: 592000, n_genes: 20000, mean_counts: 1000}}}"
+    change = ["--config", atlas, "seeds=[1,2]", "statistics={shards: 6}"]
+    call = snakemake("-n", "--configfile", "config/demo.yaml", *change, directory=tmp_path)
+    assert call.code == 0, call.text
+    jobs = planned(call.text)
+    assert (jobs["gather_statistics"], jobs["merge_statistics"], jobs["train_cae_nmf1"]) == (6, 1, 2)
 
 
 def test_fits_are_compared_when_the_config_asks_for_it(tmp_path):
@@ -214,7 +224,7 @@ def test_a_missing_file_of_ones_own_is_named(tmp_path):
 
 def test_parsing_the_workflow_imports_nothing_heavy():
     code = (
-        "import sys; sys.path.insert(0, 'scripts'); from nmfbench import manifest, config; "
+        "import sys; sys.path.insert(0, 'scripts'); from nmfbench import manifest, config, sharing; "
         "assert not {'torch', 'pandas', 'numpy', 'sklearn', 'scanpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

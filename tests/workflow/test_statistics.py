@@ -71,6 +71,20 @@ def test_the_table_and_figure_of_the_ranks(finished):
     assert (finished / "results/micro/figures/rank_selection.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_report_shows_the_ranks(finished):
+    targets = [FIT, "results/micro/figures/rank_selection.png"]
+    call = snakemake(*targets, *config(finished), "--report", "results/report.html", directory=finished)
+    assert call.code == 0, call.text
+    report = (finished / "results" / "report.html").read_text()
+    assert "which rank the data support" in report
+    assert "objective, stability, held-out errors by rank" in report
+
+
+def test_the_manifest_says_whether_fits_share(finished):
+    decided = json.loads((finished / "results" / "manifest.json").read_text())["shared_statistics"]
+    assert decided["micro"]["shared"] is decided["micro"]["setting"] is True
+
+
 def test_one_core_or_two_and_a_shard_again_give_the_same_bits(finished, tmp_path):
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     for file in (SHARDS[1], ALL):
@@ -117,4 +131,18 @@ def test_a_gram_matrix_that_would_not_fit_is_refused_with_numbers(finished, tmp_
     assert call.code != 0
     assert "passes of" in call.text
     assert "set statistics.memory_mb to" in call.text
+    assert "failed: gather_statistics 1-of-2 (bad input: " in call.text
+    assert "missing: results/micro/ae_nmf/rank-5/seed-42 (not run: gather_statistics 1-of-2" in call.text
     assert not (folder / SHARDS[0]).exists()
+    call = snakemake("partial_tables", *config(folder, statistics=small), directory=folder)
+    assert call.code == 0, call.text
+    tables = folder / "results" / "micro" / "partial_tables"
+    coverage = pd.read_csv(tables / "coverage.tsv", sep="\t").set_index(["step", "model"])
+    gathered = coverage.loc["gather_statistics"].iloc[0]
+    assert gathered[["expected", "present"]].tolist() == [2, 0]
+    assert gathered["failure"].startswith("bad input")
+    assert gathered["reason"].startswith("1-of-2: Gram matrix of 200 genes")
+    fit = coverage.query("step == 'train' and model == 'ae_nmf'").iloc[0]
+    assert fit["reason"] == "not run: gather_statistics 1-of-2 has no result"
+    resources = pd.read_csv(tables / "resources.tsv", sep="\t").query("step == 'merge_statistics'")
+    assert set(resources["part"]) == {"all", "fitted", "held_out"}, "of the jobs that ran before"

@@ -1,5 +1,6 @@
 # Config, grid, inputs and parameters for the rules. Functions only; the rules are in the other files.
 
+import functools
 import hashlib
 import os
 import signal
@@ -184,67 +185,6 @@ def compared_names(wildcards):
     ]
 
 
-def shards_in(part):
-    """Numbers of the shards of `all` cells, of those `fitted` or `held_out` in a rank selection."""
-    n, held_out = cfg.statistics.shards, cfg.rank_selection.held_out_shards
-    return {
-        "all": list(range(n)),
-        "fitted": list(range(n - held_out)),
-        "held_out": list(range(max(n - held_out, 0), n)),
-    }[part]
-
-
-def shards_of(wildcards):
-    """Shard files of a part of the cells."""
-    files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
-    return [files[shard] for shard in shards_in(wildcards.part)]
-
-
-def donor_grams(wildcards):
-    """Whether a model with loadings of its own for each donor is fitted from a dataset's statistics."""
-    return any(
-        section.kind == "cae_nmf2"
-        and (name in cfg.rank_selection.models or cfg.fits_from_statistics(wildcards.dataset, name))
-        for name, section in cfg.models.items()
-    )
-
-
-def shared_statistics(wildcards):
-    """The statistics that a fit begins from, where they are gathered once for all fits."""
-    if cfg.fits_from_statistics(wildcards.dataset, wildcards.model):
-        return "<results>/{dataset}/statistics/all.h5"
-    return []
-
-
-def expected_nonzeros(dataset):
-    """About how many nonzeros a dataset may have, from what is known before any job runs."""
-    source = cfg.datasets[dataset]
-    if source.simulate is not None:
-        return source.simulate.n_cells * min(source.simulate.n_genes, source.simulate.mean_counts)
-    file = Path(source.path) if source.path else None
-    size = file.stat().st_size if file is not None and file.exists() else source.size or 0
-    # 1.7 bytes a nonzero, as well as gzip can: a store too many costs minutes, one too few an error
-    return size / 1.7
-
-
-def out_of_core(dataset):
-    """Whether the cells of a dataset are expected to be left on disk."""
-    return place(expected_nonzeros(dataset), cfg.out_of_core, cfg.in_memory_mb).out_of_core
-
-
-def shuffled_store(wildcards):
-    """The shuffled store of a fit that may take minibatches out of core."""
-    section = cfg.models[wildcards.model]
-    gathered = cfg.fits_from_statistics(wildcards.dataset, wildcards.model)
-    # the Gram matrices of all donors may turn out too large, and model 2 then reads the cells
-    if section.solver == "statistics" or (gathered and section.kind != "cae_nmf2"):
-        return []
-    if not out_of_core(wildcards.dataset):
-        return []
-    order = "by_type" if section.batches in ("proportional", "round_robin") else "plain"
-    return f"<results>/{{dataset}}/shuffled-{order}.h5ad"
-
-
 def tensorboard_settings(wildcards):
     """Where and how the event files of a fit are written; None when they are off."""
     if not cfg.tensorboard.enabled:
@@ -263,7 +203,6 @@ def step_patterns(folder, suffix):
     """Path of the log or benchmark file of each step, with the wildcards left in."""
     steps = {step: "<fit>" for step in ("train", "cluster_embedding", "score_clusters", "compute_umap")}
     steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
-    steps["filter_donors"] = "{dataset}"
     return {step: workflow.pathvars.apply(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
 
 
@@ -284,6 +223,7 @@ def expected_fits(wildcards):
             "n_folds": cfg.classification.n_folds,
             "classifiers": cfg.classification.classifiers,
             "umap": seed == cfg.seeds[0],
+            "needs": needs_of(wildcards.dataset, model),
         }
         for model in cfg.models
         for rank in ranks
@@ -296,13 +236,15 @@ def present_results(wildcards):
     files = fits("<results>/<fit>/run.json", dataset=wildcards.dataset)
     files += fits("<results>/<fit>/clustering.tsv", dataset=wildcards.dataset)
     files += fits("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv", dataset=wildcards.dataset)
+    files += [job["file"] for job in shared_jobs(wildcards)]
     return [file for file in files if Path(file).exists()]
 
 
 def ages_of_logs(wildcards):
-    """When the logs of a dataset's fits were last written: a failure that is tried again may fail otherwise."""
+    """When the logs of a dataset's jobs were last written: a failure that is tried again may fail otherwise."""
     grid = {"label": cfg.labels, "cv_seed": cfg.classification.seeds, "dataset": wildcards.dataset}
     files = sorted({file for pattern in LOG_PATTERNS.values() for file in fits(pattern, **grid)})
+    files += [job["log"] for job in shared_jobs(wildcards)]
     return [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]
 
 
@@ -329,13 +271,21 @@ def write_manifest():
         workflow.configfiles,
         executor=workflow.executor_plugin.name,
         site=site,
+        sharing={dataset: sharing_of(dataset).record() for dataset in cfg.datasets},
     )
+    for dataset in cfg.datasets:
+        decided = sharing_of(dataset)
+        if decided.setting == "auto" and decided.n_fits > 1:
+            logger.info(
+                f"datasets.{dataset}.shared_statistics: {str(decided.shared).lower()}: {decided.reason}."
+            )
 
 
 def say_what_is_missing():
     """After a failure: which fits are there, which are not and why, and where to look."""
     manifest.say_what_is_missing(
         [fit for dataset in cfg.datasets for fit in expected_fits(SimpleNamespace(dataset=dataset))],
+        [job for dataset in cfg.datasets for job in shared_jobs(SimpleNamespace(dataset=dataset))],
         workflow.pathvars.apply("<results>"),
         LOG_PATTERNS["train"],
         workflow.pathvars.apply("<logs>"),

@@ -127,6 +127,8 @@ rule collect_tables:
         records=fits_of("<results>/<fit>/run.json"),
         clusterings=fits_of("<results>/<fit>/clustering.tsv"),
         folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
+        # not read, but their jobs stand in the tables of resources and of gaps
+        sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),
     output:
         clustering=score_csvs("clustering_metrics", "clustering (ARI, NMI)"),
         classification=score_csvs("classification_summary", "classification (F1, AUROC ...)"),
@@ -157,6 +159,7 @@ rule collect_tables:
     params:
         code=code("tables/*.py"),
         grid=expected_fits,
+        jobs=shared_jobs,
         log_patterns=LOG_PATTERNS,
         benchmark_patterns=BENCHMARK_PATTERNS,
         scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
@@ -192,6 +195,7 @@ rule collect_partial_tables:
     params:
         code=code("tables/*.py"),
         grid=expected_fits,
+        jobs=shared_jobs,
         log_patterns=LOG_PATTERNS,
         benchmark_patterns=BENCHMARK_PATTERNS,
         scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),

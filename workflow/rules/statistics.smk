@@ -20,7 +20,7 @@ rule gather_statistics:
     resources:
         **gpu_resources(memory(2500 + int(cfg.statistics.memory_mb), 0.05), 60, 0.5, gathering_gpus),
     params:
-        code=code("statistics/*.py", "data/filtered.py"),
+        code=code("statistics/*.py", "gram.py", "data/filtered.py"),
         settings=cfg.statistics.model_dump(exclude={"shards"}),
         donor_grams=donor_grams,
         normalisation=cfg.normalisation.model_dump(),

@@ -16,7 +16,8 @@ AUTOENCODER_CODE = [
     *TRAINING_CODE,
     "solvers/*.py",
     "statistics/*.py",
-    *[f"models/{name}.py" for name in ("choice", "conditional", "exact", "gathered", "streamed")],
+    "gram.py",
+    *[f"models/{name}.py" for name in ("choice", "costs", "conditional", "exact", "gathered", "streamed")],
 ]
 BAYESIAN_CODE = [
     *TRAINING_CODE,

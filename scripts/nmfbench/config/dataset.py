@@ -93,10 +93,11 @@ class Dataset(Section):
     min_cells_per_donor: int = Field(
         5000, ge=1, description="Donors with fewer cells (after the filters) are dropped."
     )
-    shared_statistics: bool = Field(
-        False,
+    shared_statistics: Literal["auto"] | bool = Field(
+        "auto",
         description="Gather the sufficient statistics of all cells once, in a pass of its own, and fit every "
-        "autoencoder with `solver: auto` or `statistics` from them: for very many cells, or many fits.",
+        "autoencoder with `solver: auto` or `statistics` from them. `auto`: where that is estimated to save "
+        "a minute (docs/statistics.md); never for a `url`, whose size is not known in time.",
     )
     matrix: Matrix = Field(Matrix(), description="Where the counts lie.")
     genes: Genes = Field(Genes(), description="Which genes are kept.")

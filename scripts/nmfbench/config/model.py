@@ -69,7 +69,7 @@ class Autoencoder(Model):
         "auto",
         description="`statistics`: all cells at once, by coordinate descent. `minibatch`: Adam. `auto`: the "
         "one that is estimated to be sooner at the same objective; `minibatch` with `row_norm` or "
-        "`init: uniform`, which only it has. With `shared_statistics` of the dataset `auto` is `statistics`.",
+        "`init: uniform`, which only it has. Where a dataset shares its statistics `auto` is `statistics`.",
     )
     max_sweeps: int = Field(500, ge=1, description="`statistics`: at most this many sweeps over the genes.")
     solver_tol: Fraction = Field(

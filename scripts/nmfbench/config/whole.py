@@ -131,13 +131,6 @@ class Config(Section):
                 raise ValueError(f"rank_selection.penalties: {negative} must not be negative")
         return self
 
-    def fits_from_statistics(self, dataset: str, model: str) -> bool:
-        """Whether the fits of a model begin from the shared statistics of a dataset."""
-        section = self.models[model]
-        if not isinstance(section, Autoencoder) or section.row_norm or section.init == "uniform":
-            return False
-        return self.datasets[dataset].shared_statistics and section.solver != "minibatch"
-
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""
         section = self.models[name]

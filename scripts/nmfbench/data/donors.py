@@ -25,6 +25,7 @@ from nmfbench.data.genes import GeneChoice, select_genes
 from nmfbench.data.h5ad import frame_column, open_h5ad, read_frame, reading
 from nmfbench.data.labels import CELLS_AT_ONCE, count_codes, without_unused
 from nmfbench.data.names import unique_names
+from nmfbench.data.size import size_of
 from nmfbench.data.writer import begin_array, disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
 
@@ -108,6 +109,7 @@ def filter_donors(
             provenance = {
                 "source_file": source_path.name,
                 "source_bytes": source_path.stat().st_size,
+                "n_stored_before": size_of(file, location).n_nonzeros or 0,
                 "counts": check.report(),
                 "normalised": False,
                 "cell_type_column": cell_type_column,

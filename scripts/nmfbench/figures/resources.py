@@ -116,7 +116,8 @@ def _rows(table: pd.DataFrame, models: list[str], names: Mapping, several_ranks:
             shown = style.shorten(style.plain(names.get(model, model)), 45)
             if of_model.empty:
                 continue
-            for rank in sorted(of_model["rank"].dropna().unique()) if several_ranks else [None]:
+            ranks = sorted(of_model["rank"].dropna().unique()) if several_ranks else []
+            for rank in ranks or [None]:  # a sweep over ranks has none of its own
                 name = shown if rank is None else f"{shown}, k={rank:g}"
                 rows.append({"head": False, "name": name, "step": step, "model": model, "rank": rank})
     return rows

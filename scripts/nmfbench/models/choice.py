@@ -11,26 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nmfbench.errors import InputError
-from nmfbench.statistics.record import choose_method, gram_bytes
+from nmfbench.gram import gram_bytes
+from nmfbench.models.costs import fit_seconds, gram_method, pass_seconds
 from nmfbench.training.disk import FilteredRows
 from nmfbench.training.rows import RowSource
-
-# Multiply-adds a second of one thread.
-NONZEROS_OF_A_SWEEP = 2.5e9
-GENES_OF_A_SWEEP = 0.7e9
-DENSE_PRODUCT = 44e9
-SPARSE_GRAM = 0.7e9
-NONZEROS_OF_A_STEP = 4.4e9
-GENES_OF_A_STEP = 1.1e10
-
-GPU_FACTOR = 20.0
-"""How many times faster a GPU is thought to be at minibatch steps and dense products. Not measured."""
-
-START_PRODUCTS = 8
-"""Products with XᵀX that the start takes."""
-
-SWEEPS_PER_EPOCH = 0.2
-"""Sweeps after which the objective is that of one epoch of minibatches: 20 for 100."""
 
 _MIB = 2**20
 
@@ -100,25 +84,15 @@ def choose_solver(
     -------
     SolverChoice
     """
-    gpu = GPU_FACTOR if device.startswith("cuda") else 1.0
-    groups, images = max(donors, 1), 2 if donors else 1
-    sweeps = SWEEPS_PER_EPOCH * epochs
-    products = images * (START_PRODUCTS + sweeps)
-    inner = sweeps * groups * rank**2 * n_genes / GENES_OF_A_SWEEP
-    seconds: dict[str, float | None] = {"sparse": None, "gram": None}
-    if in_memory:
-        seconds["sparse"] = products * 2 * nnz * rank / NONZEROS_OF_A_SWEEP + inner
+    found = fit_seconds(n_cells, n_genes, nnz, rank, epochs, donors, device, batch_size)
     method = gram_method(n_cells, n_genes, nnz, device)
-    if gram_bytes(n_genes, n_grams=groups, method=method, dtype=dtype) <= memory * _MIB:
-        if method == "sparse":
-            gathering = 0.5 * nnz**2 / max(n_cells, 1) / SPARSE_GRAM
-        else:
-            gathering = 0.5 * n_cells * n_genes**2 / (DENSE_PRODUCT * gpu)
-        seconds["gram"] = gathering + products * groups * n_genes**2 * rank / (DENSE_PRODUCT * gpu) + inner
-    steps = math.ceil(n_cells / batch_size)
-    epoch = 3 * nnz * rank / NONZEROS_OF_A_STEP + steps * 2 * rank**2 * n_genes / GENES_OF_A_STEP
-    seconds["minibatch"] = epochs * images * epoch / gpu
-
+    fits = gram_bytes(n_genes, n_grams=max(donors, 1), method=method, dtype=dtype) <= memory * _MIB
+    gathering = pass_seconds(n_cells, n_genes, nnz, device)
+    seconds: dict[str, float | None] = {
+        "sparse": found["sparse"] if in_memory else None,
+        "gram": gathering + found["gram"] if fits else None,
+        "minibatch": found["minibatch"],
+    }
     possible = {route: s for route, s in seconds.items() if s is not None and route != "minibatch"}
     # Nothing fits: the Gram route then refuses with the numbers, where it was asked for.
     route = min(possible, key=possible.get) if possible else "gram"
@@ -159,8 +133,3 @@ def with_batches_of(source: RowSource, choice: SolverChoice, *, forced: bool) ->
         f"none ({choice.reason})",
         "set out_of_core: true in the config, or raise gram_memory_mb and set solver: statistics",
     )
-
-
-def gram_method(n_cells: int, n_genes: int, nnz: int, device: str) -> str:
-    """How XᵀX is gathered: ``sparse`` or ``dense``, the latter always on a GPU."""
-    return "dense" if device.startswith("cuda") else choose_method(n_cells, n_genes, nnz)

@@ -15,7 +15,7 @@ import torch
 
 from nmfbench.linalg import SparseRows
 from nmfbench.memory import peak_mb
-from nmfbench.models.choice import gram_method
+from nmfbench.models.costs import gram_method
 from nmfbench.models.penalties import co_occurrence
 from nmfbench.solvers import ConditionSums, GramOperator, SolverResult, SparseOperator
 from nmfbench.solvers.adapters import operator_of

@@ -4,9 +4,10 @@ Every term of the tied models depends on the cells only through ||X||², Xᵀ X 
 and sums over cell types and conditions; see docs/models.md.
 """
 
+from nmfbench.gram import choose_method, gram_bytes
 from nmfbench.statistics.gather import gather_shard
 from nmfbench.statistics.merging import merge, merge_files
-from nmfbench.statistics.record import Layout, Statistics, check_memory, choose_method, gram_bytes
+from nmfbench.statistics.record import Layout, Statistics, check_memory
 from nmfbench.statistics.store import load, save
 from nmfbench.statistics.tiles import gather_to_disk
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from nmfbench.errors import InputError
+from nmfbench.gram import gram_bytes
 
-SPARSE_BELOW = 0.13  # density at which sparse and dense products take the same time (docs/solvers.md)
 _MIB = 2**20
 
 
@@ -184,23 +184,6 @@ class Statistics:
                 )  # fmt: skip
 
 
-def gram_bytes(n_genes: int, *, n_grams: int = 1, method: str = "sparse", dtype: str = "float32") -> int:
-    """Bytes that gathering or merging one shard needs at its peak for the Gram matrices.
-
-    Parameters
-    ----------
-    n_genes : int
-    n_grams : int
-        Gram matrices: one, or one per donor.
-    method : {"sparse", "dense"}
-        The dense one has a float32 buffer beside the float64 sum.
-    dtype : {"float32", "float64"}
-        Of the result.
-    """
-    kept = np.dtype(dtype).itemsize * (n_grams + (n_grams > 1))
-    return n_genes**2 * (8 * n_grams + max(kept, 4 if method == "dense" else 0))
-
-
 def check_memory(layout: Layout, memory_mb: float | None) -> None:
     """Refuse, before work starts, statistics that would not fit.
 
@@ -220,8 +203,3 @@ def check_memory(layout: Layout, memory_mb: float | None) -> None:
             f"Gram matrix of {p} genes" + (f" x {layout.n_grams} donors" if layout.donor_grams else ""),
             f"at most the {memory_mb:.0f} MiB granted", f"{need:.0f} MiB", remedy,
         )  # fmt: skip
-
-
-def choose_method(n_cells: int, n_genes: int, n_nonzeros: int) -> Literal["sparse", "dense"]:
-    """The faster way to Xᵀ X at this density, decided from the data alone."""
-    return "sparse" if n_nonzeros < SPARSE_BELOW * n_cells * n_genes else "dense"

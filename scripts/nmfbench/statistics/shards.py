@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
+from nmfbench.gram import choose_method, gram_bytes
 from nmfbench.job import Interrupted
 from nmfbench.statistics.gather import Block, gather_shard
 from nmfbench.statistics.grams import check_gpu_memory
-from nmfbench.statistics.record import Layout, Statistics, choose_method, gram_bytes
+from nmfbench.statistics.record import Layout, Statistics
 from nmfbench.statistics.store import save
 from nmfbench.statistics.tiles import check_disk, gather_to_disk, tile_height
 

@@ -19,6 +19,7 @@ from nmfbench.tables.scores import (
     collect_scores,
     seed_spread,
 )
+from nmfbench.tables.shared import SharedJob
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def collect_dataset(
     log_patterns: Mapping[str, str] | None = None,
     benchmark_patterns: Mapping[str, str] | None = None,
     scheduler_logs: str | Path | None = None,
+    jobs: Sequence[SharedJob] = (),
 ) -> dict[str, Path]:
     """Write every table of one dataset.
 
@@ -53,6 +55,8 @@ def collect_dataset(
         :func:`~nmfbench.tables.resources.collect_resources`.
     scheduler_logs : path, optional
         ``slurm-logdir`` of the profile.
+    jobs : sequence of mapping, optional
+        Jobs of the dataset that runs share (:mod:`nmfbench.tables.shared`).
 
     Returns
     -------
@@ -64,12 +68,13 @@ def collect_dataset(
     clusterings = collect_clusterings(grid, directory)
     folds = collect_folds(grid, directory)
     scores = collect_scores(grid, directory, clusterings, folds)
-    accounted = _accounted(grid, log_patterns or {})
-    covered = coverage(grid, directory, log_patterns, Evidence(accounted, scheduler_logs))
+    accounted = _accounted(grid, log_patterns or {}, jobs)
+    covered = coverage(grid, directory, log_patterns, Evidence(accounted, scheduler_logs), jobs)
+    resources = collect_resources(grid, directory, benchmark_patterns, log_patterns, accounted, jobs)
     tables = {
         "folds.tsv": folds,
         "scores.tsv": scores,
-        "resources.tsv": collect_resources(grid, directory, benchmark_patterns, log_patterns, accounted),
+        "resources.tsv": resources,
         "coverage.tsv": covered,
         "overview.tsv": overview(covered),
     }
@@ -95,9 +100,11 @@ def collect_dataset(
     }
 
 
-def _accounted(grid: Sequence[Cell], log_patterns: Mapping[str, str]) -> dict[str, Accounted]:
+def _accounted(
+    grid: Sequence[Cell], log_patterns: Mapping[str, str], jobs: Sequence[SharedJob]
+) -> dict[str, Accounted]:
     """What the scheduler's accounting knows of the jobs that wrote the logs."""
     logs = {
         path for cell in grid for pattern in log_patterns.values() for _, path in step_jobs(pattern, cell)
-    }
-    return accounting(job for path in logs if (job := job_of(path)) is not None)
+    } | {Path(job["log"]) for job in jobs}
+    return accounting(number for path in logs if (number := job_of(path)) is not None)

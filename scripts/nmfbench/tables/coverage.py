@@ -20,6 +20,7 @@ from nmfbench.tables.runs import (
     run_folder,
     try_read,
 )
+from nmfbench.tables.shared import SharedJob, SharedJobs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ def coverage(
     directory: str | Path,
     log_patterns: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
+    jobs: Sequence[SharedJob] = (),
 ) -> pd.DataFrame:
     """Compare what every step should have left with what is there.
 
@@ -55,34 +57,75 @@ def coverage(
         in braces.
     evidence : Evidence, optional
         What the scheduler knows; by default the logs alone tell.
+    jobs : sequence of mapping, optional
+        Jobs that several runs share (:mod:`nmfbench.tables.shared`). Their rows come first, one for each step
+        and model, without rank and seed; a run that waits for one of them is ``not run``.
 
     Returns
     -------
     DataFrame
-        Columns :data:`COVERAGE_COLUMNS`. ``expected`` and ``present`` count files, Leiden seeds or fold
-        rows. ``status`` is ``ok``, ``partial`` or ``missing``; the last two have a class of ``failure``
-        (:class:`~nmfbench.tables.failures.Failure`) and a ``reason``.
+        Columns :data:`COVERAGE_COLUMNS`. ``expected`` and ``present`` count files, Leiden seeds, fold
+        rows or shared jobs. ``status`` is ``ok``, ``partial`` or ``missing``; the last two have a class of
+        ``failure`` (:class:`~nmfbench.tables.failures.Failure`) and a ``reason``.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for cell in grid:
-        rows += _Run(cell, Path(directory), log_patterns or {}, evidence or Evidence()).rows()
+    evidence = evidence or Evidence()
+    for dataset in dict.fromkeys(cell["dataset"] for cell in grid):
+        cells = [cell for cell in grid if cell["dataset"] == dataset]
+        shared = SharedJobs([job for job in jobs if job["dataset"] == dataset], cells, directory, evidence)
+        rows += _shared_rows(dataset, shared)
+        for cell in cells:
+            rows += _Run(cell, Path(directory), log_patterns or {}, evidence, shared).rows()
     table = pd.DataFrame(rows, columns=list(COVERAGE_COLUMNS))
-    return table.astype({"expected": "int64", "present": "int64"})
+    whole = {"rank": "Int64", "seed": "Int64"}  # whole beside rows that have none
+    return table.astype(whole | {"expected": "int64", "present": "int64"})
+
+
+def _shared_rows(dataset: str, shared: SharedJobs) -> list[dict[str, Any]]:
+    """Coverage of the steps that runs share."""
+    rows = []
+    for step, model, jobs in shared.groups():
+        gone = [(job, shared.failure_of(job)) for job in jobs if not shared.present(job["file"])]
+        kinds = "; ".join(dict.fromkeys(failure.kind for _, failure in gone))
+        reason = "; ".join(f"{job['part']}: {why.reason}" if job["part"] else why.reason for job, why in gone)
+        run = {"dataset": dataset, "model": model, "rank": None, "seed": None}
+        present = len(jobs) - len(gone)
+        rows.append(run | _entry(step, None, len(jobs), present, Failure(kinds, reason)))
+    return rows
+
+
+def _entry(step: str, label: str | None, expected: int, present: int, failure: Failure) -> dict[str, Any]:
+    status = "ok" if present >= expected else "partial" if present else "missing"
+    return {
+        "step": step,
+        "label": label,
+        "expected": expected,
+        "present": present,
+        "status": status,
+        "failure": "" if status == "ok" else failure.kind,
+        "reason": "" if status == "ok" else failure.reason,
+    }
 
 
 class _Run:
     """Coverage of one run."""
 
     def __init__(
-        self, cell: Cell, directory: Path, log_patterns: Mapping[str, str], evidence: Evidence
+        self,
+        cell: Cell,
+        directory: Path,
+        log_patterns: Mapping[str, str],
+        evidence: Evidence,
+        shared: SharedJobs,
     ) -> None:
         self.cell = cell
         self.directory = directory
         self.folder = run_folder(cell, directory)
         self.log_patterns = log_patterns
         self.evidence = evidence
+        self.shared = shared
 
     def rows(self) -> list[dict[str, Any]]:
         trained = (self.folder / "result.h5ad").is_file()
@@ -90,7 +133,7 @@ class _Run:
         waits = None if trained else Failure(NOT_RUN, "not run: the training has no result")
         unclustered = None if clustered else Failure(NOT_RUN, "not run: there are no clusters")
         rows = [
-            self._row(TRAIN, None, 1, trained, self._failure(TRAIN)),
+            self._row(TRAIN, None, 1, trained, self._untrained()),
             self._row(CLUSTER, None, 1, clustered, waits or self._failure(CLUSTER)),
             *self._clustering(waits or unclustered),
             *(self._classification(label, waits) for label in self.cell["labels"]),
@@ -99,6 +142,9 @@ class _Run:
             laid_out = (self.folder / "umap.tsv.gz").is_file()
             rows.append(self._row(UMAP, None, 1, laid_out, waits or self._failure(UMAP)))
         return rows
+
+    def _untrained(self) -> Failure:
+        return self.shared.failure(self.cell.get("needs", ()), self._failure(TRAIN))
 
     def _clustering(self, waits: Failure | None) -> list[dict[str, Any]]:
         path = self.folder / "clustering.tsv"
@@ -147,17 +193,11 @@ class _Run:
     def _row(
         self, step: str, label: str | None, expected: int, present: int, failure: Failure
     ) -> dict[str, Any]:
-        present = int(present)
-        status = "ok" if present >= expected else "partial" if present else "missing"
-        return identity(self.cell) | {
-            "step": step,
-            "label": label,
-            "expected": expected,
-            "present": present,
-            "status": status,
-            "failure": "" if status == "ok" else failure.kind,
-            "reason": "" if status == "ok" else failure.reason,
-        }
+        return identity(self.cell) | _entry(step, label, expected, int(present), failure)
+
+
+#: The line of the overview for the steps that runs share.
+SHARED = "(shared)"
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -167,20 +207,27 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``model``, ``rank``, ``seed``; for each step what is present of what is expected, as ``3 of 5``; and
-        ``failures``, the classes of what failed by itself (what only waited for it is left out).
+        ``failures``, the classes of what failed by itself (what only waited for it is left out). Where
+        something is missing of the steps that runs share, a first row says so for all of them.
     """
     import pandas as pd
 
     rows = []
-    for run, steps in table.groupby(list(RUN_COLUMNS), sort=False, dropna=False):
-        counts = steps.groupby("step", sort=False)[["expected", "present"]].sum()
-        failed = steps.loc[steps["status"] != "ok"]
-        named = [f"{row.step}: {row.failure}" for row in failed.itertuples() if row.failure != NOT_RUN]
-        if not named and len(failed):
-            named = [NOT_RUN]
-        rows.append(
-            dict(zip(RUN_COLUMNS[1:], run[1:], strict=True))
-            | {step: f"{row.present} of {row.expected}" for step, row in counts.iterrows()}
-            | {"failures": "; ".join(dict.fromkeys(named)) or "none"}
-        )
-    return pd.DataFrame(rows)
+    of_runs = table["seed"].notna()
+    if (table.loc[~of_runs, "status"] != "ok").any():
+        rows.append({"model": SHARED, "rank": None, "seed": None} | _line(table[~of_runs]))
+    for run, steps in table[of_runs].groupby(list(RUN_COLUMNS), sort=False, dropna=False):
+        rows.append(dict(zip(RUN_COLUMNS[1:], run[1:], strict=True)) | _line(steps))
+    found = pd.DataFrame(rows).astype({"rank": "Int64", "seed": "Int64"})
+    return found[[*found.columns.drop("failures"), "failures"]]
+
+
+def _line(steps: pd.DataFrame) -> dict[str, str]:
+    """What is there of each step, and what failed by itself."""
+    counts = steps.groupby("step", sort=False)[["expected", "present"]].sum()
+    failed = steps.loc[steps["status"] != "ok"]
+    named = [f"{row.step}: {row.failure}" for row in failed.itertuples() if row.failure != NOT_RUN]
+    if not named and len(failed):
+        named = [NOT_RUN]
+    shown = {step: f"{row.present} of {row.expected}" for step, row in counts.iterrows()}
+    return shown | {"failures": "; ".join(dict.fromkeys(named)) or "none"}

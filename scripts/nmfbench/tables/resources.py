@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmfbench.tables.runs import RUN_COLUMNS, Cell, fold_jobs, identity, read_run_record, run_folder, try_read
 from nmfbench.tables.scheduler import job_of
+from nmfbench.tables.shared import SharedJob
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 RESOURCE_COLUMNS = (
     *(*RUN_COLUMNS, "step"),
-    *("seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device", "label", "cv_seed"),
+    *("seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device", "label", "cv_seed", "part"),
     *("cpu_efficiency", "queue_seconds", "job"),
 )
 
@@ -74,6 +75,7 @@ def collect_resources(
     benchmark_patterns: Mapping[str, str] | None = None,
     log_patterns: Mapping[str, str] | None = None,
     accounted: Mapping[str, Accounted] | None = None,
+    jobs: Sequence[SharedJob] = (),
 ) -> pd.DataFrame:
     """Gather time and memory of every step.
 
@@ -84,41 +86,40 @@ def collect_resources(
     directory : path
         Folder above the datasets.
     benchmark_patterns : mapping of str to str, optional
-        Benchmark file of each step, as in :func:`step_jobs`. A pattern with ``{dataset}`` alone is a
-        step of the dataset; its model, rank and seed are missing.
+        Benchmark file of each step, as in :func:`step_jobs`.
     log_patterns : mapping of str to str, optional
         Log of each step, which tells the threads and the scheduler's job.
     accounted : mapping, optional
         What the scheduler's accounting knows of jobs, by their number.
+    jobs : sequence of mapping, optional
+        Jobs that runs share (:mod:`nmfbench.tables.shared`); rank and seed are missing in their rows.
 
     Returns
     -------
     DataFrame
-        Columns :data:`RESOURCE_COLUMNS`. Training takes its seconds, peaks and device from run.json
-        where there is one. A step of several jobs has a row for each. ``cpu_efficiency`` is the CPU time of
-        the whole job over its time on all its threads; ``queue_seconds`` the time it waited in the queue.
+        Columns :data:`RESOURCE_COLUMNS`; ``part`` tells the jobs of a shared step apart. Training takes
+        its seconds, peaks and device from run.json where there is one. A step of several jobs has a row for
+        each. ``cpu_efficiency`` is the CPU time of the whole job over its time on all its threads;
+        ``queue_seconds`` the time it waited in the queue.
     """
     import pandas as pd
 
-    patterns = dict(benchmark_patterns or {})
-    of_dataset = {step: pattern for step, pattern in patterns.items() if _fields(pattern) <= {"dataset"}}
-    of_run = {step: pattern for step, pattern in patterns.items() if step not in of_dataset}
-    logs = log_patterns or {}
+    patterns, logs = dict(benchmark_patterns or {}), log_patterns or {}
+    accounted = accounted or {}
     rows: list[dict[str, Any]] = []
-    for dataset in dict.fromkeys(cell["dataset"] for cell in grid):
-        for step, pattern in of_dataset.items():
-            path = Path(pattern.format(dataset=dataset))
-            scheduled = _scheduled(logs.get(step), {"dataset": dataset}, accounted or {})
-            rows.append({"dataset": dataset, "step": step} | _measured(path, scheduled))
+    for job in jobs:
+        which = {key: job[key] or None for key in ("dataset", "model", "step", "part")}
+        rows.append(which | _measured(Path(job["benchmark"]), _scheduled(Path(job["log"]), accounted)))
     for cell in grid:
         run = identity(cell)
-        if TRAIN not in of_run:
+        if TRAIN not in patterns:
             rows.append(run | {"step": TRAIN} | _measured_by_run(cell, directory))
-        for step, pattern in of_run.items():
+        for step, pattern in patterns.items():
             for repeat, path in step_jobs(pattern, cell):
                 own = _measured_by_run(cell, directory) if step == TRAIN else {}
-                scheduled = _scheduled(logs.get(step), {**cell, **repeat}, accounted or {})
-                rows.append(run | {"step": step} | repeat | _measured(path, scheduled) | own)
+                log = Path(logs[step].format(**cell, **repeat)) if step in logs else None
+                measured = _measured(path, _scheduled(log, accounted))
+                rows.append(run | {"step": step} | repeat | measured | own)
     rows = [row for row in rows if "seconds" in row]
     table = pd.DataFrame(rows, columns=list(RESOURCE_COLUMNS))
     # whole numbers stay whole beside rows that have none
@@ -131,13 +132,10 @@ def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:
     return {name: record[name] for name in names if record and record.get(name) is not None}
 
 
-def _scheduled(
-    pattern: str | None, wildcards: Mapping[str, Any], accounted: Mapping[str, Accounted]
-) -> dict[str, Any]:
+def _scheduled(path: Path | None, accounted: Mapping[str, Accounted]) -> dict[str, Any]:
     """What the log of a job tells about how it was run, and accounting about how it waited."""
-    path = None if pattern is None else Path(pattern.format(**wildcards))
     job = job_of(path)
-    found = {"threads": threads_of(path), "job": job}
+    found = {"threads": threads_of(path), "job": job, "device": gpu_of(path)}
     if job in accounted:
         found["queue_seconds"] = accounted[job].queue_seconds
     return found
@@ -145,11 +143,21 @@ def _scheduled(
 
 def threads_of(log: Path | None) -> int | None:
     """Threads that the job which wrote this log was granted."""
+    found = _in_head(log, r" starts on \S+ with (\d+) threads")
+    return int(found) if found else None
+
+
+def gpu_of(log: Path | None) -> str | None:
+    """``cuda`` where the job that wrote this log says that its products are made there."""
+    return _in_head(log, r" products on (cuda)")
+
+
+def _in_head(log: Path | None, pattern: str) -> str | None:
     if log is None or not log.is_file():
         return None
     with log.open(encoding="utf-8", errors="replace") as file:
-        found = re.search(r" starts on \S+ with (\d+) threads", file.read(4096))
-    return int(found.group(1)) if found else None
+        found = re.search(pattern, file.read(4096))
+    return found.group(1) if found else None
 
 
 def _measured(path: Path, scheduled: Mapping[str, Any]) -> dict[str, Any]:
