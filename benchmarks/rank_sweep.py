@@ -8,22 +8,19 @@ process, for a busy machine; set OMP_NUM_THREADS and NUMBA_NUM_THREADS to 1 then
 
 from __future__ import annotations
 
-import argparse
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from simulated_pass import filtered_atlas, gather, parser, set_clock
 
 SEEDS = list(range(10))
 
 
 def main() -> None:
     options = arguments()
-    if options.clock == "cpu":
-        time.perf_counter = time.monotonic = time.process_time
+    set_clock(options)
     with tempfile.TemporaryDirectory() as folder:
         run(options, Path(folder))
 
@@ -31,31 +28,19 @@ def main() -> None:
 def run(options, folder: Path) -> None:
     import pandas as pd
 
-    from nmfbench.data import filter_donors, simulate_atlas
     from nmfbench.data.filtered import FilteredCounts
     from nmfbench.job import Job
     from nmfbench.statistics import merge_files
-    from nmfbench.statistics.shards import gather_file
     from nmfbench.sweep import sweep
 
-    simulate_atlas(
-        folder / "cells.h5ad", n_cells=options.cells, n_genes=options.genes, mean_counts=options.counts,
-        min_cells=100, n_small_donors=0,
-    )  # fmt: skip
-    filtered = folder / "filtered.h5ad"
-    filter_donors(folder / "cells.h5ad", filtered, folder / "d.tsv", min_cells_per_donor=100)
+    filtered = filtered_atlas(options, folder)
     read = count_cells(FilteredCounts)
 
-    def gather() -> float:
+    def the_pass() -> float:
         began = time.perf_counter()
-        parts = [folder / f"shard-{shard}.h5" for shard in range(4)]
-        for shard, part in enumerate(parts):
-            gather_file(
-                filtered, part, shard=shard, n_shards=4, normalisation={"target_sum": 1e4, "log1p": True},
-                condition_columns=["donor_id"], donor_grams=False, memory_mb=6144, passes=1,
-            )  # fmt: skip
-        merge_files(parts[:3], folder / "fitted.h5", shards=range(3))
-        merge_files(parts[3:], folder / "held_out.h5", shards=[3])
+        parts, last = gather(filtered, options.shards), options.shards - 1
+        merge_files(parts[:last], folder / "fitted.h5", shards=range(last))
+        merge_files(parts[last:], folder / "held_out.h5", shards=[last])
         return time.perf_counter() - began
 
     def fit(ranks, seeds) -> tuple[float, pd.DataFrame]:
@@ -67,10 +52,10 @@ def run(options, folder: Path) -> None:
         )  # fmt: skip
         return time.perf_counter() - began, pd.read_csv(folder / "fits.tsv", sep="\t")
 
-    gather()  # compiles
+    the_pass()  # compiles
     fit([2], SEEDS[:2])
     read.clear()
-    of_pass = gather()
+    of_pass = the_pass()
     cells_of_pass = sum(read)
     of_sweep, fits = fit(options.ranks, SEEDS)
     of_fits = fits["seconds"].sum()
@@ -78,7 +63,7 @@ def run(options, folder: Path) -> None:
     print(f"{platform.processor() or platform.machine()}; {options.clock} seconds, {options.threads} threads")
     print(f"{options.cells} cells x {options.genes} genes, ranks {options.ranks}, {len(SEEDS)} seeds\n")
     print("| what | seconds |\n|---|---|")
-    print(f"| the pass (4 shards, merged) | {of_pass:.1f} |")
+    print(f"| the pass ({options.shards} shards, merged) | {of_pass:.1f} |")
     print(f"| {len(fits)} fits alone | {of_fits:.1f} |")
     print(f"| reading the statistics, judging, stability, checkpoints | {of_sweep - of_fits:.1f} |")
     print(f"| all together | {total:.1f} |")
@@ -106,17 +91,11 @@ def count_cells(counts_class) -> list[int]:
     return seen
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--genes", type=int, default=2_000)
-    parser.add_argument("--counts", type=float, default=600.0, help="mean counts of a cell")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[5, 10, 20, 40, 80])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    return parser.parse_args()
+def arguments():
+    options = parser(__doc__, genes=2_000)
+    options.add_argument("--ranks", type=int, nargs="+", default=[5, 10, 20, 40, 80])
+    options.add_argument("--threads", type=int, default=1)
+    return options.parse_args()
 
 
 if __name__ == "__main__":

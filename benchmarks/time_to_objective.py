@@ -11,18 +11,14 @@ this process, which means something on a busy machine; set OMP_NUM_THREADS and N
 
 from __future__ import annotations
 
-import argparse
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from simulated_pass import NORMALISATION, filtered_atlas, gather, parser, set_clock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-NORMALISATION = {"target_sum": 1e4, "log1p": True}
 PUBLISHED = {
     "solver": "minibatch",
     "batches": "round_robin",
@@ -35,24 +31,18 @@ PUBLISHED = {
 
 def main() -> None:
     options = arguments()
-    if options.clock == "cpu":
-        time.perf_counter = time.monotonic = time.process_time
+    set_clock(options)
     with tempfile.TemporaryDirectory() as folder:
         run(options, Path(folder))
 
 
 def run(options, folder: Path) -> None:
-    from nmfbench.data import filter_donors, load_normalised, read_filtered, simulate_atlas
+    from nmfbench.data import load_normalised, read_filtered
     from nmfbench.models import get_model
     from nmfbench.models.gathered import fit_statistics
-    from nmfbench.statistics import load
+    from nmfbench.statistics import load, merge_files
 
-    simulate_atlas(
-        folder / "cells.h5ad", n_cells=options.cells, n_genes=options.genes, mean_counts=options.counts,
-        min_cells=100, n_small_donors=0,
-    )  # fmt: skip
-    filter_donors(folder / "cells.h5ad", folder / "filtered.h5ad", folder / "d.tsv", min_cells_per_donor=100)
-    data = read_filtered(folder / "filtered.h5ad")
+    data = read_filtered(filtered_atlas(options, folder))
     X, types = load_normalised(data.path, **NORMALISATION), data.label("cell_type")
     print(
         f"{platform.processor() or platform.machine()}; {options.clock} seconds; {X.shape[0]} cells x "
@@ -60,9 +50,9 @@ def run(options, folder: Path) -> None:
     )
     AENMF = get_model("ae_nmf")
     common = {"random_state": 0, "device": "cpu"}
-    gather(folder, data, options.shards)  # compiles
+    gather(data.path, options.shards)  # compiles
     began = time.perf_counter()
-    gather(folder, data, options.shards)
+    merge_files(gather(data.path, options.shards), folder / "all.h5")
     of_pass = time.perf_counter() - began
     statistics = load(folder / "all.h5")
     fit_statistics(AENMF(2, max_sweeps=2, solver_tol=0.0, **common), statistics, progress=False)
@@ -95,31 +85,10 @@ def run(options, folder: Path) -> None:
         )
 
 
-def gather(folder: Path, data, n_shards: int) -> None:
-    """The pass over the cells and the merge, as the workflow's jobs do them one after the other."""
-    from nmfbench.statistics import merge_files
-    from nmfbench.statistics.shards import gather_file
-
-    parts = [folder / f"shard-{shard}.h5" for shard in range(n_shards)]
-    for shard, part in enumerate(parts):
-        gather_file(
-            data.path, part, shard=shard, n_shards=n_shards, normalisation=NORMALISATION,
-            condition_columns=["donor_id"], donor_grams=False, memory_mb=6144, passes=1,
-        )  # fmt: skip
-    merge_files(parts, folder / "all.h5")
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--genes", type=int, default=4_000)
-    parser.add_argument("--counts", type=float, default=600.0, help="mean counts of a cell")
-    parser.add_argument("--shards", type=int, default=4, help="of the pass, one after the other")
-    parser.add_argument("--rank", type=int, default=80)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    return parser.parse_args()
+def arguments():
+    options = parser(__doc__, genes=4_000)
+    options.add_argument("--rank", type=int, default=80)
+    return options.parse_args()
 
 
 if __name__ == "__main__":
