@@ -42,6 +42,20 @@ def additive(X, W, U, codes, types, lambda_W, lambda_U, gamma, eta, centred=Fals
     return parts
 
 
+def closed_form_profiles(T, N, W, ridge, passes=1):
+    """U of model 1 given W: max(0, (T - T Wᵀ W) / (N + ridge)), ridge λ_U n.
+
+    Where N = CᵀC is not diagonal (several condition columns), its rows are solved in turn, `passes` times.
+    """
+    rest, scale = T - T @ W.T @ W, np.diag(N) + ridge
+    between = N - np.diag(np.diag(N))
+    U = np.zeros_like(rest)
+    for _ in range(passes):
+        for c in range(len(U)):
+            U[c] = np.maximum(rest[c] - between[c] @ U, 0) / scale[c]
+    return U
+
+
 def donor_loadings(X, W, U, donors, lambda_W, lambda_U):
     """Objective of model 2, donor by donor."""
     error = 0.0

@@ -112,14 +112,6 @@ def lightness(colour: str) -> float:
     return float(oklab(to_linear(hex_to_rgb([colour])))[0, 0])
 
 
-def smallest_distance(colours, deuteranope: bool = False) -> float:
-    """Oklab distance of the two most similar of the ``#rrggbb`` colours."""
-    rgb = hex_to_rgb(colours)
-    lab = oklab(simulate_deuteranopia(rgb) if deuteranope else to_linear(rgb))
-    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
-    return float(distances[np.triu_indices(len(lab), 1)].min())
-
-
 @lru_cache(maxsize=8)
 def categorical(n: int) -> tuple[str, ...]:
     """n colours, the first of them the model colours, each next one far from all before.

@@ -38,34 +38,6 @@ def tied(operator: Operator, W: np.ndarray, lambda_W: float) -> tuple[float, flo
     return error / n + lambda_W * float(np.trace(G)), error, gradient
 
 
-def closed_form_profiles(
-    T: np.ndarray, N: np.ndarray, R: np.ndarray, W: np.ndarray, ridge_U: float, n_passes: int = 1
-) -> np.ndarray:
-    """U of model 1 given W: max(0, (T - R W) / (N + ridge_U)).
-
-    Parameters
-    ----------
-    T, R : (M, genes) and (M, k) arrays
-        Cᵀ X and Cᵀ X Wᵀ.
-    N : (M, M) array
-        Cᵀ C. Where it is not diagonal (several condition columns) rows are solved in turn, `n_passes` times.
-    ridge_U : float
-        λ_U times the number of cells.
-
-    Returns
-    -------
-    (M, genes) array
-    """
-    rest = T - R.astype(T.dtype) @ W
-    scale = np.diag(N) + ridge_U
-    between = N - np.diag(np.diag(N))
-    U = np.zeros_like(rest)
-    for _ in range(n_passes if between.any() else 1):
-        for c in np.flatnonzero(scale > 0):
-            U[c] = np.maximum(rest[c] - between[c].astype(U.dtype) @ U, 0) / scale[c]
-    return U
-
-
 def additive(
     operator: Operator,
     W: np.ndarray,
