@@ -7,28 +7,29 @@ import pytest
 import torch
 
 import reference_models as dense
+from nmfbench.config import load_config
 from nmfbench.models import AENMF, CAENMF1, CAENMF2
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.models.start import start_loadings
 from nmfbench.training.rows import InMemoryRows
 
-PUBLISHED = {
-    "init": "uniform",
-    "batches": "round_robin",
-    "learning_rate_schedule": "constant",
-    "batch_size": 50,
-}
-MODELS = {
-    "ae_nmf": AENMF(4, **PUBLISHED, row_norm=False),
-    "cae_nmf1": CAENMF1(4, **PUBLISHED, row_norm=True, update_U="adam", warmup_epochs=2),
-    "cae_nmf2": CAENMF2(4, **PUBLISHED, row_norm=True),
-}
+MODELS = {"ae_nmf": AENMF, "cae_nmf1": CAENMF1, "cae_nmf2": CAENMF2}
+
+
+def published(name):
+    """The estimator of `training: published` in the config, with smaller batches and an earlier warm-up."""
+    sooner = {"warmup_epochs": 2} if name == "cae_nmf1" else {}
+    section = {"training": "published", "batch_size": 50, **sooner}
+    config = load_config({"datasets": {"d": {"path": "cells.h5ad"}}, "models": {name: section}})
+    settings = config.models[name].model_dump(exclude={"kind", "display_name", "training"})
+    return MODELS[name](4, **settings)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_trajectory(name):
     X, _, donor, kind = dense.planted(n=180, p=40)
-    model = MODELS[name]
+    model = published(name)
+    assert model.solver == "minibatch"
     data = FitData(InMemoryRows(X), encode_conditions(donor, 180), encode_strata(kind, 180))
     model.seed_ = 3
     W = start_loadings(data.source, 4, "uniform", 3, unit_rows=model.row_norm, device=torch.device("cpu"))

@@ -465,8 +465,14 @@ def test_too_many_passes_or_too_little_disk_are_refused_before_work(tmp_path, mo
     with pytest.raises(InputError, match="one row"):
         tile_height(plan, 0.1)
     check_disk(layout(), tmp_path / "a.h5")
+    shard = tmp_path / "0.h5"
+    save(gather(layout(n_shards=1)), shard)
     from nmfbench.statistics import tiles
 
     monkeypatch.setattr(tiles.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**30}))
     with pytest.raises(InputError, match=r"54932 MiB of free space[\s\S]*1024 MiB[\s\S]*larger disk"):
-        check_disk(plan, tmp_path / "a.h5")
+        check_disk(plan, tmp_path / "a.h5", copies=2)
+    monkeypatch.setattr(tiles.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+    with pytest.raises(InputError, match="free space"):
+        merge_files([shard], tmp_path / "all.h5")
+    assert not (tmp_path / "all.h5").exists()

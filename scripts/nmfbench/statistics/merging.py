@@ -11,6 +11,7 @@ import numpy as np
 from nmfbench.errors import InputError
 from nmfbench.statistics.record import Layout, Statistics
 from nmfbench.statistics.store import fill, load, writing
+from nmfbench.statistics.tiles import check_disk
 
 _SUMMED = ("n_cells", "squared_norm", "group_sums", "group_counts", "type_sizes", "gene_sums", "gene_squares")
 
@@ -146,6 +147,7 @@ def merge_files(
     parts.sort(key=lambda part: part.shards)
     if shards is not None and (extra := sorted(seen - set(shards))):
         raise InputError("merge of statistics", f"shards {sorted(shards)}", f"{extra} too", "leave them out")
+    check_disk(layout, path)
     kind = np.dtype(layout.dtype)
     sums = {
         name: sum((getattr(part, name) for part in parts[1:]), getattr(parts[0], name)) for name in _SUMMED

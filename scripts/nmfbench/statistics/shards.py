@@ -163,6 +163,7 @@ def gather_file(
     pace = _Pace(layout.size(shard), should_stop)
     if need <= memory_mb:
         check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb)
+        check_disk(layout, path)
         blocks = shard_blocks(data, layout, shard)
         statistics = gather_shard(blocks, layout, shard, device=devices, memory_mb=memory_mb, progress=pace)
         save(statistics, path)
@@ -170,7 +171,7 @@ def gather_file(
         return statistics
     height = tile_height(layout, memory_mb, passes)
     check_gpu_memory(layout, devices, BLOCK_ROWS, gpu_memory_mb, height)
-    check_disk(layout, path)
+    check_disk(layout, path, copies=2)
     log.info("more than %.0f MiB: in tiles of %d rows on disk", memory_mb, height)
     statistics = gather_to_disk(
         lambda: shard_blocks(data, layout, shard),

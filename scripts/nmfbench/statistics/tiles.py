@@ -60,13 +60,19 @@ def tile_height(layout: Layout, memory_mb: float, passes: int | None = None) -> 
     return height
 
 
-def check_disk(layout: Layout, path: str | Path) -> None:
+def check_disk(layout: Layout, path: str | Path, copies: int = 1) -> None:
     """Refuse, before work starts, a Gram matrix for which the disk has no room.
 
-    The file and, while it is written, a second copy must fit.
+    Parameters
+    ----------
+    layout : Layout
+    path : path
+        The file to be written.
+    copies : int
+        Two where it is made in tiles on disk, which are then copied into the file.
     """
     p = len(layout.genes)
-    need = 2 * np.dtype(layout.dtype).itemsize * p * p * (layout.n_grams + layout.donor_grams) / _MIB
+    need = copies * np.dtype(layout.dtype).itemsize * p * p * (layout.n_grams + layout.donor_grams) / _MIB
     free = shutil.disk_usage(Path(path).parent).free / _MIB
     if need > free:
         raise InputError(
@@ -111,7 +117,7 @@ def gather_to_disk(
     """
     p = len(layout.genes)
     height = tile_height(layout, memory_mb, passes)
-    check_disk(layout, path)
+    check_disk(layout, path, copies=2)
     devices = [device] if isinstance(device, str) else device
     path = Path(path)
     partial = [path.with_name(f".{path.name}.{os.getpid()}.{name}") for name in ("gram", "donor-grams")]
