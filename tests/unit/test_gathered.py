@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 import nmfbench
@@ -21,11 +22,13 @@ from nmfbench.data.filtered import FilteredCounts
 from nmfbench.errors import InputError
 from nmfbench.job import Interrupted
 from nmfbench.models import get_model
+from nmfbench.models.exact import gram_operator
 from nmfbench.models.gathered import fit_file, fit_statistics, gram_of
 from nmfbench.models.streamed import embed, embed_blocks
 from nmfbench.statistics import load, merge_files
 from nmfbench.statistics.shards import gather_file, lay_out
 from nmfbench.training.disk import FilteredRows
+from nmfbench.training.rows import InMemoryRows
 
 NAMES = ["ae_nmf", "cae_nmf1", "cae_nmf2"]
 every_autoencoder = pytest.mark.parametrize("name", NAMES)
@@ -242,6 +245,18 @@ def test_a_gram_matrix_larger_than_memory_is_made_in_tiles_or_refused(files, tmp
     with pytest.raises(InputError, match=r"3 passes of 20 rows[\s\S]*statistics.passes to 3"):
         gather(filtered, tmp_path / "refused.h5", **options, passes=2)
     assert not (tmp_path / "refused-0.h5").exists()
+
+
+def test_a_gpu_without_room_is_refused_with_numbers_before_the_fit(files, monkeypatch):
+    from nmfbench.models import gathered
+
+    free = files[1].stat().st_size // 100
+    monkeypatch.setattr(gathered, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**30))
+    with pytest.raises(InputError, match=r"XᵀX of 50 genes on cuda[\s\S]*free[\s\S]*device: cpu"):
+        fit_statistics(make("ae_nmf", device="cuda"), load(files[1]))
+    with pytest.raises(InputError, match=r"50 genes on 1 GPUs[\s\S]*use more GPUs, keep fewer"):
+        gram_operator(InMemoryRows(sparse.csr_matrix(counts()[0])), None, None, "cuda:0")
 
 
 def test_a_killed_shard_is_gathered_again_and_leaves_nothing_behind(files, tmp_path):

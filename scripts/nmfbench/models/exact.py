@@ -21,6 +21,7 @@ from nmfbench.solvers import ConditionSums, GramOperator, SolverResult, SparseOp
 from nmfbench.solvers.adapters import operator_of
 from nmfbench.solvers.operators import Operator
 from nmfbench.statistics import Layout, gather_shard
+from nmfbench.statistics.grams import check_gpu_memory
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.loop import State
 from nmfbench.training.progress import Progress
@@ -137,7 +138,7 @@ def gram_operator(
     Raises
     ------
     InputError
-        If it does not fit in `memory_mb`, before the first block is read.
+        If it does not fit in `memory_mb` or on the GPU, before the first block is read.
     """
     n, p = source.n_rows, source.n_columns
     # Metal has no double precision: the processor takes its place, as for all small sums.
@@ -152,6 +153,7 @@ def gram_operator(
         method=gram_method(n, p, source.nnz, device),
         dtype="float64" if source.dtype == np.float64 else "float32",
     )
+    check_gpu_memory(layout, [device], BLOCK_ROWS, None)
     labels = np.zeros((n, 0), np.int64) if codes is None else codes[:, None]
     blocks = ((X, labels[start : start + X.shape[0]], None) for start, X in source.blocks(BLOCK_ROWS))
     statistics = gather_shard(blocks, layout, device=device, memory_mb=memory_mb)

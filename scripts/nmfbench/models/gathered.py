@@ -26,6 +26,8 @@ from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.device import resolve_device
 
 if TYPE_CHECKING:
+    import torch
+
     from nmfbench.models.base import Autoencoder
 
 log = logging.getLogger(__name__)
@@ -190,15 +192,28 @@ def gram_of(model: Autoencoder, statistics: Statistics) -> GramOperator:
     Raises
     ------
     InputError
-        If the model needs a Gram matrix for each donor and there is none.
+        If the model needs a Gram matrix for each donor and there is none, or the GPU has no room for it.
     """
     device = resolve_device(model.device)
     held = statistics.donor_grams if model._own_loadings else statistics.gram
+    if device.type == "cuda" and held is not None:
+        _check_room(held, device)
     options = {"by_donor": model._own_loadings, "device": str(device) if device.type == "cuda" else "cpu"}
     operator = operator_of(statistics, partial=True, **options)
     if isinstance(held, np.memmap) and held.nbytes <= model.gram_memory_mb * _MIB:
         operator.hold()
     return operator
+
+
+def _check_room(held: np.ndarray, device: torch.device) -> None:
+    import torch
+
+    need, free = held.nbytes / _MIB, torch.cuda.mem_get_info(device)[0] / _MIB
+    if need > free:
+        raise InputError(
+            f"XᵀX of {held.shape[-1]} genes on {device}", f"at most the {free:.0f} MiB that are free",
+            f"{need:.0f} MiB", "keep fewer genes (datasets.<name>.genes), or set device: cpu",
+        )  # fmt: skip
 
 
 def _check_columns(path: str | Path, statistics: Statistics, conditions: Any) -> None:

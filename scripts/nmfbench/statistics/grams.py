@@ -190,8 +190,9 @@ def check_gpu_memory(
         granted = min(torch.cuda.mem_get_info(device)[0] for device in devices) / _MIB
     need = gpu_bytes(layout, len(devices), block_rows, height) / _MIB
     if need > granted:
+        more = "use more GPUs" + ("" if memory_mb is None else ", raise statistics.gpu_memory_mb")
         raise InputError(
             f"Gram matrix of {len(layout.genes)} genes on {len(devices)} GPUs",
             f"at most {granted:.0f} MiB on each", f"{need:.0f} MiB",
-            "use more GPUs, keep fewer genes, raise statistics.gpu_memory_mb, or set device: cpu",
+            f"{more}, keep fewer genes, or set device: cpu",
         )  # fmt: skip
