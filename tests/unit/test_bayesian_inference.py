@@ -127,6 +127,19 @@ def test_planted_factors_are_recovered(kind, case):
     assert dense.matched_correlation(TRUE_A, model.components_.T) > 0.9
 
 
+def test_rates_by_pattern_switch_off_what_the_data_do_not_support():
+    """Automatic relevance determination: five patterns were planted, eight are offered."""
+
+    def shares(rates):
+        model = fit(EXPONENTIAL, 8, learn_rates=rates)
+        return np.sort(model.embedding_.sum(0) / model.embedding_.sum())[::-1]
+
+    by_pattern, by_matrix = shares("pattern"), shares("matrix")
+    assert by_pattern[4] > 0.1
+    assert by_pattern[5:].max() < 2e-4
+    assert by_matrix[5:].max() > 10 * by_pattern[5:].max()
+
+
 def test_the_posterior_s_spread_is_the_same_in_minibatches():
     """A likelihood that weighed more or less than N / B would shrink or widen it, as sqrt of the factor."""
     data, svi = X[:200, :100], {"inference": "svi", "lr": 0.1}
@@ -257,6 +270,26 @@ def test_ascent_in_torch_equals_the_compiled_one(monkeypatch):
     for batch_size in (None, 120):
         in_torch = fit(GAMMA, 3, SMALL, max_epochs=8, batch_size=batch_size)
         np.testing.assert_allclose(in_torch.embedding_, compiled.embedding_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("param_P", [True, False])
+def test_a_large_step_does_not_send_the_scales_to_infinity(param_P, monkeypatch):
+    """Without the bound of the log-normal scale one entry's mean is infinite within 200 such steps."""
+    from nmfbench.models.bayesian import svi
+    from nmfbench.training.loop import DivergedError
+
+    settings = {"inference": "svi", "num_steps": 200, "lr": 0.3, "param_P": param_P}
+    model = fit(EXPONENTIAL, 6, SMALL, **settings)
+    assert np.isfinite(objective(model)).all()
+    assert objective(model)[-1] < 0.9 * objective(model)[0]
+    assert (
+        max(float(side.second.max()) for side in (model.last_.cells, model.last_.genes)) <= svi.LARGEST_SCALE
+    )
+    unbounded = torch.distributions.constraints.positive
+    monkeypatch.setattr(svi, "SCALES", unbounded)
+    monkeypatch.setattr(svi._BoundedAutoNormal, "scale_constraint", unbounded)
+    with pytest.raises(DivergedError):
+        fit(EXPONENTIAL, 6, SMALL, **settings)
 
 
 def test_a_diverged_fit_raises(monkeypatch):

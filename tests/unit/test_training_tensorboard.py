@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,11 @@ import torch
 from scipy import sparse
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nmfbench.data import filter_donors, simulate_atlas
+from nmfbench.job import Job
 from nmfbench.models import get_model
+from nmfbench.results import read_result
+from nmfbench.train import train
 from nmfbench.training.observer import Observer
 from nmfbench.training.rows import InMemoryRows
 from nmfbench.training.tensorboard import TensorBoardLog, column_moments, log_history, product_moments
@@ -135,22 +140,73 @@ def test_a_new_run_replaces_the_old_one_and_a_resumed_one_goes_on(tmp_path):
     assert scalars(read(tmp_path), "Loss/train") == {1: 2, 2: 3, 3: 4, 4: 8, 5: 9, 6: 10, 7: 11}
 
 
-def test_a_fit_is_the_same_with_and_without_it(tmp_path, X):
-    """Bit for bit, and no generator of the process has moved."""
-    model = get_model("base_nmf")(K, max_iter=12, init="random", random_state=0)
-    plain = model.fit(X).embedding_
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    log = TensorBoardLog(
-        tmp_path, n_cells=N, rows=InMemoryRows(X), state_every=5, coordinates=np.ones((N, 2)), max_points=10
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory):
+    """Filtered counts of cells with coordinates."""
+    folder = tmp_path_factory.mktemp("filtered")
+    simulate_atlas(
+        *(folder / "source.h5ad",),
+        **{"n_cells": 90, "n_genes": 30, "n_cell_types": 2, "n_donors": 2, "n_small_donors": 0},
+        **{"min_cells": 20, "mean_counts": 60.0},
     )
-    watched = model.fit(X, observer=log).embedding_
-    np.testing.assert_array_equal(watched, plain)
-    np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), before[1])
-    events = read(tmp_path)
-    losses = [row["objective"] for row in model.history_]
-    assert list(scalars(events, "Loss/train").values()) == pytest.approx(losses)
-    assert set(scalars(events, "Norm/gene_factors")) == {5, 10, 12}
+    source = anndata.read_h5ad(folder / "source.h5ad")
+    source.obsm["spatial"] = np.random.default_rng(0).uniform(size=(source.n_obs, 2))
+    source.write_h5ad(folder / "spatial.h5ad")
+    places = folder / "spatial.h5ad", folder / "filtered.h5ad", folder / "donors.tsv"
+    filter_donors(*places, min_cells_per_donor=20)
+    return folder / "filtered.h5ad"
+
+
+FAMILIES = {
+    "base_nmf": {"max_iter": 6, "init": "random"},
+    "ae_nmf": {"solver": "minibatch", "max_epochs": 4, "batch_size": 30},
+    "cae_nmf1": {"solver": "statistics", "max_sweeps": 4},
+    "cae_nmf2": {"solver": "minibatch", "max_epochs": 2, "batch_size": 30},
+    "pyro_exponential": {"max_epochs": 6, "batch_size": 40, "held_out_fraction": 0.1},
+    "pyro_gamma_nb": {"inference": "svi", "num_steps": 60},
+    "pnmf": {"max_iter": 6},
+    "pnmf_donor": {"max_iter": 6, "mode": "lower-bound"},
+    "pnmf_spatial": {"max_iter": 4, "num_inducing": 10},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_fit_is_the_same_with_and_without_it(kind, filtered, tmp_path):
+    """Every family, as a job trains it: bit for bit, and no generator of the process has moved."""
+    results = []
+    for log in (None, {"folder": str(tmp_path / "log"), "state_every": 5, "max_points": 20}):
+        out = tmp_path / ("plain" if log is None else "watched")
+        out.mkdir()
+        names = {"result": "result.h5ad", "history": "history.tsv", "record": "run.json"}
+        before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+        train(
+            str(filtered),
+            **{key: str(out / name) for key, name in names.items()},
+            **{"kind": kind, "name": kind, "display_name": kind, "settings": FAMILIES[kind]},
+            **{"rank": 2, "seed": 0, "device": "cpu", "condition_columns": ["donor_id"]},
+            normalisation={"target_sum": 1e4, "log1p": True},
+            run=Job(threads=1),
+            tensorboard=log,
+        )
+        np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+        assert torch.equal(torch.get_rng_state(), before[1])
+        results.append(read_result(out / "result.h5ad"))
+    plain, watched = results
+    for there, here in ((plain.obsm, watched.obsm), (plain.varm, watched.varm)):
+        assert list(there) == list(here)
+        for key in there:
+            np.testing.assert_array_equal(here[key], there[key])
+    history = pd.read_csv(out / "history.tsv", sep="\t")
+    events = read(tmp_path / "log")
+    losses = list(scalars(events, "Loss/train").values())
+    assert len(losses) >= len(history) - 1  # some histories have a row of the start or of the end beside
+    distance = np.abs(np.subtract.outer(losses, history["objective"].to_numpy())).min(axis=1)
+    assert (distance <= 1e-5 * np.abs(losses)).all()
+    assert "Norm/cell_factors" in events.Tags()["scalars"]
+    assert {"Factors in space", "Genes/mean and CV²"} <= set(events.Tags()["images"])
+    cells = next((tmp_path / "log").glob("*/cells/metadata.tsv")).read_text().splitlines()
+    assert len(cells) == 21
+    assert {"cell_type", "donor_id"} <= set(cells[0].split("\t"))
 
 
 def test_a_fit_that_tells_nothing_is_written_from_its_history(tmp_path, X):
