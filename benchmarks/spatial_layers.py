@@ -8,6 +8,9 @@ Each row of the table is one fit: F1 (macro, five folds, logistic regression of 
 with as many clusters as layers), Moran's I (neighbouring spots, mean over factors), and F1 of spots that
 were left out of the fit, from the factors that the processes predict for them. Coordinates alone stand
 beside them, since layers are contiguous: what can be told from the position is no merit of the factors.
+
+The lengthscale is chosen without labels: the processes are fitted with each of `--lengthscale` and with one
+that is learned (from the largest of them), and the one with the highest ELBO is marked in column `chosen`.
 """
 
 from __future__ import annotations
@@ -102,6 +105,10 @@ def draw(path: str, xy: np.ndarray, labels: np.ndarray, plain: PNMF, smooth: Spa
     save(spatial_figure(xy, maps, names, title=title, columns=k + 1), [path])
 
 
+def save_rows(rows: list[dict], path: str) -> None:
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False, float_format="%.7g")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("h5ad")
@@ -113,8 +120,8 @@ def main() -> None:
         "--keep", type=float, nargs="+", default=[1.0, 0.1, 0.02], help="shares of the counts"
     )
     parser.add_argument("--lengthscale", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--figure", help="a PNG of the factors at the first share and lengthscale")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--figure", help="a PNG of the factors at the smallest share")
     parser.add_argument("--out", default="spatial_layers.tsv")
     options = parser.parse_args()
     adata = anndata.read_h5ad(options.h5ad)
@@ -138,33 +145,47 @@ def main() -> None:
                 "seed": seed,
                 "counts per spot": float(np.median(np.asarray(X.sum(axis=1)))),
             }
-            forms = [("PNMF", None)] + [("SpatialPNMF", length) for length in options.lengthscale]
-            for name, length in forms:
-                started = time.perf_counter()
-
-                def make(length=length, seed=seed):
-                    if length is None:
-                        return PNMF(options.rank, random_state=seed, **common)
-                    return SpatialPNMF(options.rank, random_state=seed, lengthscale=length, **common)
-
-                model = make().fit(X, coordinates=xy)
-                seconds = time.perf_counter() - started
+            best: tuple[dict, SpatialPNMF] | None = None
+            lengths = options.lengthscale if seed == SEEDS[0] else []
+            for length in [None, *lengths, "learned"]:
+                learn = length == "learned"
+                if length is None:
+                    model = PNMF(options.rank, random_state=seed, **common)
+                else:
+                    start = max(options.lengthscale) if learn else length
+                    space = {"lengthscale": start, "train_lengthscale": learn}
+                    model = SpatialPNMF(options.rank, random_state=seed, **space, **common)
+                started = time.process_time()
+                model.fit(X, coordinates=xy)
                 row = {
-                    "model": name,
-                    "lengthscale": length,
+                    "model": type(model).__name__,
+                    "lengthscale": None if length is None else model.lengthscale_,
+                    "learned": learn,
                     **about,
                     **scores(model.log_factors_, labels, xy),
                 }
-                row |= {"elbo": model.elbo_, "steps": model.n_iter_, "seconds": seconds}
-                if length is not None and seed == SEEDS[0] and share < 1:
-                    row["F1 left out"] = left_out(make, X, xy, labels)
+                row |= {"elbo": model.elbo_, "steps": model.n_iter_, "converged": model.converged_}
+                row["cpu seconds"] = time.process_time() - started
                 rows.append(row)
-                plain = model if length is None else plain
-                if options.figure and len(rows) == 3:
-                    title = f"{share:.0%} of the counts, lengthscale {length:g}"
-                    draw(options.figure, xy, labels, plain, model, title)
+                if length is None:
+                    plain = model
+                elif best is None or model.elbo_ > best[1].elbo_:
+                    best = row, model
                 print(row, flush=True)
-                pd.DataFrame(rows).to_csv(options.out, sep="\t", index=False, float_format="%.5g")
+                save_rows(rows, options.out)
+            row, model = best
+            row["chosen"] = True
+            if seed == SEEDS[0] and share < 1:
+                settings = model.get_params() | {
+                    "lengthscale": model.lengthscale_,
+                    "train_lengthscale": False,
+                }
+                row["F1 left out"] = left_out(lambda: SpatialPNMF(**settings), X, xy, labels)  # noqa: B023
+                print(row, flush=True)
+            save_rows(rows, options.out)
+            if options.figure and seed == SEEDS[0] and share == min(options.keep):
+                title = f"{share:.0%} of the counts, lengthscale {model.lengthscale_:.1f}"
+                draw(options.figure, xy, labels, plain, model, title)
 
 
 if __name__ == "__main__":

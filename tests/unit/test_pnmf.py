@@ -333,6 +333,23 @@ INVALID = {
     "learn_prior": [2],
     "eval_every": [0],
     "patience": [0],
+    "spatial": ["yes"],
+    "local": [True],  # requires spatial=True, as does the next
+    "multigroup": [True, 3],
+    "kernel": ["RBF"],
+    "num_inducing": [0, 2.5],
+    "lengthscale": [0, -1.0],
+    "sigma": [0],
+    "group_diff_param": ["far"],
+    "jitter": [0],
+    "train_lengthscale": ["yes"],
+    "cholesky_mode": ["square"],
+    "diagonal_only": [1],
+    "inducing_allocation": ["most"],
+    "K": [0],
+    "precompute_knn": ["no"],
+    "neighbors": ["faiss"],
+    "scale_kl_NM": ["no"],
     "donor_strength": [-1.0],
 }
 

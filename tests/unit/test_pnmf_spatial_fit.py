@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from nmfbench.errors import InputError
+from nmfbench.models import PNMF, PNMFDonor, pnmf
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.likelihood import log_likelihood
 from nmfbench.models.pnmf.scales import RateScales
@@ -78,6 +79,45 @@ def test_ascent_never_lowers_the_bound_and_ends_where_its_gradient_vanishes(tiss
     assert start.mu.abs().max() > 5, "a gradient that is small where nothing was optimised would say nothing"
 
 
+def test_momentum_climbs_faster_than_plain_sweeps(tissue, monkeypatch):
+    X, xy, _ = tissue
+    quick = fitted(X, xy, tol=0.0).elbo_
+    monkeypatch.setattr(AscentStage, "_hasten", lambda self: None)
+    slow = [row["elbo"] for row in fitted(X, xy, tol=0.0, max_iter=120).history_]
+    assert quick > slow[30 + 100], "60 sweeps with it are worth more than 100 without"
+
+
+def test_the_lengthscale_is_the_one_with_the_highest_bound(tissue):
+    X, xy, _ = tissue
+    options = {"num_inducing": 60, "max_iter": 250, "tol": 1e-7}
+    tuned = fitted(X, xy, train_lengthscale=True, lengthscale=6.0, **options)
+    bounds = [row["elbo"] for row in tuned.history_[30:]]
+    assert np.diff(bounds).min() > -1e-7 * abs(bounds[-1])
+    elbos = {length: fitted(X, xy, lengthscale=length, **options).elbo_ for length in (1.0, 6.0, 20.0)}
+    assert tuned.elbo_ > max(elbos.values()) - 0.5
+    assert tuned.elbo_ > elbos[1.0] + 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cholesky_mode", ["exp", "softplus"])
+def test_another_lengthscale_can_leave_the_inducing_values_as_they_are(tissue, cholesky_mode):
+    _, xy, _ = tissue
+    points = Points.of(xy)
+    prior = SVGP(points, points[:40], Matern32(3.0), K, cholesky_mode=cholesky_mode, dtype=torch.float64)
+    prior.start_from(torch.randn((150, K), generator=torch.Generator().manual_seed(0)).double())
+    prior.lower += torch.tril(0.1 * torch.ones((40, 40), dtype=torch.float64), diagonal=-1)
+    whitened, at_inducing = prior.mean.clone(), prior.predict(points[:40])
+    prior.set_log_lengthscale(np.log(2.0), keep_process=True)
+    assert prior.kernel.lengthscale == pytest.approx(2.0)
+    for before, now in zip(at_inducing, prior.predict(points[:40]), strict=True):
+        torch.testing.assert_close(now, before, rtol=1e-3, atol=1e-3)  # up to the jitter
+    assert not torch.allclose(prior.mean, whitened)
+    kept = prior.mean.clone()
+    prior.set_log_lengthscale(np.log(5.0))
+    assert torch.equal(prior.mean, kept)
+    assert not torch.allclose(prior.predict(points[:40])[0], at_inducing[0], atol=0.1)
+
+
 @pytest.mark.parametrize("mode", ["expanded", "simple"])
 def test_the_evidence_bound_rises_from_the_lower_bounds_optimum(tissue, mode):
     X, xy, _ = tissue
@@ -110,8 +150,6 @@ def test_planted_smooth_factors_are_found_and_predicted_where_no_cell_was(tissue
 
 
 def test_space_helps_where_counts_are_few(tissue):
-    from nmfbench.models.pnmf.estimator import PNMF
-
     X, xy, truth = tissue
     thin = X.copy()
     thin.data = np.random.default_rng(1).binomial(thin.data.astype(int), 0.3).astype(np.float32)
@@ -129,8 +167,8 @@ def test_space_helps_where_counts_are_few(tissue):
         {"diagonal_only": True, "learning_rate": 0.05},
         {"local": True, "K": 12, "learning_rate": 0.05},
         {"local": True, "K": 12, "neighbors": "probabilistic", "learning_rate": 0.05},
-        {"train_lengthscale": True, "lengthscale": 1.0, "num_inducing": 30, "learning_rate": 0.05},
-        {"batch_size": 64, "engine": "gradient", "num_inducing": 30, "learning_rate": 0.05},
+        {"train_lengthscale": True, "lengthscale": 1.0, "num_inducing": 30, "max_iter": 120},
+        {"batch_size": 64, "train_lengthscale": True, "num_inducing": 30, "learning_rate": 0.05},
         {"cholesky_mode": "softplus", "engine": "gradient", "mode": "simple", "num_inducing": 30},
     ],
     ids=["expanded", "inducing", "diagonal", "local", "drawn", "lengthscale", "batches", "simple"],
@@ -143,6 +181,8 @@ def test_every_form_finds_the_factors(tissue, parameters):
     near = model.transform(None, xy + 0.01)
     assert np.corrcoef(near.ravel(), model.embedding_.ravel())[0, 1] > 0.95
     if parameters.get("train_lengthscale"):
+        start = parameters.get("lengthscale", 3.0)
+        assert abs(np.log(model.lengthscale_ / start)) > 0.1
         assert model.lengthscale_ > 1.2, "the truth is smoother than the start"
 
 
@@ -170,9 +210,14 @@ def test_groups_are_smoothed_apart(tissue):
         apart.transform(None, same_place, ["a", "c"])
 
 
-@pytest.mark.parametrize("parameters", [{"mode": "expanded"}, {"local": True, "K": 8}])
-def test_resumed_equals_unbroken(tissue, tmp_path, parameters):
+@pytest.mark.parametrize(
+    "parameters",
+    [{"mode": "expanded"}, {"local": True, "K": 8}, {"train_lengthscale": True}],
+    ids=["expanded", "local", "lengthscale"],
+)
+def test_resumed_equals_unbroken(tissue, tmp_path, parameters, monkeypatch):
     X, xy, _ = tissue
+    monkeypatch.setattr("nmfbench.models.pnmf.spatial.ascent._TUNE_FROM", 5)
     options = {"mode": "lower-bound", "max_iter": 12, "random_state": 0, "lengthscale": 3.0, "device": "cpu"}
     options |= parameters
     whole = SpatialPNMF(K, **options).fit(X, coordinates=xy)
@@ -187,6 +232,60 @@ def test_resumed_equals_unbroken(tissue, tmp_path, parameters):
     assert model.stop_reason_ == whole.stop_reason_ != "interrupted"
     np.testing.assert_array_equal(model.embedding_, whole.embedding_)
     np.testing.assert_array_equal(model.components_, whole.components_)
+
+
+def test_the_constructor_of_pnmf_takes_the_parameters_of_space(tissue):
+    """As the reference documents it: ``PNMF(spatial=True).fit(X, coordinates=, groups=)``."""
+    X, xy, _ = tissue
+    section = np.array(["a", "b"])[np.arange(150) % 2]
+    options = {"num_inducing": 20, "lengthscale": 3.0, "mode": "lower-bound", "max_iter": 8}
+    options |= {"multigroup": True, "group_diff_param": 1.0, "random_state": 0, "device": "cpu"}
+    model = PNMF(K, spatial=True, exposure="total", **options)
+    assert model.prior_type == "SVGP"
+    assert PNMF(K, spatial=True, local=True).prior_type == "LCGP"
+    twin = clone(model)
+    assert twin.get_params() == model.get_params()
+    assert twin.get_params()["group_diff_param"] == 1.0
+    model.fit(X, coordinates=xy, groups=section)
+    named = SpatialPNMF(K, **options).fit(X, coordinates=xy, groups=section)
+    np.testing.assert_array_equal(model.embedding_, named.embedding_)
+    assert set(named.get_params()) == set(model.get_params()) - {"spatial"}
+    np.testing.assert_array_equal(
+        model.transform(X[:3], xy[:3], section[:3]), named.transform(None, xy[:3], section[:3])
+    )
+    again = twin.fit_transform(X, coordinates=xy, groups=section)
+    np.testing.assert_array_equal(again, model.embedding_)
+    with pytest.raises(InputError, match="local=True requires spatial=True"):
+        PNMF(K, local=True).fit(X)
+    with pytest.raises(InputError, match="PNMFDonor: parameter spatial"):
+        PNMFDonor(K, spatial=True).fit(X, coordinates=xy)
+    with pytest.raises(TypeError, match="spatial"):
+        SpatialPNMF(K, spatial=False)
+
+
+def test_a_lengthscale_in_other_units_is_warned_of(tissue):
+    X, xy, _ = tissue
+    with pytest.warns(UserWarning, match="lengthscale=1 is short against the usual distance"):
+        fitted(X, 1000 * xy, lengthscale=1.0, max_iter=2, num_inducing=10)
+
+
+def test_the_torch_objects_take_a_spatial_prior(tissue):
+    X, xy, _ = tissue
+    points = Points.of(xy)
+    prior = SVGP(points, points[:10], Matern32(3.0), K, dtype=torch.float64)
+    y = torch.from_numpy(X.T.toarray()).double()
+    module = pnmf.PoissonFactorization(prior, y, L=K, mode="lower-bound")
+    terms, qF, qU, pU = module(spatial=True)
+    assert (qF.mean.shape, qU.mean.shape) == ((K, 150), (K, 10))
+    value, divergence = pnmf.compute_elbo("lower-bound", terms, qU, pU)
+    torch.testing.assert_close(divergence, prior.divergence())
+    (divergence - value).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    with pytest.raises(InputError, match="spatial"):
+        module()
+    plain = pnmf.PoissonFactorization(pnmf.GaussianPrior(y, L=K), y, L=K)
+    with pytest.raises(InputError, match="inducing"):
+        plain(spatial=True)
 
 
 def test_it_is_an_estimator(tissue):
@@ -213,12 +312,8 @@ def test_it_is_an_estimator(tissue):
         ({}, {"coordinates": np.zeros((7, 2))}, "coordinates"),
         ({}, {"coordinates": np.full((150, 2), np.nan)}, "coordinates"),
         ({"multigroup": True}, {"coordinates": "xy"}, "groups"),
-        ({"kernel": "RBF"}, {"coordinates": "xy"}, "kernel"),
         ({"training_mode": "natural"}, {"coordinates": "xy"}, "Natural gradient"),
-        ({"inducing_allocation": "most"}, {"coordinates": "xy"}, "inducing_allocation"),
-        ({"num_inducing": 0}, {"coordinates": "xy"}, "num_inducing"),
         ({"K": 0, "local": True}, {"coordinates": "xy"}, "K"),
-        ({"lengthscale": -1.0}, {"coordinates": "xy"}, "lengthscale"),
         ({"engine": "coordinate", "local": True}, {"coordinates": "xy"}, "local=True"),
         ({"no_such": 1}, {"coordinates": "xy"}, "no_such"),
     ],

@@ -24,6 +24,13 @@ from nmfbench.models.pnmf.plan import build_stages, posterior_prior
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
 from nmfbench.models.pnmf.scales import RateScales
 from nmfbench.models.pnmf.schedules import SCHEDULES
+from nmfbench.models.pnmf.spatial.places import (
+    SPATIAL_LIMITS,
+    check_spatial,
+    place_cells,
+    places_text,
+    predicted_means,
+)
 from nmfbench.models.pnmf.start import INITS
 from nmfbench.training.checkpoint import Checkpoint
 from nmfbench.training.observer import Observer
@@ -91,6 +98,41 @@ class PNMF(FittedFactors):
     eval_every, patience : int, default=25, 3
         Steps between evaluations of a Monte-Carlo ELBO, and evaluations without a gain after which gradient
         training ends.
+    spatial : bool, default=False
+        Whether factors are Gaussian processes over the cells' coordinates; the parameters below are of these.
+    local : bool, default=False
+        False: sparse processes with inducing points (SVGP). True: every cell is an inducing point, and the
+        prior is that of each cell given its `K` neighbours (LCGP); for more than some thousand cells with
+        `batch_size`.
+    multigroup : bool, default=False
+        Whether `groups` (sections, say) have processes of their own that are correlated. It smooths across
+        space within a group and takes no batch effect out.
+    kernel : {"Matern32"}
+    num_inducing : int, default=3000
+        Of SVGP; with as many as there are cells or more, the cells themselves.
+    lengthscale : float, default=1.0
+        In the units of the coordinates.
+    sigma : float, default=1.0
+        Standard deviation of each process.
+    group_diff_param : float, default=10.0
+        How different the groups are: 0 one process for all, 10 as good as independent.
+    jitter : float, default=1e-5
+    train_lengthscale : bool, default=False
+        Whether the lengthscale that raises the bound is sought, from `lengthscale` on.
+    cholesky_mode : {"exp", "softplus"}, default="exp"
+    diagonal_only : bool, default=False
+        Whether q of the inducing values has a diagonal covariance (in the whitened values).
+    inducing_allocation : {"proportional", "equal", "derived"}, default="proportional"
+        How groups share the inducing points.
+    K : int, default=50
+        Neighbours of LCGP.
+    precompute_knn : bool, default=True
+        Whether they are found once and kept.
+    neighbors : {"knn", "probabilistic"}, default="knn"
+        The nearest, or drawn with chances in proportion to the covariance.
+    scale_kl_NM : bool, default=False
+        Whether the divergence of SVGP is multiplied by cells / inducing points. The objective is then no
+        bound; for comparison with software that does it.
 
     Attributes
     ----------
@@ -105,8 +147,12 @@ class PNMF(FittedFactors):
     lr_history_ : list of float
     converged_ : bool
     stop_reason_ : {"converged", "max_iter", "interrupted"}
-    prior_ : GaussianPrior
+    prior_ : GaussianPrior, SVGP or LCGP
         Holds q.
+    lengthscale_ : float
+        With `spatial`.
+    groups_ : ndarray or None
+        Labels of the groups, in the order of their codes.
     log_factors_, factor_scale_ : ndarray of shape (n, k)
         mu and sigma.
 
@@ -126,10 +172,13 @@ class PNMF(FittedFactors):
     >>> history, model = PNMF(3, mode="lower-bound", random_state=0).fit(X, return_history=True)
     >>> len(history) == model.n_iter_, bool(history[-1] > history[0])
     (True, True)
+    >>> model = PNMF(2, spatial=True, num_inducing=20, lengthscale=2.0, max_iter=10, random_state=0)
+    >>> xy = rng.uniform(0, 10, (60, 2))
+    >>> model.fit(X, coordinates=xy).prior_type, model.transform(X, coordinates=xy).shape
+    ('SVGP', (60, 2))
     """
 
     _conditional = False
-    _spatial = False
     _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
     _limits: ClassVar[dict[str, Limit]] = FittedFactors._limits | {
         "loadings_mode": one_of(*LOADINGS_MODES),
@@ -159,6 +208,7 @@ class PNMF(FittedFactors):
         "learn_prior": one_of(True, False),
         "eval_every": real(1, whole=True),
         "patience": real(1, whole=True),
+        **SPATIAL_LIMITS,
     }
 
     def __init__(
@@ -194,6 +244,23 @@ class PNMF(FittedFactors):
         learn_prior=False,
         eval_every=25,
         patience=3,
+        spatial=False,
+        local=False,
+        multigroup=False,
+        kernel="Matern32",
+        num_inducing=3000,
+        lengthscale=1.0,
+        sigma=1.0,
+        group_diff_param=10.0,
+        jitter=1e-5,
+        train_lengthscale=False,
+        cholesky_mode="exp",
+        diagonal_only=False,
+        inducing_allocation="proportional",
+        K=50,
+        precompute_knn=True,
+        neighbors="knn",
+        scale_kl_NM=False,
     ):
         self.n_components = n_components
         self.loadings_mode = loadings_mode
@@ -225,11 +292,34 @@ class PNMF(FittedFactors):
         self.learn_prior = learn_prior
         self.eval_every = eval_every
         self.patience = patience
+        self.spatial = spatial
+        self.local = local
+        self.multigroup = multigroup
+        self.kernel = kernel
+        self.num_inducing = num_inducing
+        self.lengthscale = lengthscale
+        self.sigma = sigma
+        self.group_diff_param = group_diff_param
+        self.jitter = jitter
+        self.train_lengthscale = train_lengthscale
+        self.cholesky_mode = cholesky_mode
+        self.diagonal_only = diagonal_only
+        self.inducing_allocation = inducing_allocation
+        self.K = K
+        self.precompute_knn = precompute_knn
+        self.neighbors = neighbors
+        self.scale_kl_NM = scale_kl_NM
 
     @property
     def prior_type(self) -> str:
         """The kind of prior that the parameters ask for."""
-        return "GaussianPrior"
+        return ("LCGP" if self.local else "SVGP") if self.spatial else "GaussianPrior"
+
+    @property
+    def lengthscale_(self) -> float:
+        """The lengthscale at the end: the parameter, unless it was trained."""
+        check_is_fitted(self)
+        return self.prior_.kernel.lengthscale
 
     def fit(
         self,
@@ -257,8 +347,10 @@ class PNMF(FittedFactors):
         X : CSR, CSC, dense or AnnData, of shape (n, d)
             Counts; not negative, whole numbers or not.
         y, strata : ignored
-        coordinates, groups
-            Positions and groups of the cells, for a spatial prior; not used by the Gaussian one.
+        coordinates : array-like of shape (n, dimensions)
+            With `spatial`; of an AnnData ``obsm["spatial"]``, where they are not given.
+        groups : array-like of shape (n,)
+            Labels, with `multigroup`.
         return_history : bool, default=False
         callback : callable or None
             Called as ``callback(model, iteration, elbo)`` after the update of iterations 0,
@@ -278,6 +370,9 @@ class PNMF(FittedFactors):
             The history is a list of ELBOs, one for each step.
         """
         check_parameters(self, self._limits)
+        check_spatial(self)
+        if self.spatial:
+            place_cells(self, X, coordinates, groups)
         device = device_of(self.device)
         X = self._check_input(counts_of(X, layer), reset=True)
         self._check_n_components(*X.shape)
@@ -321,8 +416,10 @@ class PNMF(FittedFactors):
         Parameters
         ----------
         X : CSR, CSC, dense or AnnData, of shape (n, d)
-        coordinates, groups
-            For a spatial prior.
+            With `spatial` not looked at, and may be None.
+        coordinates, groups : array-like of shape (n, dimensions) and (n,)
+            With `spatial`: anywhere, and groups of the fit. What is given back is what the processes predict
+            there.
         method : {"vi", "map", "poisson", "nnls"}, default="vi"
             ``vi``: q of every cell by the objective of the fit, ``exp(mu + sigma²/2)``. ``map`` or
             ``poisson``: the factors that maximise the Poisson likelihood alone. ``nnls``: 100 multiplicative
@@ -334,6 +431,8 @@ class PNMF(FittedFactors):
         ndarray of shape (n, k)
         """
         check_is_fitted(self)
+        if self.spatial:
+            return predicted_means(self, coordinates, groups)
         X = self._check_input(counts_of(X, layer), reset=False)
         counts = Counts(X, device_of(self.device))
         return embed_cells(self, counts, RateScales.of(counts, self._exposure_of(counts)), method)
@@ -355,8 +454,8 @@ class PNMF(FittedFactors):
         """Keep what the conditional model needs of the cells' donors."""
 
     def _conditions_text(self) -> str:
-        """What the fingerprint of the data adds for them."""
-        return ""
+        """What the fingerprint of the data adds for them, and for the places of the cells."""
+        return places_text(self) if self.spatial else ""
 
     def _scales(self, counts: Counts) -> RateScales:
         return RateScales.of(counts, self._exposure_of(counts))

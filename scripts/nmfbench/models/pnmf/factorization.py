@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 from torch.distributions import kl_divergence as torch_divergence
 
 from nmfbench.errors import InputError
@@ -129,9 +129,9 @@ class PoissonFactorization(torch.nn.Module):
         X : array of shape (genes, cells) or None
             Counts of these genes and cells, where others than y are meant.
         coordinates, groups
-            For a spatial prior, which takes them at its construction here.
+            Accepted for the reference's signature: a spatial prior here takes them at its construction.
         spatial : bool
-            Whether to return ``(terms, qF, qU, pU)``.
+            Whether to return ``(terms, qF, qU, pU)``: the divergence is then of the inducing values.
 
         Returns
         -------
@@ -140,6 +140,7 @@ class PoissonFactorization(torch.nn.Module):
             ``exp_mu`` (k, cells), and ``exp_mu_sigma`` outside ``simple``; ``rate_sum``, the sum of the mean
             rates over genes and cells, in place of the rates.
         qF, pF : Normal of shape (k, cells)
+        qU, pU : MultivariateNormal of shape (k, inducing points), of the whitened values
         """
         rows = None if idx is None else torch.as_tensor(idx)
         mu, sigma = self.prior.marginals(rows)
@@ -165,7 +166,14 @@ class PoissonFactorization(torch.nn.Module):
             terms["rate_sum"] = A.sum(dim=0) @ W.sum(dim=0)
         qF = Normal(mu.T, sigma.T)
         if spatial:
-            return terms, qF, *self.prior.inducing()
+            return terms, qF, *self.prior.inducing_distributions()
+        if not self.prior.conjugate:
+            raise InputError(
+                "PoissonFactorization.forward: spatial",
+                "True with a prior over coordinates",
+                repr(spatial),
+                "pass spatial=True and take (terms, qF, qU, pU)",
+            )
         return (
             terms,
             qF,
@@ -200,8 +208,8 @@ def expected_log_likelihood(terms: dict) -> torch.Tensor:
     return terms["log_likelihood"] - terms["log_factorials"]
 
 
-def kl_divergence(qF: Normal, pF: Normal) -> torch.Tensor:
-    """``Σ KL(q || p)`` of two normal distributions of the same shape."""
+def kl_divergence(qF: Distribution, pF: Distribution) -> torch.Tensor:
+    """``Σ KL(q || p)`` of two normal distributions of the same shape (or of ``qU`` and ``pU``)."""
     return torch_divergence(qF, pF).sum()
 
 

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.models.embedding import Embedding
 from nmfbench.models.pnmf.plan import posterior_prior
+from nmfbench.models.pnmf.spatial.places import predicted
 
 
 class FittedFactors(Embedding):
@@ -17,6 +18,7 @@ class FittedFactors(Embedding):
 
     _embedding_name = "H_pnmf"
     uses_labels_ = False
+    groups_: np.ndarray | None = None
     elbo_: float | None = None
     n_iter_ = 0
 
@@ -28,9 +30,20 @@ class FittedFactors(Embedding):
     def predict_factors(
         self, coordinates: Any = None, groups: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``mu`` and ``sigma`` of the training cells; at other `coordinates` where the prior is spatial."""
+        """``mu`` and ``sigma``, both of shape (n, k).
+
+        Parameters
+        ----------
+        coordinates : array-like of shape (n, dimensions) or None
+            With a spatial prior: anywhere. None: the cells of the fit.
+        groups : array-like of shape (n,) or None
+            Labels of the fit, with `multigroup`.
+        """
         check_is_fitted(self)
-        return self.prior_.marginals()
+        with torch.no_grad():
+            if self.spatial and coordinates is not None:
+                return predicted(self, coordinates, groups)
+            return self.prior_.marginals()
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``."""

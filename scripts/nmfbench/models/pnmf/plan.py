@@ -63,7 +63,7 @@ def engine_of(model: PNMF) -> str:
 
 def build_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callable[[Stage | None], Stage]]:
     """The stages of a fit, each built from the one before."""
-    if model._spatial:
+    if model.spatial:
         from nmfbench.models.pnmf.spatial.plan import spatial_stages
 
         return spatial_stages(model, counts, scales)

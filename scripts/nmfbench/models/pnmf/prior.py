@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
+from nmfbench.errors import InputError
 from nmfbench.models.pnmf.parameters import softplus_inverse
 
 SMALLEST_SIGMA = 1e-8
@@ -41,6 +42,13 @@ class LatentPrior(torch.nn.Module):
     def divergence_weight(self, n_cells: int, n_batch: int) -> float:
         """What :meth:`divergence` of a batch is multiplied by to stand for the whole."""
         return n_cells / n_batch if self.rowwise else 1.0
+
+    def inducing_distributions(self) -> tuple[Distribution, Distribution]:
+        """``(qU, pU)`` of the inducing values, where the prior has some."""
+        raise InputError(
+            f"{type(self).__name__}.inducing_distributions", "a prior with inducing points (SVGP)",
+            type(self).__name__, "leave spatial=True out",
+        )  # fmt: skip
 
     def gradients(
         self, on_mu: torch.Tensor, on_sigma: torch.Tensor, weight: float, rows: torch.Tensor | None = None

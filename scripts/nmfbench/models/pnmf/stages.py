@@ -19,7 +19,7 @@ from nmfbench.models.pnmf.prior import gaussian_divergence
 
 WINDOW = 5
 RELAXATION = 1.7
-_OVERSHOT = 1e-8  # share of the bound by which it may fall before a long step is taken back
+OVERSHOT = 1e-8  # share of the bound by which it may fall before a long step is taken back
 _EVALUATION_DRAWS = 8
 _PAIR, _EVALUATION = 1, 2  # streams of random numbers
 
@@ -105,7 +105,7 @@ class CoordinateStage(Stage):
         before = _copied(self.now)
         parts = sweep(self.counts, self.now, relaxation=RELAXATION, learn_prior=self.learn_prior)
         bound = parts[0] - parts[1]
-        if not bound >= self._bound - _OVERSHOT * abs(self._bound):
+        if not bound >= self._bound - OVERSHOT * abs(self._bound):
             self.now = _copied(self._safe)
             parts = sweep(self.counts, self.now, learn_prior=self.learn_prior)
             bound = parts[0] - parts[1]
@@ -120,7 +120,7 @@ class CoordinateStage(Stage):
     def evaluate(self) -> Value:
         # The last long step has not been looked at yet.
         parts = lower_bound(self.counts, self.now)
-        if parts[0] - parts[1] < self._bound - _OVERSHOT * abs(self._bound):
+        if parts[0] - parts[1] < self._bound - OVERSHOT * abs(self._bound):
             self.now = _copied(self._safe)
             sweep(self.counts, self.now, learn_prior=self.learn_prior)
             parts = lower_bound(self.counts, self.now)

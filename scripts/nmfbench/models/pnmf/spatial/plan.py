@@ -1,14 +1,13 @@
-"""From the parameters of a spatial model to its points, its prior and the stages of its fit."""
+"""From the parameters of a spatial model to its prior and the stages of its fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from nmfbench.errors import InputError
 from nmfbench.models.pnmf.coordinate import LatentState
 from nmfbench.models.pnmf.counts import FLOOR, Counts
 from nmfbench.models.pnmf.gradient import GradientStage
@@ -20,62 +19,26 @@ from nmfbench.models.pnmf.spatial.ascent import AscentStage
 from nmfbench.models.pnmf.spatial.inducing import choose_inducing
 from nmfbench.models.pnmf.spatial.kernels import Matern32, Points
 from nmfbench.models.pnmf.spatial.lcgp import LCGP
+from nmfbench.models.pnmf.spatial.places import engine_of
 from nmfbench.models.pnmf.spatial.svgp import SVGP
 from nmfbench.models.pnmf.stages import CoordinateStage, Stage
 from nmfbench.models.pnmf.start import start_factors
 
 if TYPE_CHECKING:
-    from nmfbench.models.pnmf.spatial.estimator import SpatialPNMF
+    from nmfbench.models.pnmf.estimator import PNMF
 
 WARM_SWEEPS = 30
 """Sweeps without space, which find the factors that the processes then begin with."""
 
 
-def check_points(model: SpatialPNMF, coordinates: Any, groups: Any, n: int | None) -> Points:
-    """Coordinates and groups as they were given, checked.
-
-    Raises
-    ------
-    InputError
-        Naming ``coordinates`` or ``groups``, where they are missing or do not fit.
-    """
-    name = type(model).__name__
-    if coordinates is None:
-        raise InputError(
-            f"{name}: coordinates",
-            "where the cells lie, an array of shape (cells, dimensions)",
-            "None",
-            'pass coordinates=..., or an AnnData with obsm["spatial"]',
-        )
-    xy = np.asarray(coordinates, dtype=np.float64)
-    if xy.ndim != 2 or (n is not None and len(xy) != n) or not np.isfinite(xy).all():
-        raise InputError(
-            f"{name}: coordinates",
-            f"finite numbers of shape ({'cells' if n is None else n}, dimensions)",
-            f"shape {xy.shape}, {int((~np.isfinite(xy)).sum())} values not finite",
-            "give one row for each cell",
-        )
-    if not model.multigroup:
-        return Points.of(xy)
-    if groups is None:
-        raise InputError(
-            f"{name}: groups", "the group of every cell, as multigroup=True", "None", "pass groups=..."
-        )
-    labels = np.asarray(groups)
-    if labels.shape != (len(xy),):
-        raise InputError(
-            f"{name}: groups", f"{len(xy)} labels", f"shape {labels.shape}", "give one label for each cell"
-        )
-    return Points.of(xy, model._group_codes(labels))
-
-
-def build_prior(model: SpatialPNMF, points: Points, seed: int, dtype: torch.dtype) -> SVGP | LCGP:
+def build_prior(model: PNMF, points: Points, seed: int, dtype: torch.dtype) -> SVGP | LCGP:
     """The prior that the parameters ask for, with q at its own start."""
+    by_gradient = model.train_lengthscale and engine_of(model) == "gradient"
     kernel = Matern32(
         model.lengthscale,
         model.sigma,
         model.group_diff_param if model.multigroup else None,
-        model.train_lengthscale,
+        by_gradient,
         device=points.xy.device,
     )
     if model.local:
@@ -108,35 +71,7 @@ def build_prior(model: SpatialPNMF, points: Points, seed: int, dtype: torch.dtyp
     )
 
 
-def engine_of(model: SpatialPNMF) -> str:
-    """``ascent`` (closed form) or ``gradient``.
-
-    Raises
-    ------
-    InputError
-        Where closed-form steps are asked for by name and another parameter excludes them.
-    """
-    default = {
-        **{"batch_size": None, "y_batch_size": None, "optimizer": "Adam", "scheduler": "one_cycle"},
-        **{"local": False, "diagonal_only": False, "train_lengthscale": False, "scale_kl_NM": False},
-    }
-    differs = [key for key, value in default.items() if getattr(model, key) != value]
-    asked = [f"{key}={getattr(model, key)!r}" for key in differs]
-    if model.loadings_mode in ("softplus", "exp"):
-        asked.append(f"loadings_mode={model.loadings_mode!r}")
-    if model.engine == "coordinate" and asked:
-        raise InputError(
-            f"{type(model).__name__}: parameter engine='coordinate' with {', '.join(asked)}",
-            "the default values of these",
-            ", ".join(asked),
-            "leave them out, or set engine to 'gradient' (or 'auto')",
-        )
-    return "gradient" if asked or model.engine == "gradient" else "ascent"
-
-
-def spatial_stages(
-    model: SpatialPNMF, counts: Counts, scales: RateScales
-) -> list[Callable[[Stage | None], Stage]]:
+def spatial_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Callable[[Stage | None], Stage]]:
     """The stages of a fit: without space, then with it, then on the evidence bound where that is sought."""
     seed, dtype, device = model.seed_, counts.dtype, counts.device
     points = model._points.to(device)
@@ -161,7 +96,8 @@ def spatial_stages(
 
     def ascend(before: Stage) -> Stage:
         state = before.posterior()
-        return AscentStage(counts, prior_from(state.mu), state.W.clone(), scales, model.max_iter)
+        options = {"tune_lengthscale": model.train_lengthscale}
+        return AscentStage(counts, prior_from(state.mu), state.W.clone(), scales, model.max_iter, **options)
 
     def polish(before: AscentStage) -> Stage:
         # an even number: a draw without its opposite would push every cell its own way

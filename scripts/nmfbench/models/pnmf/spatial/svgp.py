@@ -14,7 +14,10 @@ The parameters are those of the whitened values, so the prior is (0, I) whatever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch.distributions import MultivariateNormal
 
 from nmfbench.models.pnmf.parameters import softplus_inverse
 from nmfbench.models.pnmf.prior import SMALLEST_SIGMA, LatentPrior
@@ -77,9 +80,10 @@ class SVGP(LatentPrior):
 
     def diagonal(self) -> torch.Tensor:
         """Diagonals of T, of shape (k, M)."""
-        if self.cholesky_mode == "exp":
-            return self.raw_diagonal.exp()
-        return torch.nn.functional.softplus(self.raw_diagonal)
+        return self._diagonal(self.raw_diagonal)
+
+    def _diagonal(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw.exp() if self.cholesky_mode == "exp" else torch.nn.functional.softplus(raw)
 
     def _raw(self, diagonal: torch.Tensor) -> torch.Tensor:
         return diagonal.log() if self.cholesky_mode == "exp" else softplus_inverse(diagonal)
@@ -92,12 +96,16 @@ class SVGP(LatentPrior):
 
     def projection(self, points: Points) -> torch.Tensor:
         """``a_x`` for every point, of shape (n, M)."""
+        across = self.kernel(self.inducing, points)
+        return torch.linalg.solve_triangular(self._whitener(), across, upper=False).T.to(self.dtype)
+
+    def _whitener(self) -> torch.Tensor:
+        """C, of shape (M, M), in double precision."""
         if self.kernel.trainable or self._factor is None:
             covariance = self.kernel(self.inducing, self.inducing)
             eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
             self._factor = torch.linalg.cholesky(covariance + self.jitter * eye)
-        across = self.kernel(self.inducing, points)
-        return torch.linalg.solve_triangular(self._factor, across, upper=False).T.to(self.dtype)
+        return self._factor
 
     def marginals(self, rows=None) -> tuple[torch.Tensor, torch.Tensor]:
         return self._moments(self.of_cells(rows))
@@ -114,6 +122,12 @@ class SVGP(LatentPrior):
             total = total + torch.tril(self.lower, diagonal=-1).double().square().sum()
         return total / 2
 
+    def inducing_distributions(self) -> tuple[MultivariateNormal, MultivariateNormal]:
+        """``(qU, pU)`` of the whitened inducing values, of shape (k, M)."""
+        q = MultivariateNormal(self.mean.T, scale_tril=self.triangle())
+        eye = torch.eye(len(self.mean), dtype=self.dtype, device=self.mean.device)
+        return q, MultivariateNormal(torch.zeros_like(q.loc), scale_tril=eye.expand_as(q.scale_tril))
+
     def divergence_weight(self, n_cells: int, n_batch: int) -> float:
         return self.divergence_factor
 
@@ -126,6 +140,45 @@ class SVGP(LatentPrior):
         T = torch.linalg.solve_triangular(root, eye, upper=True).T
         self.raw_diagonal[factor] = self._raw(T.diagonal()).to(self.dtype)
         self.lower[factor] = torch.tril(T, diagonal=-1).to(self.dtype)
+
+    @torch.no_grad()
+    def set_log_lengthscale(self, value: float, *, keep_process: bool = False) -> torch.Tensor | None:
+        """Change the kernel's lengthscale.
+
+        Parameters
+        ----------
+        value : float
+            Its logarithm.
+        keep_process : bool
+            Whether q of the inducing values stays as it is, so that the whitened values change. Else the
+            whitened values stay, and the process changes.
+
+        Returns
+        -------
+        Tensor of shape (M, M) or None
+            What the whitened values were multiplied by to keep the process.
+        """
+        before = self._whitener() if keep_process else None
+        self.kernel.log_lengthscale.fill_(value)
+        self._factor = self._kept = None
+        if before is None:
+            return None
+        turn = torch.linalg.solve_triangular(self._whitener(), before, upper=False)
+        for name, values in self.turned(turn, {name: p.data for name, p in self.named_parameters()}).items():
+            getattr(self, name).copy_(values)
+        return turn
+
+    def turned(self, turn: torch.Tensor, where: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """``mean``, ``raw_diagonal`` and ``lower`` of the whitened values multiplied by a lower triangle."""
+        diagonal = self._diagonal(where["raw_diagonal"])
+        T = torch.tril(where["lower"], diagonal=-1) + torch.diag_embed(diagonal)
+        T = turn @ T.double()
+        found = {
+            "mean": turn @ where["mean"].double(),
+            "raw_diagonal": self._raw(torch.diagonal(T, dim1=1, dim2=2)),
+            "lower": torch.tril(T, diagonal=-1),
+        }
+        return {name: values.to(self.dtype) for name, values in found.items()}
 
     @torch.no_grad()
     def start_from(self, mu: torch.Tensor, noise: float = 0.5, width: float = 0.3) -> None:
