@@ -112,6 +112,9 @@ def train(
         "should_stop": run.stop_requested,
         "progress": False,  # lines in the log, which job() also shows on a terminal
     }
+    grouped = getattr(model, "multigroup", False)
+    if grouped:
+        watched["groups"] = _conditions(data, condition_columns).astype(str).agg(" ".join, axis=1)
     placement = place(data.nnz, out_of_core if hasattr(model, "fit_rows") else False, in_memory_mb)
     with threadpool_limits(run.threads), ExitStack() as opened:
         loaded, rows = time.monotonic(), None
@@ -134,7 +137,7 @@ def train(
             )
         trained = time.monotonic()
         _show_history(observer, model, in_order)
-        conditional = entry.conditional and getattr(model, "uses_conditions_", True)
+        conditional = grouped or (entry.conditional and getattr(model, "uses_conditions_", True))
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
         _write_fit(

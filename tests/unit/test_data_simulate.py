@@ -88,6 +88,27 @@ def test_mean_and_variance(dispersion):
     np.testing.assert_allclose(counts[:, only_base].var(axis=0), variance, rtol=0.12, atol=0.03)
 
 
+def test_cell_types_fill_bands_of_the_section_of_every_donor(atlas, tmp_path):
+    simulate_atlas(tmp_path / "spatial.h5ad", **SMALL, spatial=True)
+    adata, plain = anndata.read_h5ad(tmp_path / "spatial.h5ad"), anndata.read_h5ad(atlas)
+    assert "spatial" not in plain.obsm
+    np.testing.assert_array_equal(adata.raw.X.toarray(), plain.raw.X.toarray())
+    xy = adata.obsm["spatial"]
+    assert xy.shape == (800, 2)
+    bands = adata.obs.assign(y=xy[:, 1]).groupby("cell_type", observed=True)["y"].agg(["min", "max"])
+    bands = bands.sort_values("min")
+    assert (bands["max"].to_numpy()[:-1] < bands["min"].to_numpy()[1:]).all()
+    section = xy[adata.obs["donor_id"].to_numpy() == "SIM1"]
+    side = np.sqrt(800 / 5)
+    assert section.min() >= 0
+    assert 0.9 * side < section.max() <= side
+    filter_donors(
+        tmp_path / "spatial.h5ad", tmp_path / "kept.h5ad", tmp_path / "donors.tsv", min_cells_per_donor=100
+    )
+    kept = anndata.read_h5ad(tmp_path / "kept.h5ad")
+    np.testing.assert_array_equal(kept.obsm["spatial"], adata[kept.obs_names].obsm["spatial"])
+
+
 def test_programs_overlap():
     atlas = Atlas(AtlasDesign())
     np.testing.assert_allclose(atlas.programs.sum(axis=1), 1)

@@ -29,7 +29,8 @@ def model(planted):
 
 
 @pytest.mark.parametrize(
-    "module", ["estimator", "factorization", "parameters", "prior", "start", "transforms"]
+    "module",
+    ["estimator", "factorization", "parameters", "prior", "start", "transforms", "spatial.estimator"],
 )
 def test_documented_examples(module):
     result = doctest.testmod(import_module(f"nmfbench.models.pnmf.{module}"))

@@ -55,6 +55,11 @@ class Simulation(Section):
     dispersion: float = Field(
         0.0, ge=0, description="Negative binomial counts with variance mu + dispersion mu²; 0 is Poisson."
     )
+    spatial: bool = Field(
+        False,
+        description='Coordinates of the cells (`obsm["spatial"]`): a section for each donor, a band of it '
+        "for each cell type.",
+    )
     seed: Seed = Field(0, description="Seed of the simulation.")
 
 

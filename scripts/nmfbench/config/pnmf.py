@@ -87,7 +87,17 @@ class PNMFSpatial(PoissonFactorisation):
         1.0, gt=0, description="Over what distance factors are alike, in the units of the coordinates."
     )
     sigma: float = Field(1.0, gt=0, description="Standard deviation of each factor's logarithm.")
-    train_lengthscale: bool = Field(False, description="Learn the lengthscale (by Adam).")
+    train_lengthscale: bool = Field(
+        False, description="Seek the lengthscale with the highest bound, from `lengthscale` on."
+    )
+    multigroup: bool = Field(
+        False,
+        description="Processes of its own for every group of cells: the dataset's `condition_columns` "
+        "(donors, or sections).",
+    )
+    group_diff_param: float = Field(
+        10.0, ge=0, description="`multigroup`: from one process for all (0) to nearly independent ones (10)."
+    )
     num_inducing: int = Field(3000, ge=1, description="Inducing points; as many as cells or more: the cells.")
     local: bool = Field(
         False, description="Condition each cell on its `K` neighbours, without inducing points."

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.filtered import normalise_block
+from nmfbench.data.filtered import SPATIAL, normalise_block
 from nmfbench.data.writer import whole_h5ad, write_sections
 from nmfbench.errors import InputError
 
@@ -70,6 +70,9 @@ class AtlasDesign:
         using programs have half of it.
     dispersion : float
         Negative binomial with variance ``mu + dispersion mu^2``; 0 is Poisson.
+    spatial : bool
+        Whether the cells have coordinates, in ``obsm["spatial"]``: every donor is a section of its own, in
+        which each cell type fills a band, and cells lie about 1 apart. Nothing else is drawn differently.
     """
 
     n_cells: int = 3000
@@ -84,6 +87,7 @@ class AtlasDesign:
     ambient: float = 0.1
     donor_strength: float = 0.35
     dispersion: float = 0.0
+    spatial: bool = False
 
     def __post_init__(self) -> None:
         needed = self.all_donors * self.min_cells
@@ -251,10 +255,10 @@ def simulate_atlas(path: str | Path, **parameters: Any) -> None:
         counts.finish()
         logged.finish()
         _write_raw_frame(file.hdf5["raw"], var.drop(columns="feature_is_filtered"))
-        write_sections(
-            file.hdf5,
-            {"obs": atlas.obs(), "var": var, "uns": _make_uns(atlas), "obsm": {"X_umap": _make_map(atlas)}},
-        )
+        obsm = {"X_umap": _make_map(atlas)}
+        if design.spatial:
+            obsm[SPATIAL] = place_in_bands(atlas)
+        write_sections(file.hdf5, {"obs": atlas.obs(), "var": var, "uns": _make_uns(atlas), "obsm": obsm})
     logger.info("simulated %d cells x %d genes, %d nonzeros", design.n_cells, design.n_genes, counts.nnz)
 
 
@@ -354,6 +358,16 @@ def _make_map(atlas: Atlas) -> np.ndarray:
     angle = 2 * np.pi * atlas.types / atlas.design.n_cell_types
     points = 10 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return (points + rng.standard_normal(points.shape)).astype(np.float32)
+
+
+def place_in_bands(atlas: Atlas) -> np.ndarray:
+    """Coordinates of the cells, shape (cells, 2): a square for each donor, a band of it for each type."""
+    rng = np.random.default_rng([atlas.design.seed, 4])
+    sizes = np.bincount(atlas.types, minlength=atlas.design.n_cell_types) / atlas.types.size
+    begins = np.cumsum(sizes) - sizes
+    across, along = rng.random((2, atlas.types.size))
+    side = np.sqrt(atlas.design.n_cells / atlas.design.all_donors)
+    return side * np.stack([along, begins[atlas.types] + across * sizes[atlas.types]], axis=1)
 
 
 def _write_raw_frame(raw: Any, var: pd.DataFrame) -> None:
