@@ -100,6 +100,7 @@ def spatial_stages(model: PNMF, counts: Counts, scales: RateScales) -> list[Call
         return AscentStage(counts, prior_from(state.mu), state.W.clone(), scales, model.max_iter, **options)
 
     def polish(before: AscentStage) -> Stage:
+        before.evaluate()  # takes a momentum back that went too far
         # an even number: a draw without its opposite would push every cell its own way
         options = {"mode": model.mode, "n_draws": model.E + model.E % 2, "seed": seed}
         return AscentStage(counts, before.prior, before.W, scales, model.max_iter, **options)
