@@ -55,7 +55,8 @@ class FitData:
         order = source.order
         if order is None:
             return cls(source, conditions, strata)
-        conditions = replace(conditions, codes=conditions.codes[order])
+        if conditions.size > 1:  # else all are alike, and zeros that nobody wrote to take no memory
+            conditions = replace(conditions, codes=conditions.codes[order])
         return cls(source, conditions, None if strata is None else strata[order])
 
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.filtered import FilteredCounts, normalise_block
+from nmfbench.data.filtered import FilteredCounts, csr_of, normalise_block
 from nmfbench.training.rows import BLOCK_ROWS
 
 T = TypeVar("T")
@@ -49,12 +49,21 @@ class FilteredRows:
         """The rows `indices`, in that order, from one pass over the blocks that hold them."""
         ascending = np.argsort(indices, kind="stable")
         wanted = np.asarray(indices)[ascending]
-        parts = []
+        indptr = np.zeros(len(wanted) + 1, np.int64)
+        for start, lengths in zip(
+            range(0, self.n_rows, self.block_rows), self.counts.lengths(self.block_rows), strict=True
+        ):
+            low, high = np.searchsorted(wanted, [start, start + len(lengths)])
+            indptr[low + 1 : high + 1] = lengths[wanted[low:high] - start]
+        np.cumsum(indptr, out=indptr)
+        # Filled in place: parts of many blocks, put together at the end, would leave as many holes.
+        data, columns = np.empty(indptr[-1], self.dtype), np.empty(indptr[-1], np.int32)
         needed = np.unique(wanted // self.block_rows)
         for start, block in prefetched(self._read(self.block_rows, needed)):
             low, high = np.searchsorted(wanted, [start, start + block.shape[0]])
-            parts.append(block[wanted[low:high] - start])
-        found = sparse.vstack(parts, format="csr")
+            part, place = block[wanted[low:high] - start], slice(indptr[low], indptr[high])
+            data[place], columns[place] = part.data, part.indices
+        found = csr_of(data, columns, indptr, self.n_columns)
         if not np.array_equal(ascending, np.arange(len(ascending))):
             found = found[np.argsort(ascending)]
         found.has_sorted_indices = True
