@@ -24,9 +24,9 @@ _KNOWN_STARTS = {
     b"<": ("a web page or XML", "download the file itself, not the page that links to it"),
 }
 POINTERS_AT_ONCE = 2**18
-_READ_CACHE = (
-    8 * 2**20
-)  # bytes, filled for each array; a chunk in which a block ends must not be unpacked twice
+# Bytes, which each array that is read fills: room for a chunk, as one that a block ends in must not be
+# unpacked twice, and little more.
+_READ_CACHE = 8 * 2**20
 
 
 def open_h5ad(path: str | Path) -> h5py.File:
