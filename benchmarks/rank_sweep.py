@@ -25,7 +25,8 @@ def main() -> None:
         run(options, Path(folder))
 
 
-def run(options, folder: Path) -> None:
+def run(options, folder: Path) -> tuple[float, float, int]:
+    """Print the table; returns seconds in all, twice the pass plus the fits, and the cells that fits read."""
     import pandas as pd
 
     from nmfbench.data.filtered import FilteredCounts
@@ -73,6 +74,7 @@ def run(options, folder: Path) -> None:
     print(f"cells read by the pass: {cells_of_pass} of {options.cells}; by all fits: {by_fits}")
     by_rank = fits.groupby("rank")[["seconds", "sweeps", "relative_error", "predicted_error", "stability"]]
     print(by_rank.mean().round(4).to_string())
+    return total, bound, by_fits
 
 
 def count_cells(counts_class) -> list[int]:
@@ -91,11 +93,11 @@ def count_cells(counts_class) -> list[int]:
     return seen
 
 
-def arguments():
+def arguments(given: list[str] | None = None):
     options = parser(__doc__, genes=2_000)
     options.add_argument("--ranks", type=int, nargs="+", default=[5, 10, 20, 40, 80])
     options.add_argument("--threads", type=int, default=1)
-    return options.parse_args()
+    return options.parse_args(given)
 
 
 if __name__ == "__main__":

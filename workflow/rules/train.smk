@@ -51,7 +51,7 @@ rule shuffle_cells:
         mem_mb=memory(2000),
         runtime=minutes(30, 0.1),
     params:
-        code=code("training/shards.py", "training/disk.py", "training/samplers.py", "data/filtered.py"),
+        code=code("training/shuffle.py", "training/shards.py", "data/filtered.py", "data/writer.py"),
     script:
         "../../scripts/shuffle_cells.py"
 
