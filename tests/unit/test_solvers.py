@@ -335,6 +335,18 @@ def test_starts_have_the_scale_of_the_data(data):
     assert not np.allclose(one, other)
 
 
+def test_vectors_that_lapack_turns_round_give_the_same_random_start(data, monkeypatch):
+    operator, eigh = operators(data[0])["gram"], np.linalg.eigh
+    expected = start(operator, 4, "random", seed=3)
+
+    def turned(A):  # as another number of threads may do
+        values, vectors = eigh(A)
+        return values, vectors * np.where(np.arange(len(values)) % 2, -1, 1)
+
+    monkeypatch.setattr(np.linalg, "eigh", turned)
+    np.testing.assert_allclose(start(operator, 4, "random", seed=3), expected, rtol=1e-9)
+
+
 def test_leading_eigenvectors(data):
     X = data[0]
     vectors, values = leading_eigenvectors(operators(X)["sparse"], 4, n_iter=30)

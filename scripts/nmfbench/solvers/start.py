@@ -27,7 +27,8 @@ def leading_eigenvectors(operator: Operator, n_components: int, *, seed: int = 0
     Returns
     -------
     vectors : (n_components, genes) array
-        Orthonormal rows.
+        Orthonormal rows; the larger entries of each are positive (its cubes have a positive sum), so that
+        rounding, hence the number of threads, cannot turn one round.
     values : (n_components,) float64 array
         Eigenvalues, that is squared singular values of X, falling.
     """
@@ -41,6 +42,7 @@ def leading_eigenvectors(operator: Operator, n_components: int, *, seed: int = 0
     values, rotation = np.linalg.eigh(operator.product(Q.T)[1])
     largest = np.argsort(values)[::-1][:n_components]
     vectors = (Q @ rotation[:, largest].astype(Q.dtype)).T
+    vectors = np.where((vectors**3).sum(axis=1, keepdims=True) < 0, -vectors, vectors)
     return np.ascontiguousarray(vectors), np.maximum(values[largest], 0.0)
 
 
