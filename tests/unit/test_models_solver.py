@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import reference_models as dense
 from nmfbench.errors import InputError
-from nmfbench.models import base, get_model
+from nmfbench.models import base, exact, get_model
 from nmfbench.models.choice import SolverChoice, choose_solver
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
+from nmfbench.solvers.coordinate import TiedProblem
 from nmfbench.training import checkpoint as checkpoint_module
 from nmfbench.training.rows import InMemoryRows
 
@@ -302,6 +304,23 @@ def test_rows_that_are_not_in_memory_go_by_the_gram_matrix_or_minibatches(cells)
     assert model.solver_choice_.solver == "minibatch"
     with pytest.raises(InputError, match="0 MiB granted"):
         make("ae_nmf", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
+
+
+@pytest.mark.parametrize(("small", "threads"), [(0, 2), (1e9, 1)])
+def test_small_products_are_made_by_one_thread(small, threads, cells, monkeypatch):
+    seen = []
+
+    def watch(self):
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        return refresh(self)
+
+    refresh = TiedProblem.refresh
+    monkeypatch.setattr(TiedProblem, "refresh", watch)
+    monkeypatch.setattr(exact, "SMALL_PRODUCT", small)
+    with threadpool_limits(2, "blas"):
+        make("ae_nmf", max_sweeps=1).fit(cells[0], progress=False)
+    assert seen
+    assert all(number == {threads} for number in seen)
 
 
 def test_the_cost_model_at_sizes_with_a_known_answer():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numba
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from nmfbench.linalg import SparseRows
 from nmfbench.memory import peak_mb
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from nmfbench.models.base import Autoencoder, FitData
 
 log = logging.getLogger(__name__)
+
+SMALL_PRODUCT = 5e7
+"""Multiply-adds of a product, about a millisecond of one thread, below which BLAS does it in one thread."""
 
 
 class Cells(Protocol):
@@ -113,16 +117,18 @@ def fit_exact(
     follower = _Follower(model, cells.n_cells, seed, checkpoint, stored, should_stop, progress)
     try:
         with _numba_threads(torch.get_num_threads()):
-            result = model._descend(
-                operator(),
-                cells,
-                init=model.init,
-                seed=seed,
-                max_iter=model.max_sweeps,
-                tol=model.solver_tol,
-                state=None if stored is None else stored[0],
-                watch=follower,
-            )
+            held = operator()
+            with _blas_threads(held, model.n_components):
+                result = model._descend(
+                    held,
+                    cells,
+                    init=model.init,
+                    seed=seed,
+                    max_iter=model.max_sweeps,
+                    tol=model.solver_tol,
+                    state=None if stored is None else stored[0],
+                    watch=follower,
+                )
     finally:
         follower.bar.close()
     if result.stop_reason != "interrupted":
@@ -238,6 +244,17 @@ class _Follower:
             stop_reason=reason,
             history=self.history,
         )
+
+
+@contextmanager
+def _blas_threads(operator: Operator, rank: int) -> Iterator[None]:
+    """One thread for products so small that handing half of them over takes longer than making them."""
+    by = operator.block_size if isinstance(operator, GramOperator) else rank
+    if by * operator.n_genes * rank >= SMALL_PRODUCT:
+        yield
+        return
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @contextmanager
