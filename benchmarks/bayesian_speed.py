@@ -6,7 +6,7 @@ Both make one step of stochastic gradients on all cells in single precision: the
 log-normal posterior, Adam; the dense one as Pyro's documentation would write it, with a NegativeBinomial
 site of cells x genes. The counts are simulated: 4,000 x 2,000 with about 10 % of nonzeros, and 12,000 x
 13,000 with about 5 %. Seconds are CPU seconds of one thread: on a busy machine a clock on the wall measures
-the others. The dense model of the large size needs about 15 GB; --dense-cells takes that many cells for it
+the others. The dense model of the large size needs about 6 GB; --dense-cells takes that many cells for it
 and multiplies seconds and memory by the cells it left out.
 
 Each measurement is a process of its own. Its memory is VmHWM less what it held before the first step: imports

@@ -31,6 +31,7 @@ def tables(real_h5ad, tmp_path_factory) -> Path:
             "ae_nmf": {"max_epochs": 30},
             "cae_nmf1": {"max_epochs": 30},
             "cae_nmf2": {"max_epochs": 30},
+            "pyro_exponential": {"held_out_fraction": 0.05},
         },
         "ranks": [15],
         "classification": {"seeds": [42], "classifiers": ["logistic_regression"]},

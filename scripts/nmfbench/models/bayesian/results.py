@@ -149,6 +149,8 @@ class Results(Embedding):
             "gene_factors": A.numpy().T,
             "cell_factors_sd": posterior.cells.sd().numpy(),
             "gene_factors_sd": posterior.genes.sd().numpy().T,
+            "prior_rates_P": posterior.learnt["rate_P"].numpy(),
+            "prior_rates_A": posterior.learnt["rate_A"].numpy(),
             "chi_squared": chi_squared(P.to(place), A.to(place), problem.counts, problem.weights),
             "gene_mean": mean.numpy(),
             "gene_variance": variance.numpy(),
