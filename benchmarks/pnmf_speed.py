@@ -61,8 +61,10 @@ def main() -> None:
         f"load average {load:.1f}, torch {torch.__version__}"
     )
     print(f"{options.cells} cells x {options.genes} genes, k = {options.k}\n")
-    steps_table(options)
-    fits_table(options)
+    if "steps" in options.tables:
+        steps_table(options)
+    if "fits" in options.tables:
+        fits_table(options)
 
 
 def steps_table(options: argparse.Namespace) -> None:
@@ -234,14 +236,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-iter", type=int, default=200, help="of the fits of table 2")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each rival, at the least")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of the dense loop's Adam")
-    parser.add_argument("--large", action="store_true", help="12,000 x 13,000, 3 steps, 100 sweeps, one rate")
+    parser.add_argument("--tables", nargs="+", choices=("steps", "fits"), default=("steps", "fits"))
+    parser.add_argument("--large", action="store_true", help="12,000 x 13,000, one rate, at most 100 sweeps")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worker", choices=("sparse", "dense"), help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.large:
-        options.cells, options.genes, options.steps = 12_000, 13_000, 3
-        options.max_iter, options.rates = 100, RATES[1:2]
+        options.cells, options.genes, options.steps = 12_000, 13_000, min(options.steps, 3)
+        options.max_iter, options.rates = min(options.max_iter, 100), RATES[:1]
     return options
 
 
