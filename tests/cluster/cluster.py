@@ -154,16 +154,19 @@ def edited_profile(folder: Path, changes: Sequence[tuple[str, str]]) -> Path:
     return folder
 
 
-def daemons() -> set[str]:
-    """Programs of a SLURM that run on this machine."""
-    names = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "slurmstepd", "srun", "sbatch"}
+def processes() -> set[str]:
+    """What runs on this machine of a SLURM, and of the jobs of the pretended one."""
+    daemons = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "slurmstepd", "srun", "sbatch"}
     found = set()
-    for process in Path("/proc").glob("[0-9]*/comm"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            found.add(process.read_text().strip())
+            name = (process / "comm").read_text().strip()
+            of_a_job = b"SLURM_CLUSTER_NAME=testbed\0" in (process / "environ").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-    return found & names
+        if name in daemons or of_a_job:
+            found.add(f"{name} ({process.name})")
+    return found
 
 
 def csvs(folder: Path, dataset: str = Path(SMALL).stem) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import scenarios
-from cluster import TESTBED, Run, daemons
+from cluster import TESTBED, Run, processes
 
 # `timeout` and CI end the tests by SIGTERM: like Ctrl-C, it must not leave a scheduler behind
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -24,7 +24,7 @@ def testbed() -> Iterator[None]:
     can = subprocess.run([TESTBED, "check"], capture_output=True, text=True, check=False)
     if can.returncode == 3:
         pytest.skip(can.stdout.strip())
-    before = daemons()
+    before = processes()
     up = subprocess.run([TESTBED, "up"], capture_output=True, text=True, timeout=180, check=False)
     assert up.returncode == 0, up.stdout + up.stderr
     try:
@@ -32,7 +32,7 @@ def testbed() -> Iterator[None]:
     finally:
         Run.end_all()
         subprocess.run([TESTBED, "down"], timeout=180, check=True)
-    left = daemons() - before
+    left = processes() - before
     assert not left, f"still running: {left}"
 
 

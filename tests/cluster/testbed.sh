@@ -224,6 +224,16 @@ stop() {
 
 queue_is_empty() { [ -z "$(timeout 10 squeue --noheader --states=all --format=%t | grep -E 'PD|R|CG|CF|S')" ]; }
 
+# Without control groups SLURM loses sight of a process whose parent ended before it.
+end_orphans() {
+  local process
+  for process in /proc/[0-9]*; do
+    grep -qszx 'SLURM_CLUSTER_NAME=testbed' "$process/environ" || continue
+    kill -KILL "${process#/proc/}" 2>/dev/null || continue
+    say "killed ${process#/proc/}, left by a job"
+  done
+}
+
 down() {
   [ -d "$bed" ] || return 0
   ours || die "$etc/slurm.conf is not the test bed's"
@@ -238,6 +248,7 @@ down() {
   stop "$bed/run/slurmdbd.pid" 10
   stop "$bed/run/mysql/pid" 20
   stop "$bed/run/munged.pid" 10
+  end_orphans
   rm -f "$etc"/{slurm.conf,gres.conf,slurmdbd.conf,job_submit.lua}
   [ "${KEEP:-0}" = 1 ] || rm -rf "$bed"
 }
