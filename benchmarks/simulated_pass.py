@@ -9,6 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+from nmfbench.job import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # as jobs of the workflow do
+
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
 
 

@@ -11,12 +11,12 @@ this process, which means something on a busy machine; set OMP_NUM_THREADS and N
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from simulated_pass import NORMALISATION, filtered_atlas, gather, parser, set_clock
 
 PUBLISHED = {
@@ -47,7 +47,7 @@ def run(options, folder: Path) -> dict[str, float]:
     X, types = load_normalised(data.path, **NORMALISATION), data.label("cell_type")
     print(
         f"{platform.processor() or platform.machine()}; {options.clock} seconds; {X.shape[0]} cells x "
-        f"{X.shape[1]} genes, {X.nnz / np.prod(X.shape):.1%} nonzero, rank {options.rank}"
+        f"{X.shape[1]} genes, {X.nnz / math.prod(X.shape):.1%} nonzero, rank {options.rank}"
     )
     AENMF = get_model("ae_nmf")
     common = {"random_state": 0, "device": "cpu"}

@@ -82,6 +82,16 @@ class Job:
         return bool(self.signals)
 
 
+def let_waiting_threads_sleep() -> None:
+    """Have threads that wait for work sleep; to be called before NumPy and torch are first imported.
+
+    Spinning ones made a fit three times slower beside another job (OpenMP's), and 2.8 times slower alone on
+    two cores (OpenBLAS's, which spin some 20 ms after each product; docs/solvers.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # 2^16 cycles in place of 2^26
+
+
 class Interrupted(Exception):
     """The work stopped at a safe point after a signal; running it again resumes it."""
 
@@ -109,8 +119,7 @@ def job(smk: Any) -> Iterator[Job]:
     logging.captureWarnings(True)
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(smk.threads)
-    # Waiting threads must sleep: spinning ones made a fit three times slower beside another job.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_waiting_threads_sleep()
     run = Job(threads=smk.threads, terminal=terminal)
     for signal_number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signal_number, lambda number, _: run.signals.append(signal.Signals(number).name))
