@@ -161,7 +161,7 @@ def test_the_report_is_made(finished):
     assert call.code == 0, call.text
     text = (finished / "results" / "report.html").read_text()
     assert "Expected and present" in text
-    assert "18 of 18" in text
+    assert "25 of 25" in text
     for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources", "Comparisons"):
         assert category in text
 
