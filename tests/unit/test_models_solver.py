@@ -74,14 +74,17 @@ def weights_of(model, name):
 
 
 def same(one, other):
-    assert np.array_equal(one.components_, other.components_)
+    """Equal but for the last bits: OpenBLAS rounds by where an array lies in memory, on some processors."""
+    close = {"rtol": 1e-11, "atol": 1e-13}
+    np.testing.assert_allclose(one.components_, other.components_, **close)
     for key, value in one.embeddings().items():
-        assert np.array_equal(value, other.embeddings()[key])
-    assert (one.n_iter_, one.stop_reason_, one.objective_) == (
-        other.n_iter_, other.stop_reason_, other.objective_,
-    )  # fmt: skip
+        np.testing.assert_allclose(value, other.embeddings()[key], **close)
+    assert (one.n_iter_, one.stop_reason_) == (other.n_iter_, other.stop_reason_)
+    assert one.objective_ == pytest.approx(other.objective_, rel=1e-11)
     rows = [[{k: v for k, v in r.items() if k not in NOT_COMPARED} for r in m.history_] for m in (one, other)]
-    assert rows[0] == rows[1]
+    assert len(rows[0]) == len(rows[1])
+    for first, second in zip(*rows, strict=True):
+        assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
 
 
 @every_autoencoder
