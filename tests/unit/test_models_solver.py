@@ -74,7 +74,7 @@ def weights_of(model, name):
 
 
 def same(one, other):
-    """Equal but for the last bits: OpenBLAS rounds by where an array lies in memory, on some processors."""
+    """Equal but for the last bits, which now and then differ on some processors (docs/solvers.md)."""
     close = {"rtol": 1e-11, "atol": 1e-13}
     np.testing.assert_allclose(one.components_, other.components_, **close)
     for key, value in one.embeddings().items():
