@@ -77,7 +77,7 @@ def problem_of(case: str, genes: int, options: argparse.Namespace):
     from nmfbench.models import get_model
     from nmfbench.models.labels import FitData, encode_conditions, encode_strata
     from nmfbench.models.start import start_loadings
-    from nmfbench.training.rows import InMemoryRows
+    from nmfbench.rows.memory import InMemoryRows
 
     torch.set_num_threads(options.threads)
     name, settings, _ = CASES[case]

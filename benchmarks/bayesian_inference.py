@@ -80,8 +80,8 @@ def main() -> None:
     """Fit every way with every seed and print a table for each dataset."""
     import torch
 
+    from nmfbench.fitting.loop import DivergedError
     from nmfbench.models.bayesian import loop
-    from nmfbench.training.loop import DivergedError
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("paths", nargs="*")

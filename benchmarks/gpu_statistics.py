@@ -184,8 +184,8 @@ def shares(tiles, p: int, block: int, spent: float, flops: float, bandwidth: flo
 def fit(p: int, k: int, device: str, flops: float, bandwidth: float, options) -> None:
     import torch
 
-    from nmfbench.solvers import GramOperator
-    from nmfbench.solvers.coordinate import TiedProblem
+    from nmfbench.models.autoencoder.exact import GramOperator
+    from nmfbench.models.autoencoder.exact.coordinate import TiedProblem
 
     reset_peak([device])
     rng = np.random.default_rng(0)

@@ -31,8 +31,8 @@ def run(options, folder: Path) -> tuple[float, float, int]:
 
     from nmfbench.data.filtered import FilteredCounts
     from nmfbench.job import Job
+    from nmfbench.models.autoencoder.rank_selection import sweep
     from nmfbench.statistics import merge_files
-    from nmfbench.sweep import sweep
 
     filtered = filtered_atlas(options, folder)
     read = count_cells(FilteredCounts)

@@ -57,7 +57,7 @@ def run_stage(stage: str, folder: Path, cells: int, genes: int, rank: int, threa
         shard.unlink()
         return {}
     if stage == "shuffle_cells":
-        from nmfbench.training.shuffle import shuffle_cells
+        from nmfbench.rows.shuffle import shuffle_cells
 
         shuffle_cells(filtered, store, by_type=True)
         return {"file_MB": round(store.stat().st_size / 1e6)}

@@ -24,16 +24,17 @@ import scipy.sparse as sp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from nmfbench.solvers import (
+import gradient_methods
+
+from nmfbench.models.autoencoder.exact import (
     GramOperator,
     SparseOperator,
     fit_ae_nmf,
     fit_cae_nmf1,
     fit_cae_nmf2,
-    gradient,
     sums_of_blocks,
 )
-from nmfbench.solvers.start import start
+from nmfbench.models.autoencoder.exact.start import start
 
 MARKS = (10, 20, 30, 60)
 GRADIENT = {
@@ -152,7 +153,7 @@ def follow(X, options, method: str, settings: dict):
     W = start(operator, options.rank, "nndsvd", ridge=ridge)
     operator.n_products = 0.0
     rows, values, reason = [], [], "max_seconds"
-    steps = getattr(gradient, method)(operator, W, 1e-2, **settings)
+    steps = getattr(gradient_methods, method)(operator, W, 1e-2, **settings)
     for i, (value, error, _) in enumerate(steps):
         rows.append((time.perf_counter() - began, i, operator.n_products, error / operator.squared_norm))
         values.append(value)

@@ -40,7 +40,7 @@ def run(options, folder: Path) -> dict[str, float]:
     """Print the table; returns how many times shorter each way is (0 where it does not get there)."""
     from nmfbench.data import load_normalised, read_filtered
     from nmfbench.models import get_model
-    from nmfbench.models.gathered import fit_statistics
+    from nmfbench.models.autoencoder.from_statistics import fit_statistics
     from nmfbench.statistics import load, merge_files
 
     data = read_filtered(filtered_atlas(options, folder))

@@ -3,7 +3,7 @@
 from nmfbench.job import job
 
 with job(snakemake) as run:
-    from nmfbench.sweep import sweep
+    from nmfbench.models.autoencoder.rank_selection import sweep
 
     smk = snakemake
     sweep(

@@ -4,7 +4,7 @@ from nmfbench.job import job
 from nmfbench.memory import return_freed_arrays
 
 with job(snakemake):
-    from nmfbench.training.shuffle import shuffle_cells
+    from nmfbench.rows.shuffle import shuffle_cells
 
     return_freed_arrays()
     shuffle_cells(

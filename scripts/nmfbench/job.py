@@ -129,7 +129,7 @@ def job(smk: Any) -> Iterator[Job]:
     code = 0
     try:
         if gpu_asked(getattr(smk, "resources", {})):
-            from nmfbench.training.device import check_granted
+            from nmfbench.device import check_granted
 
             check_granted()
         yield run

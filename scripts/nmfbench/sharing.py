@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from nmfbench.config.model import Autoencoder
 from nmfbench.data.size import Size, size_before, size_of_file
 from nmfbench.gram import gram_bytes
-from nmfbench.models.costs import fit_seconds, gram_method, pass_seconds
-from nmfbench.training.placement import place
+from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
+from nmfbench.rows.opening import place
 
 if TYPE_CHECKING:
     from nmfbench.config.whole import Config

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nmfbench.data.filtered import FilteredCounts
-    from nmfbench.training.tensorboard import TensorBoardLog
+    from nmfbench.tensorboard import TensorBoardLog
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +77,10 @@ def train(
     shuffled : str, optional
         The shuffled store, for an autoencoder that takes minibatches out of core.
     out_of_core, in_memory_mb : "auto" or bool, float
-        Whether an autoencoder leaves the cells on disk; see :func:`nmfbench.training.placement.place`. Its
+        Whether an autoencoder leaves the cells on disk; see :func:`nmfbench.rows.opening.place`. Its
         embedding is written in blocks either way.
     tensorboard : mapping or None
-        Parameters of :class:`~nmfbench.training.tensorboard.TensorBoardLog`: ``folder``, ``state_every`` and
+        Parameters of :class:`~nmfbench.tensorboard.TensorBoardLog`: ``folder``, ``state_every`` and
         ``max_points``. None writes no event files. The fit is the same either way.
 
     Raises
@@ -94,10 +94,9 @@ def train(
 
     from nmfbench.data import AS_COUNTED, read_filtered
     from nmfbench.models import MODELS
-    from nmfbench.training.disk import FilteredRows
-    from nmfbench.training.placement import place
-    from nmfbench.training.rows import InMemoryRows
-    from nmfbench.training.source import open_rows
+    from nmfbench.rows.disk import FilteredRows
+    from nmfbench.rows.memory import InMemoryRows
+    from nmfbench.rows.opening import open_rows, place
 
     started = time.monotonic()
     entry = MODELS[kind]
@@ -212,7 +211,7 @@ def _write_fit(model, data, in_order, *, result, history, normalisation, record)
     published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
     learnt = {"varm": model.loadings(), "uns": model.unstructured(**published), "record": record}
     if hasattr(model, "fit_rows"):
-        from nmfbench.models.streamed import embed_blocks  # loads torch
+        from nmfbench.models.autoencoder.embed import embed_blocks  # loads torch
 
         blocks = embed_blocks(model, in_order)
         write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
@@ -238,7 +237,7 @@ def _outcome(model: Any) -> dict[str, Any]:
 
 def _observer(settings: Mapping[str, Any], data: FilteredCounts, rows: Any) -> TensorBoardLog:
     """What writes the event files of a fit of `rows`."""
-    from nmfbench.training.tensorboard import TensorBoardLog
+    from nmfbench.tensorboard import TensorBoardLog
 
     return TensorBoardLog(
         n_cells=data.n_cells,
@@ -254,8 +253,8 @@ def _show_history(observer: Any, model: Any, in_order: Any) -> None:
     """Tell the observer of a fit that could not tell it while it went on."""
     if observer is None or "observer" in inspect.signature(model.fit).parameters:
         return
-    from nmfbench.models.streamed import embed
-    from nmfbench.training.tensorboard import log_history
+    from nmfbench.models.autoencoder.embed import embed
+    from nmfbench.tensorboard import log_history
 
     W = model.components_
     H = model.embedding_ if hasattr(model, "embedding_") else embed(W, in_order)
@@ -263,7 +262,7 @@ def _show_history(observer: Any, model: Any, in_order: Any) -> None:
 
 
 def _fit_gathered(model: Any, statistics: str, data: Any, normalisation: Mapping[str, Any], watched) -> bool:
-    from nmfbench.models.gathered import fit_file  # loads torch
+    from nmfbench.models.autoencoder.from_statistics import fit_file  # loads torch
 
     return fit_file(model, statistics, data, normalisation, **watched)
 

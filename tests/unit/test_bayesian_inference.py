@@ -275,8 +275,8 @@ def test_ascent_in_torch_equals_the_compiled_one(monkeypatch):
 @pytest.mark.parametrize("param_P", [True, False])
 def test_a_large_step_does_not_send_the_scales_to_infinity(param_P, monkeypatch):
     """Without the bound of the log-normal scale one entry's mean is infinite within 200 such steps."""
+    from nmfbench.fitting.loop import DivergedError
     from nmfbench.models.bayesian import svi
-    from nmfbench.training.loop import DivergedError
 
     settings = {"inference": "svi", "num_steps": 200, "lr": 0.3, "param_P": param_P}
     model = fit(EXPONENTIAL, 6, SMALL, **settings)
@@ -293,7 +293,7 @@ def test_a_large_step_does_not_send_the_scales_to_infinity(param_P, monkeypatch)
 
 
 def test_a_diverged_fit_raises(monkeypatch):
-    from nmfbench.training.loop import DivergedError
+    from nmfbench.fitting.loop import DivergedError
 
     with pytest.raises(DivergedError, match="lr"):
         fit(EXPONENTIAL, 3, sp.csr_matrix(SMALL * 1000), inference="svi", num_steps=200, lr=1e4)

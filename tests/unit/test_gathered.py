@@ -22,13 +22,13 @@ from nmfbench.data.filtered import FilteredCounts
 from nmfbench.errors import InputError
 from nmfbench.job import Interrupted
 from nmfbench.models import get_model
-from nmfbench.models.exact import gram_operator
-from nmfbench.models.gathered import fit_file, fit_statistics, gram_of
-from nmfbench.models.streamed import embed, embed_blocks
+from nmfbench.models.autoencoder.embed import embed, embed_blocks
+from nmfbench.models.autoencoder.from_cells import gram_operator
+from nmfbench.models.autoencoder.from_statistics import fit_file, fit_statistics, gram_of
+from nmfbench.rows.disk import FilteredRows
+from nmfbench.rows.memory import InMemoryRows
 from nmfbench.statistics import load, merge_files
 from nmfbench.statistics.shards import gather_file, lay_out
-from nmfbench.training.disk import FilteredRows
-from nmfbench.training.rows import InMemoryRows
 
 NAMES = ["ae_nmf", "cae_nmf1", "cae_nmf2"]
 every_autoencoder = pytest.mark.parametrize("name", NAMES)
@@ -248,10 +248,10 @@ def test_a_gram_matrix_larger_than_memory_is_made_in_tiles_or_refused(files, tmp
 
 
 def test_a_gpu_without_room_is_refused_with_numbers_before_the_fit(files, monkeypatch):
-    from nmfbench.models import gathered
+    from nmfbench.models.autoencoder import from_statistics
 
     free = files[1].stat().st_size // 100
-    monkeypatch.setattr(gathered, "resolve_device", torch.device)
+    monkeypatch.setattr(from_statistics, "resolve_device", torch.device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**30))
     with pytest.raises(InputError, match=r"XᵀX of 50 genes on cuda[\s\S]*free[\s\S]*device: cpu"):
         fit_statistics(make("ae_nmf", device="cuda"), load(files[1]))

@@ -11,8 +11,8 @@ import reference_models as dense
 from nmfbench.linalg import SparseRows
 from nmfbench.models import AENMF, CAENMF1, CAENMF2
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
-from nmfbench.training.rows import InMemoryRows
-from nmfbench.training.samplers import Batch, Sampler
+from nmfbench.rows.batches import Batch, Sampler
+from nmfbench.rows.memory import InMemoryRows
 
 N, P, K = 60, 35, 5
 RELATIVE = 1e-9

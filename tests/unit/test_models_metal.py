@@ -8,12 +8,12 @@ import scipy.sparse as sp
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import nmfbench.models.problem
+import nmfbench.models.autoencoder.minibatch
 import reference_models as dense
 from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows, double_device, moved
 from nmfbench.models import CAENMF1, get_model
-from nmfbench.training.samplers import Batch
+from nmfbench.rows.batches import Batch
 
 
 class MetalRows(SparseRows):
@@ -81,7 +81,7 @@ def test_a_fit_agrees_with_the_cpu(name, monkeypatch):
         return model.fit(X, conditions=donor, strata=kind, progress=False)
 
     expected = fit()
-    monkeypatch.setattr(nmfbench.models.problem, "SparseRows", MetalRows)
+    monkeypatch.setattr(nmfbench.models.autoencoder.minibatch, "SparseRows", MetalRows)
     found = fit()
     assert found.objective_ == pytest.approx(expected.objective_, rel=1e-4)
     np.testing.assert_allclose(found.components_, expected.components_, atol=2e-3)
@@ -91,7 +91,7 @@ def test_a_fit_agrees_with_the_cpu(name, monkeypatch):
 def test_a_step_asks_for_nothing_that_metal_lacks(name, monkeypatch):
     X, _, donor, kind = dense.planted()
     X = sp.csr_matrix(X, dtype=np.float32)
-    monkeypatch.setattr(nmfbench.models.problem, "SparseRows", MetalRows)
+    monkeypatch.setattr(nmfbench.models.autoencoder.minibatch, "SparseRows", MetalRows)
     # The two penalties of model 1 keep small sums in double precision, on the CPU where Metal is the device.
     off = {"penalty_invariance": 0, "penalty_hsic": 0} if get_model(name) is CAENMF1 else {}
     model = get_model(name)(4, solver="minibatch", batch_size=64, random_state=0, max_epochs=1, **off)

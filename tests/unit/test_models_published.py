@@ -11,7 +11,7 @@ from nmfbench.config import load_config
 from nmfbench.models import AENMF, CAENMF1, CAENMF2
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.models.start import start_loadings
-from nmfbench.training.rows import InMemoryRows
+from nmfbench.rows.memory import InMemoryRows
 
 MODELS = {"ae_nmf": AENMF, "cae_nmf1": CAENMF1, "cae_nmf2": CAENMF2}
 

@@ -14,12 +14,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import reference_models as dense
 from nmfbench.errors import InputError
-from nmfbench.models import base, exact, get_model
-from nmfbench.models.choice import SolverChoice, choose_solver
+from nmfbench.fitting import checkpoint as checkpoint_module
+from nmfbench.models import get_model
+from nmfbench.models.autoencoder import estimator, from_cells
+from nmfbench.models.autoencoder.exact.coordinate import TiedProblem
+from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
-from nmfbench.solvers.coordinate import TiedProblem
-from nmfbench.training import checkpoint as checkpoint_module
-from nmfbench.training.rows import InMemoryRows
+from nmfbench.rows.memory import InMemoryRows
 
 NAMES = ["ae_nmf", "cae_nmf1", "cae_nmf2"]
 every_autoencoder = pytest.mark.parametrize("name", NAMES)
@@ -50,7 +51,7 @@ def route(request, monkeypatch):
     def forced(*sizes, solver="auto", **more):
         return SolverChoice(solver, request.param if solver == "statistics" else None, {}, "forced")
 
-    monkeypatch.setattr(base, "choose_solver", forced)
+    monkeypatch.setattr(estimator, "choose_solver", forced)
     return request.param
 
 
@@ -129,7 +130,7 @@ def test_the_two_routes_agree(name, cells, monkeypatch):
     found = []
     for kind in ("sparse", "gram"):
         monkeypatch.setattr(
-            base, "choose_solver", lambda *_, kind=kind, **__: SolverChoice("statistics", kind, {}, "")
+            estimator, "choose_solver", lambda *_, kind=kind, **__: SolverChoice("statistics", kind, {}, "")
         )
         found.append(make(name, max_sweeps=20, solver_tol=0).fit(X, **labels))
     assert found[0].objective_ == pytest.approx(found[1].objective_, rel=1e-6)
@@ -319,7 +320,7 @@ def test_small_products_are_made_by_one_thread(small, threads, cells, monkeypatc
 
     refresh = TiedProblem.refresh
     monkeypatch.setattr(TiedProblem, "refresh", watch)
-    monkeypatch.setattr(exact, "SMALL_PRODUCT", small)
+    monkeypatch.setattr(from_cells, "SMALL_PRODUCT", small)
     with threadpool_limits(2, "blas"):
         make("ae_nmf", max_sweeps=1).fit(cells[0], progress=False)
     assert seen

@@ -9,7 +9,7 @@ import torch
 import reference_models as dense
 from nmfbench.linalg import SparseRows
 from nmfbench.models import start
-from nmfbench.training.rows import InMemoryRows
+from nmfbench.rows.memory import InMemoryRows
 
 CPU = torch.device("cpu")
 

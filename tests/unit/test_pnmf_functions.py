@@ -30,7 +30,7 @@ def model(planted):
 
 @pytest.mark.parametrize(
     "module",
-    ["estimator", "factorization", "parameters", "prior", "start", "transforms", "spatial.estimator"],
+    ["estimator", "api.factorization", "parameters", "prior", "start", "api.transforms", "spatial.estimator"],
 )
 def test_documented_examples(module):
     result = doctest.testmod(import_module(f"nmfbench.models.pnmf.{module}"))
@@ -149,7 +149,7 @@ def test_the_torch_objects_agree_with_autograd(mode, loadings_mode, planted):
     gradients = [p.grad.clone() for p in module.parameters()]
     assert {name for name, _ in module.named_parameters()} == {"prior.mu", "prior.raw_sigma", "raw_W"}
     module.zero_grad()
-    source = pnmf.factorization.generator(0, 1, 1)
+    source = pnmf.api.factorization.generator(0, 1, 1)
     eps = torch.randn((1, *prior.marginals()[0].shape), generator=source, dtype=torch.float64)
     mu, sigma = prior.marginals()
     expected = dense.log_likelihood(y.T, mu, sigma, module.W.data, mode, [eps[0], -eps[0]])

@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from nmfbench.errors import InputError
 from nmfbench.models import PNMF, PNMFDonor, pnmf
+from nmfbench.models.pnmf.api.transforms import log_factors
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.likelihood import log_likelihood
 from nmfbench.models.pnmf.scales import RateScales
@@ -21,7 +22,6 @@ from nmfbench.models.pnmf.spatial.ascent import AscentStage
 from nmfbench.models.pnmf.spatial.estimator import SpatialPNMF
 from nmfbench.models.pnmf.spatial.kernels import Matern32, Points
 from nmfbench.models.pnmf.spatial.svgp import SVGP
-from nmfbench.models.pnmf.transforms import log_factors
 
 K = 3
 

@@ -12,10 +12,10 @@ from nmfbench.errors import InputError
 from nmfbench.figures import rank_selection_figure
 from nmfbench.job import Interrupted, Job
 from nmfbench.models import get_model
-from nmfbench.models.gathered import GatheredCells, fit_statistics, gram_of
-from nmfbench.solvers.held_out import gene_folds, hidden_gene_errors, matched_correlations
+from nmfbench.models.autoencoder.exact.held_out import gene_folds, hidden_gene_errors, matched_correlations
+from nmfbench.models.autoencoder.from_statistics import GatheredCells, fit_statistics, gram_of
+from nmfbench.models.autoencoder.rank_selection import sweep
 from nmfbench.statistics import Layout, gather_shard, merge_files, save
-from nmfbench.sweep import sweep
 from nmfbench.tables.rank_selection import summarise, supported_rank
 
 N, P, K = 300, 40, 4

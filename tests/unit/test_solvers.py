@@ -9,7 +9,7 @@ import torch
 
 import reference_solvers as reference
 from nmfbench.errors import InputError
-from nmfbench.solvers import (
+from nmfbench.models.autoencoder.exact import (
     GramOperator,
     SparseOperator,
     fit_ae_nmf,
@@ -18,7 +18,7 @@ from nmfbench.solvers import (
     objective,
     sums_of_blocks,
 )
-from nmfbench.solvers.start import leading_eigenvectors, start
+from nmfbench.models.autoencoder.exact.start import leading_eigenvectors, start
 
 N_DONORS, N_TYPES = 3, 4
 
@@ -372,7 +372,7 @@ def test_result_does_not_depend_on_threads():
 
 
 def test_fit_from_statistics(data, tmp_path):
-    from nmfbench.solvers.adapters import conditions_of, operator_of
+    from nmfbench.models.autoencoder.exact.adapters import conditions_of, operator_of
     from nmfbench.statistics import Layout, gather_shard, load, save
 
     X, donors, types, _ = data
@@ -400,14 +400,15 @@ def test_fit_from_statistics(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["multiplicative", "accelerated", "adam", "lbfgsb"])
-def test_gradient_methods_descend(data, name):
+def test_gradient_methods_descend(data, name, repository, monkeypatch):
     from itertools import islice
 
-    from nmfbench.solvers import gradient
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import gradient_methods
 
     operator = operators(data[0])["gram"]
     W = start(operator, 4, "nndsvd", ridge=1e-2 * operator.n_cells)
-    steps = list(islice(getattr(gradient, name)(operator, W, 1e-2), 80))
+    steps = list(islice(getattr(gradient_methods, name)(operator, W, 1e-2), 80))
     values = [value for value, *_ in steps]
     assert steps[-1][2].min() >= 0
     assert values[-1] < 0.98 * values[0]

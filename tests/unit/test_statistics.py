@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 import reference_solvers as reference
 from nmfbench.errors import InputError
-from nmfbench.solvers import sums_of_blocks
+from nmfbench.models.autoencoder.exact import sums_of_blocks
 from nmfbench.statistics import (
     Layout,
     check_memory,

@@ -13,9 +13,9 @@ from nmfbench.errors import InputError
 from nmfbench.job import Interrupted, Job
 from nmfbench.models import get_model
 from nmfbench.results import read_result
+from nmfbench.rows.opening import place
+from nmfbench.rows.shuffle import shuffle_cells
 from nmfbench.train import train
-from nmfbench.training.placement import place
-from nmfbench.training.shuffle import shuffle_cells
 
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
 ATLAS = {"n_cells": 500, "n_genes": 80, "n_cell_types": 4}

@@ -16,9 +16,9 @@ import pytest
 
 import reference_models as dense
 from nmfbench.errors import InputError
+from nmfbench.fitting import checkpoint as module
+from nmfbench.fitting.checkpoint import Checkpoint
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF
-from nmfbench.training import checkpoint as module
-from nmfbench.training.checkpoint import Checkpoint
 
 MINIBATCH = {"solver": "minibatch", "max_epochs": 9, "batch_size": 70, "random_state": 1}
 CASES = {
@@ -93,7 +93,7 @@ def test_killed_and_rerun_equals_unbroken(cells, tmp_path):
         import sys, time
         sys.path[:0] = {[str(Path(module.__file__).parents[2]), str(Path(__file__).parent)]!r}
         from nmfbench.models import CAENMF2
-        from nmfbench.training import checkpoint
+        from nmfbench.fitting import checkpoint
         import reference_models as dense
         checkpoint.LARGEST_SHARE = float("inf")
         X, _, donor, kind = dense.planted(n=200, p=60)

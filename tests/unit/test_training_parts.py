@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from nmfbench.device import check_granted, resolve_device
 from nmfbench.errors import DeviceError, InputError
-from nmfbench.training.adam import Adam
-from nmfbench.training.device import check_granted, resolve_device
-from nmfbench.training.rows import InMemoryRows, RowSource
+from nmfbench.models.autoencoder.minibatch import Adam
+from nmfbench.rows.memory import InMemoryRows, RowSource
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

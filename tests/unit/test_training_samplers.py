@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nmfbench.training.samplers import ORDERS, Sampler
+from nmfbench.rows.batches import ORDERS, Sampler
 
 N = 503
 STRATA = np.random.default_rng(0).choice(6, size=N, p=[0.5, 0.2, 0.15, 0.1, 0.04, 0.01])

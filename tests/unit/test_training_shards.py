@@ -9,15 +9,15 @@ import pytest
 
 from nmfbench.data import filter_donors, load_normalised, read_filtered, simulate_atlas
 from nmfbench.errors import InputError
+from nmfbench.fitting import checkpoint as checkpoint_module
 from nmfbench.models import get_model
-from nmfbench.models.streamed import embed_blocks
-from nmfbench.training import checkpoint as checkpoint_module
-from nmfbench.training import rows as rows_module
-from nmfbench.training.disk import FilteredRows, prefetched
-from nmfbench.training.rows import InMemoryRows, RowSource
-from nmfbench.training.shards import SHUFFLE_KEY, ShuffledRows
-from nmfbench.training.shuffle import shuffle_cells
-from nmfbench.training.windows import WindowSampler
+from nmfbench.models.autoencoder.embed import embed_blocks
+from nmfbench.rows import memory as rows_module
+from nmfbench.rows.batches import WindowSampler
+from nmfbench.rows.disk import FilteredRows, prefetched
+from nmfbench.rows.memory import InMemoryRows, RowSource
+from nmfbench.rows.shuffle import shuffle_cells
+from nmfbench.rows.shuffled import SHUFFLE_KEY, ShuffledRows
 
 SHARD = 48
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
@@ -209,7 +209,7 @@ def same(one, other):
 def test_out_of_core_takes_the_steps_of_in_memory_to_the_last_bit(store, counts, X, name, monkeypatch):
     out_of_core = fit(make(name), store, counts)
     memory = InTheStoresOrder(store, X)
-    monkeypatch.setattr("nmfbench.models.base.ShuffledRows", InTheStoresOrder)
+    monkeypatch.setattr("nmfbench.models.autoencoder.estimator.ShuffledRows", InTheStoresOrder)
     same(fit(make(name), memory, counts), out_of_core)
     assert out_of_core.history_[-1]["objective"] < out_of_core.history_[0]["objective"]
 
@@ -303,7 +303,7 @@ def test_a_store_that_cannot_be_finished_leaves_nothing(counts, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nmfbench.training.shuffle._gather", full)
+    monkeypatch.setattr("nmfbench.rows.shuffle._gather", full)
     with pytest.raises(InputError, match="no space left"):
         shuffle_cells(counts.path, tmp_path / "store.h5ad", by_type=True)
     assert not list(tmp_path.iterdir())

@@ -11,13 +11,13 @@ from scipy import sparse
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nmfbench.data import filter_donors, simulate_atlas
+from nmfbench.fitting.observer import Observer
 from nmfbench.job import Job
 from nmfbench.models import get_model
 from nmfbench.results import read_result
+from nmfbench.rows.memory import InMemoryRows
+from nmfbench.tensorboard import TensorBoardLog, column_moments, log_history, product_moments
 from nmfbench.train import train
-from nmfbench.training.observer import Observer
-from nmfbench.training.rows import InMemoryRows
-from nmfbench.training.tensorboard import TensorBoardLog, column_moments, log_history, product_moments
 
 N, P, K = 80, 30, 3
 

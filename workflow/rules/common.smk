@@ -15,7 +15,7 @@ from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
 from nmfbench.models import MODELS
-from nmfbench.training.placement import place
+from nmfbench.rows.opening import place
 
 try:
     cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")

@@ -69,7 +69,7 @@ rule select_ranks:
     resources:
         **training_resources(fit_memory(n_files=2), 240, 1),
     params:
-        code=code(*AUTOENCODER_CODE, "sweep.py", "models/*ae_nmf*.py"),
+        code=code(*AUTOENCODER_CODE, "models/autoencoder/*.py"),
         kind=model_kind,
         settings=model_settings,
         sweep=cfg.rank_selection.model_dump(exclude={"models", "held_out_shards"}),

@@ -1,34 +1,29 @@
 # One rule for each model, so that a site can give each its own resources; they share one script.
 
 TRAINING_CODE = [
-    "train.py",
-    "results.py",
-    "linalg.py",
+    *("train.py", "results.py", "linalg.py", "compiled.py", "device.py", "tensorboard.py"),
     "data/filtered.py",
-    "training/*.py",
-    "compiled.py",
-    *[
-        f"models/{name}.py"
-        for name in ("embedding", "base", "labels", "limits", "parameters", "penalties", "problem", "start")
-    ],
+    "fitting/*.py",
+    "rows/*.py",
+    "models/*.py",
 ]
 AUTOENCODER_CODE = [
     *TRAINING_CODE,
-    "solvers/*.py",
-    "statistics/*.py",
     "gram.py",
-    *[f"models/{name}.py" for name in ("choice", "costs", "conditional", "exact", "gathered", "streamed")],
+    "statistics/*.py",
+    *[
+        f"models/autoencoder/{name}.py"
+        for name in (
+            *("conditional", "costs", "embed", "estimator", "from_cells", "from_statistics", "minibatch"),
+            *("penalties", "solver_choice", "exact/*"),
+        )
+    ],
 ]
 BAYESIAN_CODE = [
     *TRAINING_CODE,
     "data/held_out.py",
-    *[
-        f"models/bayesian/{name}.py"
-        for name in (
-            *("build", "cavi", "counts", "device_counts", "estimator", "factor", "fixed", "given", "kernels"),
-            *("loop", "parameters", "posterior", "prior", "results", "start", "svi", "terms"),
-        )
-    ],
+    "models/bayesian/[!p]*.py",
+    *[f"models/bayesian/{name}.py" for name in ("parameters", "posterior", "prior")],
 ]
 PNMF_CODE = [*TRAINING_CODE, "models/pnmf/*.py"]
 
@@ -51,7 +46,7 @@ rule shuffle_cells:
         mem_mb=memory(2000),
         runtime=minutes(30, 0.1),
     params:
-        code=code("training/shuffle.py", "training/shards.py", "data/filtered.py", "data/writer.py"),
+        code=code("rows/shuffle.py", "rows/shuffled.py", "data/filtered.py", "data/writer.py"),
     script:
         "../../scripts/shuffle_cells.py"
 
@@ -75,7 +70,7 @@ rule train_base_nmf:
     resources:
         **training_resources(memory(3000, 12)),
     params:
-        code=code(*TRAINING_CODE, "models/base_nmf.py"),
+        code=code(*TRAINING_CODE, "models/base_nmf/*.py"),
         kind=model_kind,
         settings=model_settings,
         display_name=model_display_name,
@@ -98,21 +93,21 @@ use rule train_base_nmf as train_ae_nmf with:
     resources:
         **training_resources(train_memory(9000, 12)),  # room for gram_memory_mb
     params:
-        code=code(*AUTOENCODER_CODE, "models/ae_nmf.py"),
+        code=code(*AUTOENCODER_CODE, "models/autoencoder/ae_nmf.py"),
 
 
 use rule train_ae_nmf as train_cae_nmf1 with:
     pathvars:
         fit=fit_of("cae_nmf1"),
     params:
-        code=code(*AUTOENCODER_CODE, "models/cae_nmf1.py"),
+        code=code(*AUTOENCODER_CODE, "models/autoencoder/cae_nmf1.py"),
 
 
 use rule train_ae_nmf as train_cae_nmf2 with:
     pathvars:
         fit=fit_of("cae_nmf2"),
     params:
-        code=code(*AUTOENCODER_CODE, "models/cae_nmf2.py"),
+        code=code(*AUTOENCODER_CODE, "models/autoencoder/cae_nmf2.py"),
 
 
 use rule train_base_nmf as train_pyro_gamma_nb with:

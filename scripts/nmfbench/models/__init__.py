@@ -35,10 +35,10 @@ class ModelEntry:
 
 
 MODELS: dict[str, ModelEntry] = {
-    "base_nmf": ModelEntry("Base_NMF", "nmfbench.models.base_nmf:BaseNMF", False, False),
-    "ae_nmf": ModelEntry("AE_NMF", "nmfbench.models.ae_nmf:AENMF", False, True),
-    "cae_nmf1": ModelEntry("CAE_NMF1", "nmfbench.models.cae_nmf1:CAENMF1", True, True),
-    "cae_nmf2": ModelEntry("CAE_NMF2", "nmfbench.models.cae_nmf2:CAENMF2", True, True),
+    "base_nmf": ModelEntry("Base_NMF", "nmfbench.models.base_nmf.estimator:BaseNMF", False, False),
+    "ae_nmf": ModelEntry("AE_NMF", "nmfbench.models.autoencoder.ae_nmf:AENMF", False, True),
+    "cae_nmf1": ModelEntry("CAE_NMF1", "nmfbench.models.autoencoder.cae_nmf1:CAENMF1", True, True),
+    "cae_nmf2": ModelEntry("CAE_NMF2", "nmfbench.models.autoencoder.cae_nmf2:CAENMF2", True, True),
     "pyro_gamma_nb": ModelEntry(
         "Pyro_GammaNB", "nmfbench.models.bayesian.pyro_gamma_nb:PyroGammaNB", True, True, "counts"
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.training.rows import RowSource
+from nmfbench.rows.memory import RowSource
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ SHARED_PARAMETERS = """Parameters
         Number of factors k.
     solver : {"auto", "statistics", "minibatch"}, default="auto"
         ``statistics``: all cells at once, by coordinate descent (docs/solvers.md). ``minibatch``: Adam.
-        ``auto``: what :func:`nmfbench.models.choice.choose_solver` estimates to be sooner at the same
+        ``auto``: what :mod:`nmfbench.models.autoencoder.solver_choice` estimates to be sooner at the same
         objective; ``minibatch`` with `row_norm` or ``init="uniform"``, which only it has.
     max_sweeps : int, default=500
         Sweeps over the genes, at most (statistics).
@@ -32,7 +32,7 @@ SHARED_PARAMETERS = """Parameters
     init : {"nndsvd", "random", "uniform"}
         Start of W, see :func:`nmfbench.models.start.start_loadings`; ``uniform`` is the published one.
     batches : {"proportional", "round_robin", "random"} (and "by_condition", model 2)
-        How minibatches are drawn, see :class:`nmfbench.training.samplers.Sampler`. The first two follow
+        How minibatches are drawn, see :class:`nmfbench.rows.batches.Sampler`. The first two follow
         `strata` and are ``random`` without them.
     patience : int, default=6
         Epochs without a better objective after which training ends.

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import nnls
 
 from nmfbench.linalg import SparseRows, double_device
-from nmfbench.training.rows import RowSource
+from nmfbench.rows.memory import RowSource
 
 STARTS = ("nndsvd", "random", "uniform")
 LARGEST_SAMPLE = 20_000

@@ -227,7 +227,7 @@ def devices_of(device: str) -> tuple[str, ...]:
     """The devices of a pass: all GPUs that can be seen where GPUs are wanted, else the processor."""
     if device == "cpu":
         return ("cpu",)
-    from nmfbench.training.device import resolve_device  # loads torch
+    from nmfbench.device import resolve_device  # loads torch
 
     resolved = resolve_device(device)
     if resolved.type != "cuda":

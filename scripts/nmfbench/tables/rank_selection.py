@@ -28,7 +28,8 @@ def summarise(fits: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     fits : DataFrame
-        One row per fit, as :func:`nmfbench.sweep.sweep` writes them, of one or more models.
+        One row per fit, as :mod:`nmfbench.models.autoencoder.rank_selection` writes them, of one or more
+        models.
 
     Returns
     -------

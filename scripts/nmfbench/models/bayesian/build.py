@@ -15,7 +15,7 @@ from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.given import Given
 from nmfbench.models.bayesian.start import start_factors
 from nmfbench.models.bayesian.terms import Probability
-from nmfbench.training.samplers import Sampler
+from nmfbench.rows.batches import Sampler
 
 POISSON_WEIGHT = 10.0
 """Of the Poisson term, beside the negative binomial's 1."""

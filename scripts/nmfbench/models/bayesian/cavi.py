@@ -24,7 +24,7 @@ from nmfbench.models.bayesian.factor import GammaFactor
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.terms import Probability, column_sums, constant
-from nmfbench.training.samplers import Sampler
+from nmfbench.rows.batches import Sampler
 
 BLOCK_ROWS = 4096
 

@@ -11,7 +11,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.data.held_out import thin_counts
+from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.observer import Observer
 from nmfbench.models.bayesian.build import build_engine, build_problem, weights_of
 from nmfbench.models.bayesian.cavi import Problem, infer_cells
 from nmfbench.models.bayesian.counts import check_counts
@@ -25,10 +28,7 @@ from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
 from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
 from nmfbench.models.limits import Limit, check_parameters, seed_from
-from nmfbench.training.checkpoint import Checkpoint
-from nmfbench.training.device import resolve_device
-from nmfbench.training.observer import Observer
-from nmfbench.training.rows import InMemoryRows
+from nmfbench.rows.memory import InMemoryRows
 
 INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
 """Updates of new cells, at most, and the change of a cell's factors that ends them."""
@@ -137,7 +137,7 @@ class BayesianNMF(Results):
         cell_names, gene_names : sequence of str or None
             To align `fixed_samples` and `fixed_genes` by; taken from X where it is a DataFrame.
         checkpoint, fingerprint, should_stop, progress
-            As in :meth:`nmfbench.models.base.Autoencoder.fit`.
+            As in :meth:`nmfbench.models.autoencoder.estimator.Autoencoder.fit`.
         observer : Observer or None
             Told how the fit goes; the fit is the same with and without it.
 

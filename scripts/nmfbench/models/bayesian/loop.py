@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.loop import DivergedError
+from nmfbench.fitting.observer import Observer
+from nmfbench.fitting.progress import Progress
 from nmfbench.memory import peak_mb
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
-from nmfbench.training.checkpoint import Checkpoint
-from nmfbench.training.loop import DivergedError
-from nmfbench.training.observer import Observer
-from nmfbench.training.progress import Progress
 
 log = logging.getLogger(__name__)
 

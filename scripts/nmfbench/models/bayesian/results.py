@@ -15,7 +15,7 @@ from nmfbench.models.bayesian.terms import (
     expected_chi_squared,
     gene_moments,
 )
-from nmfbench.models.embedding import Embedding
+from nmfbench.models.estimator import Embedding
 
 
 class Results(Embedding):
@@ -136,7 +136,7 @@ class Results(Embedding):
         self.relative_error_ = error_of_means(self.posterior_, problem.counts, self.probability_)
 
     def _describe(self, posterior: Posterior, problem) -> dict[str, Any]:
-        """What a watcher is shown of a posterior (:class:`nmfbench.training.observer.Observer`)."""
+        """What a watcher is shown of a posterior (:class:`nmfbench.fitting.observer.Observer`)."""
         posterior = posterior.copy().identified()
         P, A = posterior.cells.mean(), posterior.genes.mean()
         mean, variance = gene_moments(P, A)

@@ -24,7 +24,7 @@ from nmfbench.models.bayesian.cavi import Problem
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.prior import GammaPrior, Sums
 from nmfbench.models.bayesian.terms import constant, log_likelihood
-from nmfbench.training.samplers import Sampler
+from nmfbench.rows.batches import Sampler
 
 STEPS_OF_A_ROW = 10
 """Steps between two rows of the history; the priors are updated then."""

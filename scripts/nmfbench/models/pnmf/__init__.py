@@ -21,7 +21,7 @@ _HOME = {
             "expected_log_likelihood",
             "kl_divergence",
         ),
-        "factorization",
+        "api.factorization",
     ),
     "initialize_factors": "start",
     **dict.fromkeys(
@@ -39,7 +39,7 @@ _HOME = {
             "transform_W",
             "uncertainty_from_prior",
         ),
-        "transforms",
+        "api.transforms",
     ),
 }
 

@@ -11,6 +11,8 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.observer import Observer
 from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.fit import run_stages
@@ -32,9 +34,7 @@ from nmfbench.models.pnmf.spatial.places import (
     predicted_means,
 )
 from nmfbench.models.pnmf.start import INITS
-from nmfbench.training.checkpoint import Checkpoint
-from nmfbench.training.observer import Observer
-from nmfbench.training.rows import InMemoryRows
+from nmfbench.rows.memory import InMemoryRows
 
 
 class PNMF(FittedFactors):
@@ -360,9 +360,9 @@ class PNMF(FittedFactors):
         conditions : array-like of shape (n,) or None
             Donors, for :class:`PNMFDonor`.
         checkpoint, fingerprint, should_stop, progress
-            As in :meth:`nmfbench.models.base.Autoencoder.fit`, a step for an epoch.
+            As in :meth:`nmfbench.models.autoencoder.estimator.Autoencoder.fit`, a step for an epoch.
         observer : Observer or None
-            Told of every step; see :class:`nmfbench.training.observer.Observer`.
+            Told of every step; see :class:`nmfbench.fitting.observer.Observer`.
 
         Returns
         -------

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.observer import Observer
+from nmfbench.fitting.progress import Progress
 from nmfbench.memory import peak_mb
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.likelihood import relative_error
 from nmfbench.models.pnmf.stages import Stage, Value
-from nmfbench.training.checkpoint import Checkpoint
-from nmfbench.training.observer import Observer
-from nmfbench.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def run_stages(
     should_stop : callable or None
         Asked after each step.
     progress : bool or None
-        As in :class:`nmfbench.training.progress.Progress`.
+        As in :class:`nmfbench.fitting.progress.Progress`.
     after_step : callable or None
         Called with the stage, the number of the step (from 0) and the ELBO before it.
     observer : Observer or None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from nmfbench.models.embedding import Embedding
+from nmfbench.models.estimator import Embedding
 from nmfbench.models.pnmf.plan import posterior_prior
 from nmfbench.models.pnmf.spatial.places import predicted
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nmfbench.fitting.loop import DivergedError
 from nmfbench.models.pnmf.coordinate import LatentState
 from nmfbench.models.pnmf.counts import FLOOR, Counts
 from nmfbench.models.pnmf.draws import noise
@@ -17,7 +18,6 @@ from nmfbench.models.pnmf.prior import LatentPrior
 from nmfbench.models.pnmf.scales import RateScales
 from nmfbench.models.pnmf.schedules import Constant, batch
 from nmfbench.models.pnmf.stages import Stage, Value, evaluate, window_is_flat
-from nmfbench.training.loop import DivergedError
 
 _STEP, _CELLS, _GENES = 3, 4, 5  # streams of random numbers
 _LONGEST_STEP = 1.5

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
-from nmfbench.training.device import resolve_device
 
 log = logging.getLogger(__name__)
 

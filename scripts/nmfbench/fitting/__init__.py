@@ -1,0 +1,1 @@
+"""What drives a fit: the loop, its checkpoints, what watches it."""

@@ -1,0 +1,1 @@
+"""The autoencoders: loadings tied between encoder and decoder, by minibatches or exactly."""

@@ -1,0 +1,313 @@
+"""Conditional AE-NMF, model 1: an additive profile for each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.fitting.loop import Evaluation
+from nmfbench.linalg import SparseRows, moved
+from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
+from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf1
+from nmfbench.models.autoencoder.exact.held_out import Decoder
+from nmfbench.models.autoencoder.exact.objective import additive
+from nmfbench.models.autoencoder.exact.operators import Operator
+from nmfbench.models.autoencoder.from_cells import Cells
+from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.autoencoder.penalties import (
+    Invariance,
+    centred_sums,
+    co_occurrence,
+    group_sums,
+    hsic_half_gradient,
+)
+from nmfbench.models.labels import FitData
+from nmfbench.models.limits import one_of, real
+from nmfbench.models.start import start_conditions
+from nmfbench.rows.batches import Batch
+
+
+class AdditiveProblem(AutoencoderProblem):
+    """``||X - HW - CU||²/B + λ_W||W||² + λ_U||U||² + (γ/B) Inv + (η/B) HSIC``, sparse and exact.
+
+    With ``A = HᵀH``, ``G = WWᵀ``, ``R = CᵀH``, ``T = CᵀX``, ``K = CᵀC`` and ``P = U Wᵀ``:
+    ``||E||² = ||X||² - 2||H||² + <A,G> + <KU,U> - 2<T,U> + 2<R,P>``,
+    ``∇_U ||E||² = 2 [R W + K U - T]`` and ``∇_W ||E||² = 2 [A W + Rᵀ U + (H(G - 2I) + C P)ᵀ X]``.
+    Both penalties depend on W through H alone, so that their gradients join the last product.
+    """
+
+    def __init__(self, data: FitData, weights, rates, options: CAENMF1) -> None:
+        super().__init__(data.source, weights, rates, penalty_W=options.penalty_W, row_norm=options.row_norm)
+        device = self.W.device
+        self.U = weights["U"]
+        self.penalty_U = options.penalty_U
+        self.eta = options.penalty_hsic
+        self.gamma = options.penalty_invariance if data.strata is not None else 0.0
+        self.warmup = options.warmup_epochs
+        self.centred = options.centred_invariance
+        self.batch_size = min(options.batch_size, self.n_rows)
+        self.closed_form = options.update_U == "closed_form"
+        self.m = data.conditions.size
+        self.columns = [slice(a, a + len(c)) for a, c in
+                        zip(data.conditions.offsets, data.conditions.categories, strict=True)]  # fmt: skip
+        # On the GPU for the batches; where sums are in double precision for the pass over all cells.
+        self.codes = torch.from_numpy(data.conditions.codes).to(device)
+        self.all_codes = self.codes.to(self.sums_device)
+        self.types = None if data.strata is None else torch.from_numpy(data.strata).to(device)
+        self.n_types = 0 if data.strata is None else int(data.strata.max()) + 1
+        self.K = co_occurrence(self.all_codes, self.m)[0]
+        self.T = self._condition_sums(data)
+        self._K, self._T = (moved(a, device, self.W.dtype) for a in (self.K, self.T))
+        self._all_cells = None
+        if self.gamma:
+            types = self.types.to(self.sums_device)
+            self._all_cells = Invariance(types, self.all_codes, self.n_types, self.m, centred=self.centred)
+        self._gradient_U = torch.empty_like(self.U)
+
+    def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
+        if self.closed_form:
+            self.solve_U()
+        W, U = self.W, self.U
+        codes = self.codes[torch.from_numpy(batch.rows)]
+        H = X.times(W)
+        R = group_sums(H, codes, self.m)
+        through_H = torch.addmm(H, H, W.T @ W, beta=-2)
+        through_H += (U @ W)[codes].sum(dim=1)
+        if epoch >= self.warmup:
+            through_H += self._penalty_half_gradient(H, R, codes, batch)
+        gradient = X.transposed_times(through_H, out=self._gradient_W)
+        gradient.addmm_(W, H.T @ H).addmm_(U.T, R)
+        scale = 2 * batch.weight / len(batch.rows)
+        if not self.closed_form:
+            K = moved(co_occurrence(codes, self.m)[0], W.device, W.dtype)
+            yield Gradient("U", self._gradient_of_U(X, codes, R, K), scale, 2 * self.penalty_U)
+        yield Gradient("W", gradient, scale, 2 * self.penalty_W)
+
+    def evaluate(self) -> Evaluation:
+        if self.closed_form:
+            self.solve_U()
+        G, W = gram(self.W), self.W.to(self.sums_device)
+        U = self.U.to(self.sums_device).double()
+        P = (self.U @ self.W).to(self.sums_device).double()
+        k = len(G)
+        A, R, total = torch.zeros_like(G), torch.zeros_like(P), G.new_zeros(k)
+        by_type = G.new_zeros((self.n_types, self.m, k))
+        for start, X in self.blocks():
+            H = X.times(W).double()
+            A.addmm_(H.T, H)
+            R += group_sums(H, self.all_codes[start : start + len(H)], self.m)
+            total += H.sum(dim=0)
+            if self.gamma:
+                by_type += self._all_cells.sums(H, start)
+        squared_error = (
+            self.squared_norm
+            - 2 * float(A.trace())
+            + float(torch.sum(A * G))
+            + float(torch.sum((self.K @ U) * U))
+            - 2 * float(torch.sum(self.T * U))
+            + 2 * float(torch.sum(R * P))
+        )
+        parts = {"penalty_U": self.penalty_U * squared_norm(self.U)}
+        parts["invariance"] = self.gamma / self.n_rows * self._all_cells.value(by_type) if self.gamma else 0.0
+        M = centred_sums(R, total, self.K.diagonal() / self.n_rows)
+        # HSIC grows with the square of the cells: this is the training loss's value at its batch size.
+        parts["hsic"] = self.eta * self.batch_size / self.n_rows**2 * float(torch.sum(M * M))
+        return self.evaluation(squared_error, **parts)
+
+    def solve_U(self) -> None:
+        """Set U to the minimiser of the full objective given W (and, in turn, the other columns' U).
+
+        ``U = max(0, (T - R W) / (N + n λ_U))``: the cells enter through T and N alone, as R = T Wᵀ.
+        """
+        R = self._T @ self.W
+        K = self._K
+        for rows in self.columns:
+            target = torch.addmm(self._T[rows], R[rows], self.W.T, alpha=-1)
+            if len(self.columns) > 1:
+                others = K[rows].clone()
+                others[:, rows] = 0
+                target.addmm_(others, self.U, alpha=-1)
+            weight = K.diagonal()[rows, None] + self.n_rows * self.penalty_U
+            torch.clamp(target.div_(weight.clamp(min=torch.finfo(K.dtype).tiny)), min=0, out=self.U[rows])
+
+    def _gradient_of_U(
+        self, X: SparseRows, codes: torch.Tensor, R: torch.Tensor, K: torch.Tensor
+    ) -> torch.Tensor:
+        gradient = self._gradient_U.zero_()
+        for column in codes.T.cpu().numpy():
+            X.group_sums(column, gradient)
+        return gradient.neg_().addmm_(R, self.W.T).addmm_(K, self.U)
+
+    def _penalty_half_gradient(self, H, R, codes, batch) -> torch.Tensor:
+        result = torch.zeros_like(H)
+        if self.gamma:
+            result.add_(self._invariance(torch.from_numpy(batch.rows)).half_gradient(H), alpha=self.gamma)
+        if self.eta:
+            counts = torch.bincount(codes.reshape(-1), minlength=self.m).to(H.dtype)
+            result.add_(hsic_half_gradient(H, codes, R, counts / len(H)), alpha=self.eta)
+        return result
+
+    def _invariance(self, rows) -> Invariance:
+        return Invariance(self.types[rows], self.codes[rows], self.n_types, self.m, centred=self.centred)
+
+    def _condition_sums(self, data: FitData) -> torch.Tensor:
+        T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64, device=self.sums_device)
+        for start, X in self.blocks():
+            for column in data.conditions.codes[start : start + X.shape[0]].T:
+                X.group_sums(column, T)
+        return T
+
+
+class CAENMF1(ConditionalAutoencoder):
+    """Conditional AE-NMF, model 1: every condition adds a profile of its own.
+
+    Minimises, over non-negative W (k x genes) and U (conditions x genes),
+
+    ``||X - H W - C U||² / n + penalty_W ||W||² + penalty_U ||U||²``
+    ``+ penalty_invariance / n · Inv + penalty_hsic · B / n² · HSIC``
+
+    with the embedding ``H = X Wᵀ``, C the one-hot conditions, ``Inv = Σ_t ||P_t H_t||²`` over the cell
+    types t (P_t projects onto the conditions of the type's cells) and ``HSIC = ||H̃ᵀ C̃||²`` of the
+    column-centred H and C. A minibatch has its own B in place of n; the two penalties are off in
+    the first `warmup_epochs` epochs of minibatches. Inv is off without `strata`.
+
+    {parameters}
+    penalty_invariance : float, default=1e-3
+        Weight of Inv (gamma).
+    penalty_hsic : float, default=5e-4
+        Weight of HSIC (eta).
+    warmup_epochs : int, default=5
+        Epochs before the two penalties are switched on.
+    centred_invariance : bool, default=False
+        Penalise the conditions' means about the mean of their cell type, not that mean itself.
+    update_U : {"closed_form", "adam"}, default="closed_form"
+        ``closed_form``: U is set to its optimum given W before each step; `learning_rate_U` is not used.
+    """
+
+    _model_name = "CNMF_1st_donor_only"
+    _limits = ConditionalAutoencoder._limits | {
+        "penalty_invariance": real(0),
+        "penalty_hsic": real(0),
+        "warmup_epochs": real(0, whole=True),
+        "centred_invariance": one_of(True, False),
+        "update_U": one_of("closed_form", "adam"),
+    }
+
+    def __init__(
+        self,
+        n_components=80,
+        *,
+        solver="auto",
+        max_sweeps=500,
+        solver_tol=1e-5,
+        gram_memory_mb=6144,
+        max_epochs=100,
+        batch_size=512,
+        learning_rate_W=1e-3,
+        learning_rate_U=5e-4,
+        learning_rate_schedule="constant",
+        penalty_W=1e-2,
+        penalty_U=1e-1,
+        penalty_invariance=1e-3,
+        penalty_hsic=5e-4,
+        warmup_epochs=5,
+        centred_invariance=False,
+        update_U="closed_form",
+        row_norm=False,
+        init="nndsvd",
+        batches="proportional",
+        patience=6,
+        tol=1e-6,
+        random_state=None,
+        device="auto",
+        verbose=0,
+    ):
+        super().__init__(
+            n_components,
+            solver=solver,
+            max_sweeps=max_sweeps,
+            solver_tol=solver_tol,
+            gram_memory_mb=gram_memory_mb,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate_W=learning_rate_W,
+            learning_rate_schedule=learning_rate_schedule,
+            penalty_W=penalty_W,
+            row_norm=row_norm,
+            init=init,
+            batches=batches,
+            patience=patience,
+            tol=tol,
+            random_state=random_state,
+            device=device,
+            verbose=verbose,
+        )
+        self.learning_rate_U = learning_rate_U
+        self.penalty_U = penalty_U
+        self.penalty_invariance = penalty_invariance
+        self.penalty_hsic = penalty_hsic
+        self.warmup_epochs = warmup_epochs
+        self.centred_invariance = centred_invariance
+        self.update_U = update_U
+
+    def _problem(self, data: FitData, W: torch.Tensor) -> AdditiveProblem:
+        U = start_conditions((data.conditions.size, data.source.n_columns), self.init, self.seed_, W)
+        rates = {"W": self.learning_rate_W}
+        if self.update_U == "adam":
+            rates["U"] = self.learning_rate_U
+        return AdditiveProblem(data, {"W": W, "U": U}, rates, self)
+
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
+        weights = self._weights(cells)
+        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
+        return fit_cae_nmf1(operator, self.n_components, sums, **weights, **run)
+
+    def _weights(self, cells: Cells) -> dict[str, Any]:
+        """The penalties as the solvers on statistics take them."""
+        return {
+            "lambda_W": self.penalty_W,
+            "lambda_U": self.penalty_U,
+            "gamma": self.penalty_invariance if cells.has_types else 0.0,
+            # HSIC as the minibatches weigh it, so that the objectives compare
+            "eta": self.penalty_hsic * min(self.batch_size, cells.n_cells) / cells.n_cells,
+            "centred": bool(self.centred_invariance),
+        }
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        W, U, weights = self.components_, self.condition_profiles_, self._weights(cells)
+        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
+        parts, squared_error, *_ = additive(operator, W, U, sums, **weights)
+        return sum(parts.values()), squared_error, Decoder(W[None], U)
+
+    def _labels_in_the_loss(self) -> bool:
+        return self.penalty_invariance > 0
+
+    def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        profiles = self.condition_profiles_ @ self.components_.T
+        return lambda H, codes: profiles[codes].sum(axis=1)
+
+    def loadings(self) -> dict[str, np.ndarray]:
+        """Arrays for varm: ``W_concat_k{k}`` (genes x k) and ``U_concat_gene_k{k}`` (genes x conditions)."""
+        return {
+            **super().loadings(),
+            f"U_concat_gene_k{self.n_components_}": self.condition_profiles_.T.copy(),
+        }
+
+    def _condition_record(self) -> dict[str, Any]:
+        offsets = self.conditions_.offsets
+        return {
+            name: {"categories": categories, "size": len(categories), "offset": offset}
+            for name, categories, offset in zip(
+                self.conditions_.names, self.conditions_.categories, offsets, strict=True
+            )
+        }
+
+    def _published_settings(self) -> dict[str, Any]:
+        return {"best_epoch": self.best_epoch_, "best_full_loss": self.objective_}
+
+    def _keep(self, weights: dict[str, np.ndarray]) -> None:
+        super()._keep(weights)
+        self.condition_profiles_ = weights["U"]

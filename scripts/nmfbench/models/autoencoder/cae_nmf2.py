@@ -1,0 +1,217 @@
+"""Conditional AE-NMF, model 2: loadings of its own for each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.errors import InputError
+from nmfbench.fitting.loop import Evaluation
+from nmfbench.linalg import SparseRows
+from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
+from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf2
+from nmfbench.models.autoencoder.exact.held_out import Decoder
+from nmfbench.models.autoencoder.exact.objective import donor_loadings
+from nmfbench.models.autoencoder.exact.operators import Operator
+from nmfbench.models.autoencoder.from_cells import Cells
+from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.labels import Conditions, FitData
+from nmfbench.models.limits import one_of
+from nmfbench.models.start import start_conditions
+from nmfbench.rows.batches import Batch
+
+
+class LoadingsProblem(AutoencoderProblem):
+    """``||E||²/B + λ_W||W||² + λ_U||U||²`` with ``E_i = H_i (W + U_c(i)) - X_i``, sparse and exact.
+
+    Per condition c of the batch, with ``V_c = W + U_c``, ``A_c = H_cᵀH_c``, ``Y_c = X_c V_cᵀ`` and
+    ``G_c = V_c V_cᵀ``: ``D_c = A_c V_c - H_cᵀX_c``, ``∇_U_c ||E||² = 2 D_c``,
+    ``∇_W ||E||² = 2 Σ_c [D_c + (H_c G_c - Y_c)ᵀ X_c]`` and
+    ``||E||² = ||X||² - 2 Σ_c <H_c, Y_c> + Σ_c <A_c, G_c>``.
+
+    A batch of one condition touches that condition's U and moments only. Its penalty on U_c is divided
+    by the condition's share of the batches, so that the mean gradient of an epoch's batches is the
+    gradient of the full objective.
+    """
+
+    def __init__(self, data: FitData, weights, rates, options: CAENMF2) -> None:
+        super().__init__(
+            data.source,
+            weights,
+            rates,
+            penalty_W=options.penalty_W,
+            row_norm=options.row_norm,
+            stacked=frozenset({"U"}),
+        )
+        self.U = weights["U"]
+        self.penalty_U = options.penalty_U
+        self.codes = data.conditions.codes[:, 0]
+        self._V = torch.empty_like(self.W)
+        self._D = torch.empty_like(self.W)
+
+    def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
+        scale = 2 * batch.weight / len(batch.rows)
+        decay_U = 2 * self.penalty_U / batch.condition_share
+        codes = self.codes[batch.rows]
+        gradient = self._gradient_W.zero_()
+        for c in range(len(self.U)) if batch.condition is None else [batch.condition]:
+            members = np.flatnonzero(codes == c)
+            D = self._add_condition(X.subset(members), c, gradient) if len(members) else self._D.zero_()
+            yield Gradient("U", D, scale, decay_U, part=c)
+        yield Gradient("W", gradient, scale, 2 * self.penalty_W)
+
+    def _add_condition(self, X: SparseRows, c: int, gradient: torch.Tensor) -> torch.Tensor:
+        """Add the cells X of condition c to the gradient of W; return D_c."""
+        V = torch.add(self.W, self.U[c], out=self._V)
+        H = X.times(self.W)
+        D = torch.mm(V, H.T @ H, out=self._D)
+        X.transposed_times(-H, out=D, accumulate=True)
+        gradient += D
+        through_H = torch.addmm(X.times(V), H, V.T @ V, beta=-1)
+        X.transposed_times(through_H, out=gradient, accumulate=True)
+        return D
+
+    def evaluate(self) -> Evaluation:
+        m, _, k = self.U.shape
+        A = torch.zeros((m, k, k), dtype=torch.float64, device=self.sums_device)
+        overlap, W = 0.0, self.W.to(self.sums_device)
+        for start, X in self.blocks():
+            codes = self.codes[start : start + X.shape[0]]
+            for c in np.unique(codes):
+                cells = X.subset(np.flatnonzero(codes == c))
+                H = cells.times(W).double()
+                A[c].addmm_(H.T, H)
+                own = cells.times(self.U[c].to(self.sums_device)).double()
+                overlap += float(torch.sum(H * (H + own)))
+        squared_error = self.squared_norm - 2 * overlap
+        norm_U = 0.0
+        for c in range(m):
+            norm_U += squared_norm(self.U[c])
+            V = torch.add(self.W, self.U[c], out=self._V)
+            squared_error += float(torch.sum(A[c] * gram(V)))
+        return self.evaluation(squared_error, penalty_U=self.penalty_U * norm_U)
+
+
+class CAENMF2(ConditionalAutoencoder):
+    """Conditional AE-NMF, model 2: every condition has loadings of its own beside the shared ones.
+
+    Minimises, over non-negative W (k x genes) and U (conditions x k x genes),
+
+    ``Σ_i ||X_i - H_i (W + U_c(i))||² / n + penalty_W ||W||² + penalty_U ||U||²``
+
+    with the embedding ``H = X Wᵀ`` and c(i) the condition of cell i.
+
+    {parameters}
+    save_u : bool, default=False
+        Give all of U to ``unstructured()``: conditions x k x genes numbers.
+    """
+
+    _own_loadings = True
+    _model_name = "CNMF_2nd_donorOnly"
+    _limits = ConditionalAutoencoder._limits | {
+        "batches": one_of("by_condition", "proportional", "round_robin", "random"),
+        "save_u": one_of(True, False),
+    }
+
+    def __init__(
+        self,
+        n_components=80,
+        *,
+        solver="auto",
+        max_sweeps=500,
+        solver_tol=1e-5,
+        gram_memory_mb=6144,
+        max_epochs=100,
+        batch_size=512,
+        learning_rate_W=1e-3,
+        learning_rate_U=5e-4,
+        learning_rate_schedule="constant",
+        penalty_W=1e-2,
+        penalty_U=5e-2,
+        row_norm=False,
+        init="nndsvd",
+        batches="by_condition",
+        patience=6,
+        tol=1e-6,
+        random_state=None,
+        device="auto",
+        save_u=False,
+        verbose=0,
+    ):
+        super().__init__(
+            n_components,
+            solver=solver,
+            max_sweeps=max_sweeps,
+            solver_tol=solver_tol,
+            gram_memory_mb=gram_memory_mb,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate_W=learning_rate_W,
+            learning_rate_schedule=learning_rate_schedule,
+            penalty_W=penalty_W,
+            row_norm=row_norm,
+            init=init,
+            batches=batches,
+            patience=patience,
+            tol=tol,
+            random_state=random_state,
+            device=device,
+            verbose=verbose,
+        )
+        self.learning_rate_U = learning_rate_U
+        self.penalty_U = penalty_U
+        self.save_u = save_u
+
+    def _check_conditions(self, conditions: Conditions) -> None:
+        if len(conditions.names) > 1:
+            raise InputError(
+                "conditions of cae_nmf2",
+                "one column",
+                f"{len(conditions.names)}: {', '.join(conditions.names)}",
+                "give one column (join several into one label), or use cae_nmf1",
+            )
+
+    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
+        return fit_cae_nmf2(
+            operator, self.n_components, lambda_W=self.penalty_W, lambda_U=self.penalty_U, **run
+        )
+
+    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        W, U = self.components_, self.condition_loadings_
+        parts, squared_error, *_ = donor_loadings(
+            operator, W, U, lambda_W=self.penalty_W, lambda_U=self.penalty_U
+        )
+        return sum(parts.values()), squared_error, Decoder(W + U)
+
+    def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
+        U = start_conditions((data.conditions.size, *W.shape), self.init, self.seed_, W)
+        return LoadingsProblem(
+            data, {"W": W, "U": U}, {"W": self.learning_rate_W, "U": self.learning_rate_U}, self
+        )
+
+    def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        overlaps = np.einsum("clg,lg->cl", self.condition_loadings_, self.components_)
+        return lambda H, codes: H * overlaps[codes[:, 0]]
+
+    def _condition_record(self) -> dict[str, Any]:
+        return {
+            "cond_cols": np.array(self.conditions_.names),
+            "cond_categories": self.conditions_.categories[0],
+            "m_donors": self.conditions_.size,
+            "k": self.n_components_,
+            "best_epoch": self.best_epoch_,
+            "best_full_loss": self.objective_,
+            "lambda_W": self.penalty_W,
+            "lambda_U": self.penalty_U,
+        }
+
+    def _published_settings(self) -> dict[str, Any]:
+        return {f"U_donor_k{self.n_components_}": self.condition_loadings_} if self.save_u else {}
+
+    def _keep(self, weights: dict[str, np.ndarray]) -> None:
+        super()._keep(weights)
+        # conditions x k x genes, a view: the array itself may be the largest of the fit
+        self.condition_loadings_ = weights["U"].transpose(0, 2, 1)

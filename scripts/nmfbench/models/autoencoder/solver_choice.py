@@ -1,0 +1,135 @@
+"""Which solver `solver="auto"` takes: a cost model of a few measured rates.
+
+It knows the data, the settings and the kind of device, not the machine's speed or its number of threads, so
+that the same fit makes the same choice on every CPU. The rates and their sources are in docs/solvers.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nmfbench.errors import InputError
+from nmfbench.gram import gram_bytes
+from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
+from nmfbench.rows.disk import FilteredRows
+from nmfbench.rows.memory import RowSource
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class SolverChoice:
+    """The solver of a fit, and why.
+
+    Attributes
+    ----------
+    solver : {"statistics", "minibatch"}
+    route : {"sparse", "gram"} or None
+        How the statistics are held: the nonzeros of X, or XᵀX. None for minibatches.
+    seconds : dict of str to float or None
+        Estimated seconds of one CPU thread (or the GPU) to the objective that the minibatches would reach,
+        for ``sparse``, ``gram`` and ``minibatch``; None for what the data or the memory rule out.
+    reason : str
+    """
+
+    solver: str
+    route: str | None
+    seconds: dict[str, float | None]
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """The choice as plain values, for ``run.json``."""
+        return asdict(self)
+
+
+def choose_solver(
+    n_cells: int,
+    n_genes: int,
+    nnz: int,
+    rank: int,
+    epochs: int,
+    donors: int = 0,
+    memory: float = math.inf,
+    device: str = "cpu",
+    *,
+    batch_size: int = 512,
+    dtype: str = "float32",
+    in_memory: bool = True,
+    solver: str = "auto",
+) -> SolverChoice:
+    """Pick the solver that is estimated to come sooner to the objective of `epochs` minibatch epochs.
+
+    Parameters
+    ----------
+    n_cells, n_genes, nnz : int
+        Cells, genes and nonzeros of X.
+    rank : int
+    epochs : int
+        Minibatch epochs at most.
+    donors : int
+        Donors with loadings of their own (model 2), 0 for the other models.
+    memory : float
+        MiB granted to Gram matrices.
+    device : str
+    batch_size : int
+    dtype : {"float32", "float64"}
+    in_memory : bool
+        Whether the nonzeros lie in memory, as the sparse route needs.
+    solver : {"auto", "statistics", "minibatch"}
+        What was asked for; the estimates are made all the same.
+
+    Returns
+    -------
+    SolverChoice
+    """
+    found = fit_seconds(n_cells, n_genes, nnz, rank, epochs, donors, device, batch_size)
+    method = gram_method(n_cells, n_genes, nnz, device)
+    fits = gram_bytes(n_genes, n_grams=max(donors, 1), method=method, dtype=dtype) <= memory * _MIB
+    gathering = pass_seconds(n_cells, n_genes, nnz, device)
+    seconds: dict[str, float | None] = {
+        "sparse": found["sparse"] if in_memory else None,
+        "gram": gathering + found["gram"] if fits else None,
+        "minibatch": found["minibatch"],
+    }
+    possible = {route: s for route, s in seconds.items() if s is not None and route != "minibatch"}
+    # Nothing fits: the Gram route then refuses with the numbers, where it was asked for.
+    route = min(possible, key=possible.get) if possible else "gram"
+    if solver != "auto":
+        reason = "as set"
+    elif not possible:
+        solver, reason = "minibatch", f"XᵀX does not fit in {memory:.0f} MiB, X is not in memory"
+    else:
+        solver = "statistics" if possible[route] <= seconds["minibatch"] else "minibatch"
+        sooner = f"{possible[route]:.3g} s by {route} statistics, {seconds['minibatch']:.3g} s by minibatch"
+        reason = f"estimated to the same objective: {sooner}"
+    return SolverChoice(solver, route if solver == "statistics" else None, seconds, reason)
+
+
+def with_batches_of(source: RowSource, choice: SolverChoice, *, forced: bool) -> SolverChoice:
+    """The same choice, or statistics where the rows of `source` cannot be had at random.
+
+    Parameters
+    ----------
+    source : RowSource
+    choice : SolverChoice
+    forced : bool
+        Whether minibatches were asked for.
+
+    Raises
+    ------
+    InputError
+        If only minibatches would do.
+    """
+    if choice.solver != "minibatch" or not isinstance(source, FilteredRows) or source.order is not None:
+        return choice
+    if choice.seconds["gram"] is not None and not forced:
+        reason = "minibatches out of core need the shuffled store, and there is none"
+        return replace(choice, solver="statistics", route="gram", reason=reason)
+    raise InputError(
+        "minibatches out of core",
+        "the shuffled store that the rule shuffle_cells writes",
+        f"none ({choice.reason})",
+        "set out_of_core: true in the config, or raise gram_memory_mb and set solver: statistics",
+    )

@@ -1,0 +1,1 @@
+"""PNMF as functions and PyTorch objects."""

@@ -1,0 +1,1 @@
+"""The rows of a fit: in memory, on disk, shuffled, in minibatches."""
