@@ -4,6 +4,7 @@ from nmfbench.job import job
 
 with job(snakemake) as run:
     from nmfbench.metrics.classification import classify
+    from nmfbench.metrics.neighbours import load_neighbours
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
 
@@ -12,6 +13,7 @@ with job(snakemake) as run:
         H,
         obs[snakemake.wildcards.label],
         cv_seed=int(snakemake.wildcards.cv_seed),
+        neighbours=load_neighbours(snakemake.input.neighbours, "z_scored"),
         n_jobs=run.threads,
         **snakemake.params.classification,
     )

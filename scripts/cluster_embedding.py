@@ -1,15 +1,17 @@
-"""Cluster one embedding once per Leiden seed: result.h5ad in; clusters.tsv.gz out."""
+"""Cluster one embedding once per Leiden seed: result.h5ad and neighbours.npz in; clusters.tsv.gz out."""
 
 from nmfbench.job import job
 
-with job(snakemake) as run:
+with job(snakemake):
     from nmfbench.metrics.clustering import leiden_labels, neighbour_graph
+    from nmfbench.metrics.neighbours import load_neighbours
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
 
     settings = snakemake.params.clustering
     H, obs = read_embedding(snakemake.input.result)
-    graph = neighbour_graph(H, settings["n_neighbours"], n_jobs=run.threads)
+    neighbours = load_neighbours(snakemake.input.neighbours, "z_scored")
+    graph = neighbour_graph(H, settings["n_neighbours"], neighbours=neighbours)
     clusters = leiden_labels(
         graph,
         seeds=settings["seeds"],

@@ -3,6 +3,7 @@
 from nmfbench.job import job
 
 with job(snakemake) as run:
+    from nmfbench.metrics.neighbours import load_neighbours
     from nmfbench.metrics.projection import compute_umap
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
@@ -12,6 +13,7 @@ with job(snakemake) as run:
         H,
         n_neighbours=snakemake.params.n_neighbours,
         strata=obs["cell_type"],
+        neighbours=load_neighbours(snakemake.input.neighbours, "z_scored"),
         n_jobs=run.threads,
         **snakemake.params.umap,
     )

@@ -11,7 +11,8 @@ import pytest
 from nmfbench.errors import InputError
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS, METRICS, load_function
 from nmfbench.metrics import classification as module
-from nmfbench.metrics.classification import CLASSIFIERS, FOLD_COLUMNS, classify, score_predictions
+from nmfbench.metrics.classification import FOLD_COLUMNS, classify, score_predictions
+from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS
 from nmfbench.metrics.labels import encode_labels, stratified_sample
 
 NAMES = ['T cell, CD4+ "naïve"', "NK/T", "B cell", "10"]
@@ -253,3 +254,4 @@ def test_importing_the_registry_is_light():
 
 def test_all_classifiers_are_offered():
     assert CLASSIFIERS == ("logistic_regression", "knn", "random_forest")
+    assert set(CLASSIFIERS) < set(ALL_CLASSIFIERS)

@@ -77,6 +77,7 @@ def make_run(directory, one, uses_labels=False):
     folder = run_folder(one, directory)
     folder.mkdir(parents=True)
     (folder / "result.h5ad").write_bytes(b"result")
+    (folder / "neighbours.npz").write_bytes(b"neighbours")
     record = {
         "uses_labels": uses_labels,
         "seconds": 12.5,
@@ -200,10 +201,10 @@ def test_nothing_there_gives_empty_tables_and_full_coverage(results):
     assert paths["classification_summary_by_cell_type_k8.csv"].read_text() == CLASSIFICATION_HEADER + "\n"
     assert len(read_table(paths["folds.tsv"])) == 0
     coverage = read_table(paths["coverage.tsv"])
-    steps = ["train", "cluster_embedding", "score_clusters", "score_clusters"]
+    steps = ["train", "find_neighbours", "cluster_embedding", "score_clusters", "score_clusters"]
     steps += ["classify_embedding", "classify_embedding", "compute_umap"]
     assert coverage["step"].tolist() == steps
-    assert coverage["expected"].tolist() == [1, 1, 3, 3, 8, 8, 1]
+    assert coverage["expected"].tolist() == [1, 1, 1, 3, 3, 8, 8, 1]
     assert (coverage["present"] == 0).all()
 
 

@@ -14,6 +14,7 @@ sys.path.append(str(REPOSITORY / "scripts"))
 from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
+from nmfbench.metrics.neighbours import neighbour_widths
 from nmfbench.models import MODELS
 from nmfbench.rows.opening import place
 
@@ -201,7 +202,10 @@ def display_names():
 
 def step_patterns(folder, suffix):
     """Path of the log or benchmark file of each step, with the wildcards left in."""
-    steps = {step: "<fit>" for step in ("train", "cluster_embedding", "score_clusters", "compute_umap")}
+    steps = {
+        step: "<fit>"
+        for step in ("train", "find_neighbours", "cluster_embedding", "score_clusters", "compute_umap")
+    }
     steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
     return {step: workflow.pathvars.apply(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
 

@@ -1,9 +1,33 @@
 # From embeddings to scores.
 
 
+# One exact search for an embedding; clusters, UMAP, classification and integration scores read it.
+rule find_neighbours:
+    input:
+        result="<results>/<fit>/result.h5ad",
+    output:
+        neighbours="<results>/<fit>/neighbours.npz",
+    log:
+        "<logs>/find_neighbours/<fit>.log",
+    benchmark:
+        "<benchmarks>/find_neighbours/<fit>.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(1500, 20),
+        runtime=minutes(30, 4),
+    params:
+        code=code("metrics/neighbours.py", "metrics/kernels.py", "metrics/clustering.py", "metrics/labels.py"),
+        widths=neighbour_widths(cfg),
+    script:
+        "../../scripts/find_neighbours.py"
+
+
 rule cluster_embedding:
     input:
         result="<results>/<fit>/result.h5ad",
+        neighbours="<results>/<fit>/neighbours.npz",
     output:
         clusters="<results>/<fit>/clusters.tsv.gz",
     log:
@@ -12,7 +36,7 @@ rule cluster_embedding:
         "<benchmarks>/cluster_embedding/<fit>.tsv"
     conda:
         "../../envs/evaluation.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=memory(2000, 20),
         runtime=minutes(60, 4),
@@ -49,6 +73,7 @@ rule score_clusters:
 rule classify_embedding:
     input:
         result="<results>/<fit>/result.h5ad",
+        neighbours="<results>/<fit>/neighbours.npz",
     output:
         folds="<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv",
     log:
@@ -62,7 +87,7 @@ rule classify_embedding:
         mem_mb=memory(2000, 90),
         runtime=minutes(60, 10),
     params:
-        code=code("metrics/classification.py", "metrics/labels.py"),
+        code=code("metrics/classif*.py", "metrics/candidates.py", "metrics/kernels.py", "metrics/labels.py"),
         classification=cfg.classification.model_dump(exclude={"seeds"}),
     script:
         "../../scripts/classify_embedding.py"
@@ -71,6 +96,7 @@ rule classify_embedding:
 rule compute_umap:
     input:
         result="<results>/<fit>/result.h5ad",
+        neighbours="<results>/<fit>/neighbours.npz",
     output:
         umap="<results>/<fit>/umap.tsv.gz",
     log:

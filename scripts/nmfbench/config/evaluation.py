@@ -25,10 +25,14 @@ class Classification(Section):
     min_cells_per_class: int = Field(10, ge=2, description="Rarer classes are left out.")
     n_folds: int = Field(5, ge=2, description="Stratified folds.")
     seeds: list[Seed] = Field([42, 52, 62, 72, 82], min_length=1, description="Shuffles of the folds.")
-    classifiers: list[Literal["logistic_regression", "knn", "random_forest"]] = Field(
+    classifiers: list[
+        Literal["logistic_regression", "knn", "random_forest", "random_forest_100k", "random_forest_intelex"]
+    ] = Field(
         ["logistic_regression", "knn", "random_forest"],
         min_length=1,
-        description="Multinomial logistic regression, 15 nearest neighbours, random forest of 200.",
+        description="Multinomial logistic regression, 15 nearest neighbours, random forest of 200. For an "
+        "atlas, instead of the last: `random_forest_100k` (fitted to 100,000 cells of a fold) or "
+        "`random_forest_intelex` (scikit-learn-intelex, to be installed beside).",
     )
     subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
 

@@ -13,28 +13,27 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.metrics import CLASSIFICATION_METRICS
+from nmfbench.metrics.candidates import Candidates
+from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS, Classifier, Split, fit_and_predict
+from nmfbench.metrics.classifiers import make_classifier as _make_classifier
 from nmfbench.metrics.labels import check_embedding, encode_labels, stratified_sample
 
 if TYPE_CHECKING:
     import pandas as pd
-    from sklearn.base import ClassifierMixin
+
+    from nmfbench.metrics.neighbours import Neighbours
 
 logger = logging.getLogger(__name__)
-
-Classifier = Literal["logistic_regression", "knn", "random_forest"]
-
-CLASSIFIERS: tuple[Classifier, ...] = ("logistic_regression", "knn", "random_forest")
 
 FOLD_COLUMNS = (
     "cv_seed",
@@ -63,6 +62,7 @@ def classify(
     classifiers: Sequence[Classifier] = CLASSIFIERS,
     subsample: int | None = None,
     subsample_seed: int = 0,
+    neighbours: Neighbours | None = None,
     n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Predict a label of held-out cells with each classifier in each fold.
@@ -82,12 +82,17 @@ def classify(
     classifiers : sequence of {"logistic_regression", "knn", "random_forest"}
         * ``"logistic_regression"``: multinomial, lbfgs, at most 1000 iterations, on standardised factors;
         * ``"knn"``: 15 nearest neighbours, on standardised factors;
-        * ``"random_forest"``: 200 trees.
+        * ``"random_forest"``: 200 trees;
+        * ``"random_forest_100k"``: the same on a stratified sample of 100,000 training cells of a fold;
+        * ``"random_forest_intelex"``: 200 trees of scikit-learn-intelex, which are other trees.
     subsample : int, optional
         Classify a sample of this many cells that keeps the class proportions and at least
         `min_cells_per_class` cells of each class.
     subsample_seed : int
         Seed of the sample. It does not follow `cv_seed`, so that all folds and models share the cells.
+    neighbours : Neighbours, optional
+        Neighbours of all cells in the z-scored embedding. They spare the nearest-neighbour classifier its
+        search in every fold and change nothing in what it predicts (:mod:`nmfbench.metrics.candidates`).
     n_jobs : int
         Threads in all.
 
@@ -111,18 +116,22 @@ def classify(
     codes, _ = encode_labels(y)
     H = check_embedding(H, codes.size)
     _check_protocol(n_folds, min_cells_per_class, classifiers)
-    H, codes, n_classes = _frequent_classes(H, codes, min_cells_per_class)
+    cells, n_classes = _frequent_classes(codes, min_cells_per_class)
     if subsample is not None:
-        drawn = stratified_sample(codes, subsample, seed=subsample_seed, minimum=min_cells_per_class)
-        H, codes = H[drawn], codes[drawn]
+        drawn = stratified_sample(codes[cells], subsample, seed=subsample_seed, minimum=min_cells_per_class)
+        cells = cells[drawn]
+    # the slow parts of a search are done once, for all folds
+    candidates = None if neighbours is None or "knn" not in classifiers else Candidates(H, neighbours, cells)
+    if cells.size < codes.size:
+        H, codes = H[cells], codes[cells]
+    codes = np.unique(codes, return_inverse=True)[1]
     counts = {"n_cells": codes.size, "n_classes": n_classes, "min_cells_per_class": min_cells_per_class}
 
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=cv_seed)
     splits = list(folds.split(np.zeros((codes.size, 1)), codes))
 
     def run(name: Classifier, fold: int, threads: int) -> dict[str, Any]:
-        train, test = splits[fold]
-        split = H[train], codes[train], H[test], codes[test]
+        split = Split(H, codes, *splits[fold], candidates)
         row = _fit_and_score(name, split, watch, n_classes=n_classes, seed=cv_seed, n_jobs=threads)
         logger.info("fold %d, %s: %s", fold, name, row["message"] or f"F1 {row['F1']:.4f}")
         return {"cv_seed": cv_seed, "fold": fold, "classifier": name, **row, **counts}
@@ -156,18 +165,18 @@ def _check_protocol(n_folds: int, min_cells_per_class: int, classifiers: Sequenc
             f"{min_cells_per_class} cells per class, {n_folds} folds",
             "raise classification.min_cells_per_class or lower classification.n_folds in the config",
         )
-    unknown = [name for name in classifiers if name not in CLASSIFIERS]
+    unknown = [name for name in classifiers if name not in ALL_CLASSIFIERS]
     if unknown or not classifiers:
         raise InputError(
             "classification: classifiers",
-            "one or more of " + ", ".join(CLASSIFIERS),
+            "one or more of " + ", ".join(ALL_CLASSIFIERS),
             ", ".join(map(str, unknown)) or "none",
             "correct classification.classifiers in the config",
         )
 
 
-def _frequent_classes(H: np.ndarray, codes: np.ndarray, minimum: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Drop unlabelled cells and rare classes, and number the classes left 0 .. n_classes - 1."""
+def _frequent_classes(codes: np.ndarray, minimum: int) -> tuple[np.ndarray, int]:
+    """Cells that have a label and are of no rare class, and the number of classes left."""
     sizes = np.bincount(codes[codes >= 0]) if (codes >= 0).any() else np.zeros(0, dtype=np.int64)
     frequent = sizes >= minimum
     n_classes = int(frequent.sum())
@@ -178,30 +187,12 @@ def _frequent_classes(H: np.ndarray, codes: np.ndarray, minimum: int) -> tuple[n
             f"{n_classes} of {sizes.size} classes; the largest has {max(sizes, default=0)} cells",
             "take another label, more cells, or a smaller classification.min_cells_per_class in the config",
         )
-    kept = np.flatnonzero((codes >= 0) & frequent[codes])
-    number = np.cumsum(frequent) - 1
-    if kept.size == codes.size:
-        return H, number[codes], n_classes
-    return H[kept], number[codes[kept]], n_classes
-
-
-def _make_classifier(name: Classifier, seed: int, n_jobs: int) -> ClassifierMixin:
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if name == "logistic_regression":
-        return make_pipeline(StandardScaler(), LogisticRegression(solver="lbfgs", max_iter=1000))
-    if name == "knn":
-        return make_pipeline(StandardScaler(), KNeighborsClassifier(15, n_jobs=n_jobs))
-    return RandomForestClassifier(200, random_state=seed, n_jobs=n_jobs)
+    return np.flatnonzero((codes >= 0) & frequent[codes]), n_classes
 
 
 def _fit_and_score(
     name: Classifier,
-    split: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    split: Split,
     watch: _ConvergenceWatch,
     *,
     n_classes: int,
@@ -209,25 +200,18 @@ def _fit_and_score(
     n_jobs: int,
 ) -> dict[str, Any]:
     """Fit one classifier on one fold; an exception becomes a row that says so."""
-    H_train, y_train, H_test, y_test = split
     row: dict[str, Any] = dict.fromkeys(CLASSIFICATION_METRICS, np.nan)
-    row |= {"fit_seconds": np.nan, "n_train": y_train.size, "n_test": y_test.size, "converged": False}
+    row |= {"fit_seconds": np.nan, "n_train": split.train.size, "n_test": split.test.size, "converged": False}
     try:
         classifier = _make_classifier(name, seed, n_jobs)
         watch.warned()
-        start = time.perf_counter()
-        classifier.fit(H_train, y_train)
-        row["fit_seconds"] = time.perf_counter() - start
+        done = fit_and_predict(name, classifier, split, seed=seed, n_jobs=n_jobs)
+        row["fit_seconds"] = done.fit_seconds
         row["converged"] = not watch.warned()
-        probability = classifier.predict_proba(H_test)
-        if name == "logistic_regression":
-            predicted = classifier.predict(H_test)
-        else:
-            # both predict by the largest probability; taking it from the one at hand saves half the time
-            predicted = classifier.classes_[probability.argmax(axis=1)]
-        row |= score_predictions(y_test, predicted, _all_columns(probability, classifier.classes_, n_classes))
+        probability = _all_columns(done.probability, done.classes, n_classes)
+        row |= score_predictions(split.codes[split.test], done.predicted, probability)
     except Exception as error:
-        logger.exception("%s failed in a fold of %d training cells", name, y_train.size)
+        logger.exception("%s failed in a fold of %d training cells", name, split.train.size)
         text = " ".join(str(error).split())
         row |= dict.fromkeys(CLASSIFICATION_METRICS, np.nan)
         return row | {"status": "failed", "message": f"{type(error).__name__}: {text}"[:300]}

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.metrics.labels import check_embedding, encode_labels
+from nmfbench.metrics.labels import encode_labels, scale_embedding
+from nmfbench.metrics.neighbours import Neighbours, find_neighbours
 
 if TYPE_CHECKING:
     import igraph
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Flavor = Literal["igraph", "leidenalg"]
-Search = Literal["auto", "exact", "approximate"]
-
-#: Above this many cells ``search="auto"`` looks for neighbours approximately. At 50,000 cells x 80
-#: factors the exact search takes about as long as compiling the approximate one.
-EXACT_SEARCH_CELLS = 50_000
 
 
 @dataclass(frozen=True)
@@ -57,43 +53,12 @@ class NeighbourGraph:
     warnings: list[str] = field(default_factory=list)
 
 
-def scale_embedding(H: Any) -> tuple[np.ndarray, list[str]]:
-    """Give every factor mean 0 and standard deviation 1.
-
-    Parameters
-    ----------
-    H : array-like of shape (n_cells, k)
-        Embedding.
-
-    Returns
-    -------
-    scaled : ndarray of float32, shape (n_cells, k)
-        A factor that has the same value in all cells becomes 0, never NaN.
-    warnings : list of str
-        Which factors those were.
-    """
-    H = check_embedding(H)
-    constant = H.max(axis=0) == H.min(axis=0)
-    std = H.std(axis=0, dtype=np.float64)
-    std[constant] = 1.0
-    scaled = ((H - H.mean(axis=0, dtype=np.float64)) / std).astype(np.float32)
-    scaled[:, constant] = 0.0
-    messages = []
-    if constant.any():
-        numbers = ", ".join(map(str, np.flatnonzero(constant)[:20]))
-        messages.append(
-            f"{int(constant.sum())} of {H.shape[1]} factors have one value in all cells and do not count "
-            f"(factors {numbers}{', ...' if constant.sum() > 20 else ''})"
-        )
-    for message in messages:
-        logger.warning("%s", message)
-    return scaled, messages
-
-
 def neighbour_graph(
-    H: Any, n_neighbours: int = 25, seed: int = 0, *, search: Search = "auto", n_jobs: int = 1
+    H: Any, n_neighbours: int = 25, *, neighbours: Neighbours | None = None, n_jobs: int = 1
 ) -> NeighbourGraph:
-    """Find the nearest neighbours of every cell in the z-scored embedding (euclidean).
+    """Join every cell to its nearest neighbours in the z-scored embedding (euclidean).
+
+    The result is that of ``scanpy.pp.neighbors`` with an exact search.
 
     Parameters
     ----------
@@ -101,15 +66,11 @@ def neighbour_graph(
         Embedding.
     n_neighbours : int
         Neighbours of each cell, itself included (scanpy's counting).
-    seed : int
-        Seed of the approximate search; the exact one has no randomness.
-    search : {"auto", "exact", "approximate"}
-        * ``"exact"``: brute force; time grows with the square of the cells.
-        * ``"approximate"``: nearest-neighbour descent, as scanpy does above 8,192 cells.
-        * ``"auto"``: exact up to :data:`EXACT_SEARCH_CELLS` cells.
+    neighbours : Neighbours, optional
+        What :func:`~nmfbench.metrics.neighbours.find_neighbours` found in the z-scored embedding, of at least
+        `n_neighbours`; searched here by default.
     n_jobs : int
-        Threads of the exact search. The approximate search always takes one, because its result
-        changes with the number of threads.
+        Threads of the search. The result does not depend on them.
 
     Returns
     -------
@@ -121,60 +82,31 @@ def neighbour_graph(
         If there are not more cells than neighbours.
     """
     scaled, messages = scale_embedding(H)
-    n_cells = scaled.shape[0]
-    if not 2 <= n_neighbours < n_cells:
+    if neighbours is None:
+        neighbours = find_neighbours(scaled, n_neighbours, n_jobs=n_jobs)
+    elif len(neighbours.indices) != len(scaled):
         raise InputError(
-            "clustering: n_neighbours",
-            f"at least 2 and fewer than the {n_cells} cells of the embedding",
-            str(n_neighbours),
-            "set clustering.n_neighbours in the config to a smaller number, or score more cells",
+            "neighbours and embedding",
+            f"neighbours of {len(scaled)} cells",
+            f"of {len(neighbours.indices)}",
+            "search them in this embedding (snakemake --forcerun find_neighbours)",
         )
-    exact = search == "exact" or (search == "auto" and n_cells <= EXACT_SEARCH_CELLS)
+    nearest = neighbours.first(n_neighbours)
 
-    import anndata
-    import scanpy
-    from scipy.sparse import SparseEfficiencyWarning
-    from threadpoolctl import threadpool_limits
+    from scipy.sparse import coo_matrix
 
-    transformer = "sklearn" if exact else _approximate_search(n_cells, n_neighbours, seed)
-    cells = anndata.AnnData(scaled)
-    jobs_before, scanpy.settings.n_jobs = scanpy.settings.n_jobs, n_jobs
-    try:
-        with warnings.catch_warnings(), threadpool_limits({"blas": 1, "openmp": n_jobs}):
-            # cells with equal embeddings: scanpy writes a zero distance that was not stored
-            warnings.simplefilter("ignore", SparseEfficiencyWarning)
-            scanpy.pp.neighbors(
-                cells,
-                n_neighbors=n_neighbours,
-                use_rep="X",
-                metric="euclidean",
-                transformer=transformer,
-                random_state=seed,
-            )
-    finally:
-        scanpy.settings.n_jobs = jobs_before
-    return NeighbourGraph(cells.obsp["connectivities"].tocsr(), scaled, n_neighbours, messages)
-
-
-def _approximate_search(n_cells: int, n_neighbours: int, seed: int) -> Any:
-    """Nearest-neighbour descent with the settings scanpy gives it."""
-    from pynndescent import PyNNDescentTransformer
-    from scipy.sparse import csr_matrix
-
-    class Search(PyNNDescentTransformer):
-        # pynndescent 0.7 returns a csr_array, on which scanpy 1.11 calls a method only csr_matrix has
-        def fit_transform(self, X, y=None, **fit_params):
-            return csr_matrix(super().fit_transform(X, y, **fit_params))
-
-    return Search(
-        n_neighbors=n_neighbours,
-        metric="euclidean",
-        metric_kwds={},
-        random_state=seed,
-        n_trees=min(64, 5 + round(n_cells**0.5 / 20.0)),
-        n_iters=max(5, round(np.log2(n_cells))),
-        n_jobs=1,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is not there
+        from umap.umap_ import fuzzy_simplicial_set
+    graph, _, _ = fuzzy_simplicial_set(
+        coo_matrix((len(scaled), 1)),
+        n_neighbours,
+        None,
+        None,
+        knn_indices=nearest.indices,
+        knn_dists=nearest.distances,
     )
+    return NeighbourGraph(graph.tocsr(), scaled, n_neighbours, messages)
 
 
 def leiden_labels(

@@ -1,12 +1,15 @@
-"""Labels of cells as codes, and samples that keep their proportions."""
+"""What scores begin from: labels as codes, a checked and a z-scored embedding, samples in proportion."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 
 from nmfbench.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def encode_labels(labels: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +78,39 @@ def check_embedding(H: Any, n_labels: int | None = None) -> np.ndarray:
             "look at the objective in history.tsv: the training diverged; lower the step size",
         )
     return H
+
+
+def scale_embedding(H: Any) -> tuple[np.ndarray, list[str]]:
+    """Give every factor mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    H : array-like of shape (n_cells, k)
+        Embedding.
+
+    Returns
+    -------
+    scaled : ndarray of float32, shape (n_cells, k)
+        A factor that has the same value in all cells becomes 0, never NaN.
+    warnings : list of str
+        Which factors those were.
+    """
+    H = check_embedding(H)
+    constant = H.max(axis=0) == H.min(axis=0)
+    std = H.std(axis=0, dtype=np.float64)
+    std[constant] = 1.0
+    scaled = ((H - H.mean(axis=0, dtype=np.float64)) / std).astype(np.float32)
+    scaled[:, constant] = 0.0
+    messages = []
+    if constant.any():
+        numbers = ", ".join(map(str, np.flatnonzero(constant)[:20]))
+        messages.append(
+            f"{int(constant.sum())} of {H.shape[1]} factors have one value in all cells and do not count "
+            f"(factors {numbers}{', ...' if constant.sum() > 20 else ''})"
+        )
+    for message in messages:
+        logger.warning("%s", message)
+    return scaled, messages
 
 
 def stratified_sample(codes: np.ndarray, n_cells: int, *, seed: int, minimum: int = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nmfbench.metrics.clustering import NeighbourGraph, neighbour_graph
 from nmfbench.metrics.labels import encode_labels, stratified_sample
+from nmfbench.metrics.neighbours import Neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ def compute_umap(
     seed: int = 0,
     max_cells: int | None = None,
     strata: Any = None,
+    neighbours: Neighbours | None = None,
     n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Lay the cells out in the plane with UMAP, on the graph that Leiden clusters.
@@ -29,10 +31,10 @@ def compute_umap(
     ----------
     H : array-like of shape (n_cells, k)
         Embedding.
-    n_neighbours, n_jobs
+    n_neighbours, neighbours, n_jobs
         As in :func:`~nmfbench.metrics.clustering.neighbour_graph`.
     seed : int
-        Seed of the layout, the graph and the sample.
+        Seed of the layout and the sample.
     max_cells : int, optional
         Lay out a sample of this many cells, whose graph is made of the sample alone.
     strata : sequence of shape (n_cells,), optional
@@ -52,7 +54,8 @@ def compute_umap(
         if strata is not None:
             codes = encode_labels(strata)[0] + 1  # missing labels, -1, become class 0
         chosen = stratified_sample(codes, max_cells, seed=seed)
-    graph = neighbour_graph(H[chosen], n_neighbours, seed, n_jobs=n_jobs)
+    whole = chosen.size == H.shape[0]
+    graph = neighbour_graph(H[chosen], n_neighbours, neighbours=neighbours if whole else None, n_jobs=n_jobs)
     return pd.DataFrame(umap_layout(graph, seed=seed), index=chosen, columns=["UMAP1", "UMAP2"])
 
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "failure", "reason")
 
-TRAIN, CLUSTER, SCORE, CLASSIFY, UMAP = (
+TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, UMAP = (
     "train",
+    "find_neighbours",
     "cluster_embedding",
     "score_clusters",
     "classify_embedding",
@@ -52,7 +53,7 @@ def coverage(
     directory : path
         Folder above the datasets.
     log_patterns : mapping of str to str, optional
-        Log file of each step (``train``, ``cluster_embedding``, ``score_clusters``,
+        Log file of each step (``train``, ``find_neighbours``, ``cluster_embedding``, ``score_clusters``,
         ``classify_embedding``, ``compute_umap``), with fields of the cell, ``{label}`` and ``{cv_seed}``
         in braces.
     evidence : Evidence, optional
@@ -131,16 +132,19 @@ class _Run:
         trained = (self.folder / "result.h5ad").is_file()
         clustered = (self.folder / "clusters.tsv.gz").is_file()
         waits = None if trained else Failure(NOT_RUN, "not run: the training has no result")
+        searched = (self.folder / "neighbours.npz").is_file()
+        unsearched = None if searched else Failure(NOT_RUN, "not run: there are no neighbours")
         unclustered = None if clustered else Failure(NOT_RUN, "not run: there are no clusters")
         rows = [
             self._row(TRAIN, None, 1, trained, self._untrained()),
-            self._row(CLUSTER, None, 1, clustered, waits or self._failure(CLUSTER)),
+            self._row(NEIGHBOURS, None, 1, searched, waits or self._failure(NEIGHBOURS)),
+            self._row(CLUSTER, None, 1, clustered, waits or unsearched or self._failure(CLUSTER)),
             *self._clustering(waits or unclustered),
-            *(self._classification(label, waits) for label in self.cell["labels"]),
+            *(self._classification(label, waits or unsearched) for label in self.cell["labels"]),
         ]
         if self.cell.get("umap", False):
             laid_out = (self.folder / "umap.tsv.gz").is_file()
-            rows.append(self._row(UMAP, None, 1, laid_out, waits or self._failure(UMAP)))
+            rows.append(self._row(UMAP, None, 1, laid_out, waits or unsearched or self._failure(UMAP)))
         return rows
 
     def _untrained(self) -> Failure:

@@ -1,0 +1,11 @@
+"""Search the nearest neighbours of every cell once: result.h5ad in; neighbours.npz out."""
+
+from nmfbench.job import job
+
+with job(snakemake) as run:
+    from nmfbench.metrics.neighbours import find_neighbour_tables, save_neighbours
+    from nmfbench.results import read_embedding
+
+    H, _ = read_embedding(snakemake.input.result)
+    tables = find_neighbour_tables(H, snakemake.params.widths, n_jobs=run.threads)
+    save_neighbours(snakemake.output.neighbours, tables)
