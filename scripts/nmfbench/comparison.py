@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -148,29 +149,50 @@ def read_factors(
             "name one of these, or none for the embedding that is scored",
         )
     H = np.asarray(adata.obsm[embedding])
-    constant = len(adata.uns.get("fixed_patterns", ()))
+    chosen = choose_loadings(name, adata.uns, adata.varm, embedding, H.shape[1], loadings)
+    return Factors(name, H, chosen, adata.obs_names.astype(str), adata.var_names.astype(str))
+
+
+def choose_loadings(
+    name: str, uns: Any, varm: Mapping[str, Any], embedding: str, n_factors: int, key: str | None = None
+) -> np.ndarray:
+    """The loadings that belong to an embedding, of shape (genes, factors); see :func:`read_factors`.
+
+    Parameters
+    ----------
+    name : str
+        The file, for the message.
+    uns, varm : mapping
+        Of the result.
+    embedding : str
+        Key of the embedding.
+    n_factors : int
+        Its columns.
+    key : str, optional
+        Key of varm to be taken.
+
+    Raises
+    ------
+    InputError
+        If none or more than one array could be the loadings.
+    """
+    constant = len(uns.get("fixed_patterns", ()))
     fitting = {}
-    for key, values in adata.varm.items():
-        if values.ndim == 2 and (key == loadings or _are_loadings(key)):
+    for candidate, values in varm.items():
+        if values.ndim == 2 and (candidate == key or _are_loadings(candidate)):
             # patterns of constant cells have genes, before the others', and no column in the embedding
-            surplus = values.shape[1] - H.shape[1]
+            surplus = values.shape[1] - n_factors
             if surplus in (0, constant):
-                fitting[key] = np.asarray(values)[:, surplus:]
-    chosen = [key for key in fitting if loadings in (None, key)]
+                fitting[candidate] = np.asarray(values)[:, surplus:]
+    chosen = [candidate for candidate in fitting if key in (None, candidate)]
     if len(chosen) != 1:
         raise InputError(
             f"{name}: loadings of {embedding}",
-            f"one array of varm with {H.shape[1]} columns and a key that begins with W_ (or best_A)",
-            f"{', '.join(chosen) or 'none'}; varm holds {', '.join(adata.varm)}",
+            f"one array of varm with {n_factors} columns and a key that begins with W_ (or best_A)",
+            f"{', '.join(chosen) or 'none'}; varm holds {', '.join(varm)}",
             "say which (loadings=...)",
         )
-    return Factors(
-        name,
-        H,
-        fitting[chosen[0]],
-        adata.obs_names.astype(str),
-        adata.var_names.astype(str),
-    )
+    return fitting[chosen[0]]
 
 
 def _are_loadings(key: str) -> bool:

@@ -33,6 +33,10 @@ EVERY_RULE = {
     "plot_training",
     "plot_umap",
     "plot_factors",
+    "describe_factors",
+    "collect_factors",
+    "plot_factor_statistics",
+    "plot_orthogonality",
     "plot_resources",
 }
 

@@ -134,6 +134,7 @@ def test_the_manifest_holds_the_whole_config(finished):
 def test_figures_are_made_in_both_formats(finished):
     figures = finished / "results" / "micro" / "figures"
     names = ["scores-rank-5", "tradeoff-rank-5", "training-rank-5", "resources"]
+    names += ["factor-statistics-rank-5", "orthogonality-rank-5"]
     names += [f"{model}/{kind}-rank-5" for model in MODELS for kind in ("umap", "factors")]
     for name in names:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")

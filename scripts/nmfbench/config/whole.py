@@ -12,6 +12,7 @@ from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, TensorBoard, Umap
+from nmfbench.config.factors import Factors
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
@@ -56,6 +57,7 @@ class Config(Section):
     clustering: Clustering = Field(Clustering(), description="Clustering scores.")
     classification: Classification = Field(Classification(), description="Classification scores.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
+    factors: Factors = Field(Factors(), description="What is said of the factors of each fit.")
     tensorboard: TensorBoard = Field(TensorBoard(), description="Logs of the fits for TensorBoard.")
     comparisons: list[Comparison] = Field(
         [], description="Pairs of fits whose factors are matched, in every dataset; none by default."
@@ -99,6 +101,13 @@ class Config(Section):
         shown = [self.display_name(name) for name in self.models]
         if len(set(shown)) < len(shown):
             raise ValueError(f"models: two models share a display_name in {shown}")
+        return self
+
+    @model_validator(mode="after")
+    def _factors_are_matched_with_a_model(self) -> Config:
+        chosen = self.factors.matched_with
+        if chosen is not None and chosen not in self.models:
+            raise ValueError(f"factors.matched_with: {chosen!r} is not one of the models {list(self.models)}")
         return self
 
     def compared_fits(self) -> list[tuple[Fit, Fit]]:

@@ -130,3 +130,45 @@ def match_factors(
     rows = [*matches.to_dict("records"), *left]
     matches = pd.DataFrame(rows, columns=list(MATCH_COLUMNS))
     return matches.astype({"factor": "Int64", "other_factor": "Int64"}), pairs
+
+
+def match_by_cosine(A: Any, B: Any) -> tuple[np.ndarray, pd.DataFrame]:
+    """Match the columns of two sets of loadings over the same genes by one assignment on their cosines.
+
+    Parameters
+    ----------
+    A : array-like of shape (genes, k)
+    B : array-like of shape (genes, m)
+
+    Returns
+    -------
+    cosine : ndarray of shape (k, m)
+        Float64; NaN for columns of zeros.
+    matches : DataFrame
+        Columns ``factor``, ``other_factor`` (from 1), ``cosine`` and ``reciprocal``: whether each is the most
+        similar factor of the other, whatever else is matched. The best first. The assignment has the largest
+        sum of cosines; columns of zeros are left out.
+    """
+    import pandas as pd
+    from scipy.optimize import linear_sum_assignment
+
+    units = []
+    for M in (A, B):
+        M = np.asarray(M, dtype=np.float64)
+        norms = np.linalg.norm(M, axis=0)
+        units.append(M / np.where(norms > 0, norms, np.nan))
+    cosine = np.clip(units[0].T @ units[1], -1, 1)
+    usable = [np.flatnonzero(np.isfinite(unit[:1]).all(axis=0)) for unit in units]
+    part = cosine[np.ix_(*usable)]
+    row, column = linear_sum_assignment(part, maximize=True)
+    best = part.argmax(axis=1) if part.size else row
+    best_back = part.argmax(axis=0) if part.size else column
+    matches = pd.DataFrame(
+        {
+            "factor": usable[0][row] + 1,
+            "other_factor": usable[1][column] + 1,
+            "cosine": part[row, column],
+            "reciprocal": (best[row] == column) & (best_back[column] == row),
+        }
+    )
+    return cosine, matches.sort_values("cosine", ascending=False, kind="stable", ignore_index=True)

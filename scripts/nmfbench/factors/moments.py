@@ -1,0 +1,166 @@
+"""One streamed pass over the counts beside an embedding: sums from which all scores of its factors follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nmfbench.data.filtered import normalise_block, read_filtered
+from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+    from nmfbench.factors.stored import StoredFit
+
+#: Counts of a cell are brought to this sum, as the field's "transcripts per million" of a program.
+MILLION = 1e6
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class FactorMoments:
+    """Sums over the cells. T: counts per million; L: normalised values; H: the embedding; S: its shares.
+
+    The shares of a cell are its row of H divided by the row's sum; a cell without any has none.
+
+    Attributes
+    ----------
+    n_cells : int
+    genes : Index of p genes
+    signed : bool
+        Whether H has negative entries: it then has no shares.
+    usage_sums : ndarray of shape (k,)
+        Column sums of H.
+    usage_gram, share_gram : ndarray of shape (k, k)
+        ``HᵀH`` and ``SᵀS``.
+    usage_products, share_products : ndarray of shape (p, k)
+        ``TᵀH`` and ``TᵀS``.
+    value_products : ndarray of shape (p, k)
+        ``LᵀH``.
+    gene_sums, gene_squares : ndarray of shape (p,)
+        Sums of T and of T² over the cells.
+    value_sums, value_squares : ndarray of shape (p,)
+        The same of L.
+    detected : ndarray of shape (p,)
+        Cells with a count of the gene.
+    """
+
+    n_cells: int
+    genes: pd.Index
+    signed: bool
+    usage_sums: np.ndarray
+    usage_gram: np.ndarray
+    share_gram: np.ndarray
+    usage_products: np.ndarray
+    share_products: np.ndarray
+    value_products: np.ndarray
+    gene_sums: np.ndarray
+    gene_squares: np.ndarray
+    value_sums: np.ndarray
+    value_squares: np.ndarray
+    detected: np.ndarray
+
+    @property
+    def gene_means(self) -> np.ndarray:
+        """Mean counts per million of each gene."""
+        return self.gene_sums / self.n_cells
+
+    @property
+    def gene_sds(self) -> np.ndarray:
+        """Standard deviation of each gene's counts per million, over all cells (ddof 0)."""
+        variance = self.gene_squares / self.n_cells - self.gene_means**2
+        # a gene with the same value in every cell leaves rounding behind
+        return np.sqrt(np.where(variance > 1e-12 * self.gene_squares / self.n_cells, variance, 0.0))
+
+
+def gather_moments(
+    filtered: str | Path, fit: StoredFit, normalisation: Mapping[str, Any], *, block_rows: int = _BLOCK_ROWS
+) -> FactorMoments:
+    """One pass over the filtered counts and the embedding of a fit to them.
+
+    Parameters
+    ----------
+    filtered : str or Path
+        What the fit was trained on.
+    fit : StoredFit
+    normalisation : mapping
+        ``target_sum`` and ``log1p`` of L.
+    block_rows : int
+        Cells in memory at a time.
+
+    Raises
+    ------
+    InputError
+        The two files are not of the same cells and genes.
+    """
+    data = read_filtered(filtered)
+    _check_same(filtered, data, fit)
+    pairs = ((block, fit.rows(start, start + block.shape[0])) for start, block in data.blocks(block_rows))
+    return sum_moments(pairs, data.var.index, fit.n_factors, normalisation)
+
+
+def sum_moments(
+    pairs: Iterable[tuple[sparse.csr_matrix, np.ndarray]],
+    genes: pd.Index,
+    n_factors: int,
+    normalisation: Mapping[str, Any],
+) -> FactorMoments:
+    """The sums over blocks of raw counts (CSR) and the embedding of their cells.
+
+    Products are summed in double precision: embeddings can be nearly collinear, and what is solved from the
+    sums magnifies their rounding.
+    """
+    import torch
+
+    from nmfbench.linalg import SparseRows
+
+    p, k, n_cells, signed = len(genes), n_factors, 0, False
+    of_million = torch.zeros((p, 2 * k), dtype=torch.float64)
+    of_values = torch.zeros((p, k), dtype=torch.float64)
+    grams, usage_sums = np.zeros((2, k, k)), np.zeros(k)
+    sums = np.zeros((5, p))
+    for block, H in pairs:
+        million = normalise_block(block, MILLION, log1p=False)
+        values = normalise_block(block, **normalisation)
+        shares = row_shares(H)
+        both = torch.from_numpy(np.hstack([H, shares]))
+        SparseRows(million.astype(np.float64)).transposed_times(both, of_million, accumulate=True)
+        H_rows = torch.from_numpy(np.ascontiguousarray(H))
+        SparseRows(values.astype(np.float64)).transposed_times(H_rows, of_values, accumulate=True)
+        grams += np.stack([H.T @ H, shares.T @ shares])
+        usage_sums += H.sum(axis=0)
+        for place, (matrix, power) in enumerate(((million, 1), (million, 2), (values, 1), (values, 2))):
+            weights = matrix.data.astype(np.float64) ** power
+            sums[place] += np.bincount(matrix.indices, weights, minlength=p)
+        sums[4] += np.bincount(block.indices, block.data > 0, minlength=p)
+        n_cells += block.shape[0]
+        signed |= bool((H < 0).any())
+    products = of_million.numpy()
+    return FactorMoments(
+        *(n_cells, genes, signed, usage_sums, *grams),
+        *(products[:, :k], products[:, k:], of_values.numpy(), *sums),
+    )
+
+
+def row_shares(H: np.ndarray) -> np.ndarray:
+    """Rows of the embedding divided by their sums; a row whose sum is not positive has none: zeros."""
+    sums = H.sum(axis=1, keepdims=True)
+    return np.divide(H, sums, out=np.zeros_like(H), where=sums > 0)
+
+
+def _check_same(filtered: str | Path, data: Any, fit: StoredFit) -> None:
+    genes = data.var.index
+    same = data.n_cells == fit.n_cells and data.n_genes == fit.n_genes and genes.equals(fit.var.index)
+    if not same:
+        raise InputError(
+            f"{filtered} and {fit.path}",
+            "the filtered counts that the fit was trained on",
+            f"{data.n_cells} cells x {data.n_genes} genes, and a fit of {fit.n_cells} x {fit.n_genes}",
+            "train the fit again, or give the counts it was trained on",
+        )
