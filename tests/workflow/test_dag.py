@@ -34,6 +34,7 @@ EVERY_RULE = {
     "plot_umap",
     "plot_factors",
     "describe_factors",
+    "render_factor_page",
     "collect_factors",
     "plot_factor_statistics",
     "plot_orthogonality",

@@ -119,6 +119,7 @@ def targets():
     for figure in figures:
         files += fits(f"<results>/{{dataset}}/figures/{figure}.png")
     files += fits("<results>/{dataset}/tables/factor_summary.tsv")
+    files += fits(f"<results>/{FIRST_FIT}/factors.html")
     files += compared_fits(f"<results>/{COMPARISON}.tsv")
     files += compared_fits(f"<results>/{COMPARISON}.png")
     if cfg.rank_selection.models:

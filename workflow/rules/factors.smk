@@ -31,6 +31,34 @@ rule describe_factors:
         "../../scripts/describe_factors.py"
 
 
+rule render_factor_page:
+    input:
+        factors="<results>/<fit>/factors.tsv",
+        labels="<results>/<fit>/factor_labels.tsv",
+        top_genes="<results>/<fit>/top_genes.tsv",
+    output:
+        page=report(
+            "<results>/<fit>/factors.html",
+            caption="../report/factor_page.rst",
+            category="Factors",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "what": "genes of {model}, seed {seed}"},
+        ),
+    log:
+        "<logs>/render_factor_page/<fit>.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
+    params:
+        code=code("factors/page.*"),
+        display_name=model_display_name,
+    script:
+        "../../scripts/render_factor_page.py"
+
+
 rule collect_factors:
     input:
         factors=fits_of("<results>/<fit>/factors.tsv"),

@@ -56,7 +56,7 @@ def factor_statistics_figure(
     names = [style.shorten(style.plain(display_names.get(m, m)), 40, style.NORMAL) for m in models]
     left = 4 + style.text_width(names)
     width = (style.DOUBLE_COLUMN - left - _RIGHT - 3 * _GAP) / 4
-    pitch = float(np.clip(62.0 / max(len(models), 1), 2.6, _ROW))
+    pitch = float(np.clip(31.0 / max(len(models), 1), 2.6, _ROW))
     block = _HEAD + pitch * len(models) + _FOOT
     figure = style.new_figure(style.DOUBLE_COLUMN, 5 + 2 * block)
     style.add_text(figure, 1, 1.5, f"factors, rank {rank}", fontsize=style.LARGE, fontweight="bold")
