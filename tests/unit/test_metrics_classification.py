@@ -229,10 +229,15 @@ def test_encode_labels():
 def test_registry_names_functions_that_exist():
     assert CLUSTERING_METRICS == ("ARI", "NMI")
     assert CLASSIFICATION_METRICS == ("F1", "AUROC", "Precision", "Accuracy", "Recall")
-    assert {load_function(METRICS[name]).__name__ for name in METRICS} == {"score_clusters", "classify"}
+    assert {load_function(METRICS[name]).__name__ for name in METRICS} == {
+        "score_clusters",
+        "classify",
+        "integration_scores",
+    }
     for metric in METRICS.values():
         assert metric.minimum < metric.maximum
-        assert (metric.identity, metric.batch) == ("higher", "lower")
+        both = ("higher", "higher") if metric.family == "integration" else ("higher", "lower")
+        assert (metric.identity, metric.batch) == both
 
 
 def test_importing_the_registry_is_light():

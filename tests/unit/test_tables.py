@@ -195,6 +195,44 @@ def test_a_missing_model_is_a_gap_and_has_a_reason(results, tmp_path):
     assert overview["failures"].tolist() == ["none", "train: bad input", "none"]
 
 
+def integration_table(**values):
+    from nmfbench.metrics import METRICS as KNOWN
+
+    rows = [
+        {"metric": name, "label": KNOWN[name].label, "value": value, "unscaled": value, "n_cells": 90}
+        | {"seconds": 0.1, "status": "not applicable" if np.isnan(value) else "ok", "message": ""}
+        for name, value in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_integration_scores_and_their_aggregates(results):
+    wanted = ["BRAS", "iLISI", "PCR", "graph_connectivity", "cLISI", "ASW_label", "isolated_labels", "kSIM"]
+    grid = [cell("base_nmf", integration=wanted), cell("ae_nmf", integration=wanted)]
+    for one in grid:
+        make_run(results, one)
+    values = dict(zip(wanted, [0.8, 0.4, 0.6, 0.2, 0.9, 0.5, 0.7, 0.1], strict=True))
+    write_table(integration_table(**values), run_folder(grid[0], results) / "integration.tsv")
+    values |= {"iLISI": np.nan, "PCR": np.nan}  # two of four parts of the batch aggregate
+    table = integration_table(**values)
+    table.loc[0, ["status", "value", "message"]] = ["failed", np.nan, "MemoryError: no room"]
+    write_table(table, run_folder(grid[1], results) / "integration.tsv")
+    paths = collect(results, grid)
+    scores = read_table(paths["scores.tsv"]).set_index(["model", "metric", "label"])["value"]
+    clusters = [scores["base_nmf", name, "cell_type"] for name in ("NMI", "ARI")]
+    bio = np.mean([0.9, 0.5, 0.7, *clusters])
+    assert scores["base_nmf", "kSIM", "cell_type"] == 0.1
+    assert scores["base_nmf", "batch_correction", "integration"] == pytest.approx(0.5)
+    assert scores["base_nmf", "bio_conservation", "integration"] == pytest.approx(bio)
+    assert scores["base_nmf", "total", "integration"] == pytest.approx(0.6 * bio + 0.4 * 0.5)
+    assert np.isfinite(scores["ae_nmf", "bio_conservation", "integration"])
+    assert np.isnan(scores["ae_nmf", "batch_correction", "integration"])
+    assert np.isnan(scores["ae_nmf", "total", "integration"])
+    coverage = read_table(paths["coverage.tsv"]).query("step == 'score_integration'").set_index("model")
+    assert coverage["present"].tolist() == [8, 7]
+    assert coverage.loc["ae_nmf", "reason"] == "BRAS: MemoryError: no room"
+
+
 def test_nothing_there_gives_empty_tables_and_full_coverage(results):
     paths = collect(results, [cell("base_nmf")])
     assert paths["clustering_metrics_by_cell_type_k8.csv"].read_text() == CLUSTERING_HEADER + "\n"

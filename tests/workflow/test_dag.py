@@ -23,6 +23,8 @@ EVERY_RULE = {
     "train_pyro_exponential",
     "train_pnmf",
     "find_neighbours",
+    "make_reference",
+    "score_integration",
     "cluster_embedding",
     "score_clusters",
     "classify_embedding",

@@ -37,6 +37,12 @@ def test_sections_go_through_to_the_tables(tmp_path):
         distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
         nearest = distance.argmin(axis=1)
         assert ((f - f[nearest]) ** 2).mean() < 0.2 * 2 * f.var(axis=0).mean()
+    integration = pd.read_csv(fit / "integration.tsv", sep="\t").set_index("metric")
+    assert set(integration["status"]) <= {"ok", "not applicable"}
+    assert integration["value"].dropna().between(0, 1).all()
+    scores = pd.read_csv(results / "tables" / "scores.tsv", sep="\t").set_index("metric")
+    assert scores.loc["iLISI", "value"] == integration.loc["iLISI", "value"]
+    assert scores.loc["total", "status"] == "ok"
     record = json.loads((fit / "run.json").read_text())
     assert record["parameters"]["multigroup"] is True
     assert record["condition_columns"] == ["donor_id"]

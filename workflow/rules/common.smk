@@ -207,7 +207,14 @@ def step_patterns(folder, suffix):
     """Path of the log or benchmark file of each step, with the wildcards left in."""
     steps = {
         step: "<fit>"
-        for step in ("train", "find_neighbours", "cluster_embedding", "score_clusters", "compute_umap")
+        for step in (
+            "train",
+            "find_neighbours",
+            "cluster_embedding",
+            "score_clusters",
+            "score_integration",
+            "compute_umap",
+        )
     }
     steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
     return {step: workflow.pathvars.apply(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
@@ -229,6 +236,7 @@ def expected_fits(wildcards):
             "leiden_seeds": cfg.clustering.seeds,
             "n_folds": cfg.classification.n_folds,
             "classifiers": cfg.classification.classifiers,
+            "integration": cfg.integration.metrics,
             "umap": seed == cfg.seeds[0],
             "needs": needs_of(wildcards.dataset, model),
         }
@@ -242,6 +250,7 @@ def present_results(wildcards):
     """Which result files of a dataset are there now."""
     files = fits("<results>/<fit>/run.json", dataset=wildcards.dataset)
     files += fits("<results>/<fit>/clustering.tsv", dataset=wildcards.dataset)
+    files += fits("<results>/<fit>/integration.tsv", dataset=wildcards.dataset)
     files += fits("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv", dataset=wildcards.dataset)
     files += [job["file"] for job in shared_jobs(wildcards)]
     return [file for file in files if Path(file).exists()]

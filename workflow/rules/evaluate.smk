@@ -117,6 +117,55 @@ rule compute_umap:
         "../../scripts/compute_umap.py"
 
 
+# What integration scores compare with: principal components of the unintegrated cells, and of each donor's.
+rule make_reference:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+    output:
+        reference="<results>/{dataset}/reference.npz",
+    log:
+        "<logs>/make_reference/{dataset}.log",
+    benchmark:
+        "<benchmarks>/make_reference/{dataset}.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 2),
+        runtime=minutes(30, 0.1),
+    params:
+        code=code("metrics/reference.py", "metrics/separation.py"),
+    script:
+        "../../scripts/make_reference.py"
+
+
+rule score_integration:
+    input:
+        result="<results>/<fit>/result.h5ad",
+        neighbours="<results>/<fit>/neighbours.npz",
+        reference="<results>/{dataset}/reference.npz",
+    output:
+        scores="<results>/<fit>/integration.tsv",
+    log:
+        "<logs>/score_integration/<fit>.log",
+    benchmark:
+        "<benchmarks>/score_integration/<fit>.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 10),
+        runtime=minutes(30, 2),
+    params:
+        code=code(
+            *("metrics/integration.py", "metrics/mixing.py", "metrics/separation.py"),
+            *("metrics/neighbours.py", "metrics/kernels.py", "metrics/labels.py"),
+        ),
+        integration=cfg.integration.model_dump(),
+    script:
+        "../../scripts/score_integration.py"
+
+
 rule compare_fits:
     input:
         first="<results>/<fit>/result.h5ad",
@@ -152,6 +201,7 @@ rule collect_tables:
     input:
         records=fits_of("<results>/<fit>/run.json"),
         clusterings=fits_of("<results>/<fit>/clustering.tsv"),
+        integrations=fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
         folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
         # not read, but their jobs stand in the tables of resources and of gaps
         sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),

@@ -122,6 +122,8 @@ def shared_jobs(wildcards):
     made_by = "fetch_dataset" if section.url else "simulate_dataset" if section.simulate else None
     jobs = [shared_job(dataset, made_by, source)] if made_by else []
     jobs.append(shared_job(dataset, "filter_donors", filtered, [source] if made_by else []))
+    if cfg.integration.metrics:
+        jobs.append(shared_job(dataset, "make_reference", f"{folder}/reference.npz", [filtered]))
     for file in shards if parts else []:
         jobs.append(shared_job(dataset, "gather_statistics", file, [filtered], Path(file).stem))
     for part, file in merged.items():

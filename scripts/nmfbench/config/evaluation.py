@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from nmfbench.config.base import Section, Seed
+from nmfbench.metrics import INTEGRATION_METRICS
 
 
 class Clustering(Section):
@@ -35,6 +36,19 @@ class Classification(Section):
         "`random_forest_intelex` (scikit-learn-intelex, to be installed beside).",
     )
     subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
+
+
+class Integration(Section):
+    """Scores of how an embedding mixes donors and keeps cell types, of the embedding as it is given."""
+
+    metrics: list[Literal[INTEGRATION_METRICS]] = Field(
+        list(INTEGRATION_METRICS),
+        description="Which of them; docs/tables.md says what each is. Empty: none.",
+    )
+    silhouette_cells: int = Field(
+        100_000, ge=100, description="Above so many cells, silhouettes are of a stratified sample."
+    )
+    entropy_neighbours: int = Field(90, ge=3, description="Neighbours that `batch_entropy` counts.")
 
 
 class TensorBoard(Section):

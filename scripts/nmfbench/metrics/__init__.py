@@ -36,6 +36,10 @@ class Metric:
         Which way is good for a label to keep apart (cell type), and for a label to mix (donor).
     description : str
         One sentence for captions.
+    label : str
+        The one label that an integration score is of; empty for a score of any label.
+    part : {"bio", "batch", ""}
+        The aggregate that the score has a part in.
     """
 
     name: str
@@ -48,10 +52,12 @@ class Metric:
     identity: Direction
     batch: Direction
     description: str
+    label: str = ""
+    part: str = ""
 
     @property
-    def family(self) -> Literal["clustering", "classification"]:
-        """Module the score comes from, and so the CSV it is published in."""
+    def family(self) -> Literal["clustering", "classification", "integration"]:
+        """Module the score comes from, and so the CSV it is published in, if it is."""
         return self.source.partition(":")[0].rpartition(".")[2]  # type: ignore[return-value]
 
 
@@ -95,6 +101,65 @@ METRICS: dict[str, Metric] = {
     for name, source, mean, std, low, chance, description in _TABLE
 }
 
+_INTEGRATE = "nmfbench.metrics.integration:integration_scores"
+
+# name, label, aggregate it has a part in, its worst or chance value, description; higher is always better
+_INTEGRATION = (
+    (
+        *("iLISI", "donor_id", "batch", "0: neighbours of one donor"),
+        "Median effective number of donors among the neighbours of a cell, scaled by their number.",
+    ),
+    (
+        *("CiLISI", "donor_id", "", "0: neighbours of one donor"),
+        "The same inside each cell type, scaled by the donors that have it, mean over cells.",
+    ),
+    (
+        *("BRAS", "donor_id", "batch", "0: donors apart inside each type"),
+        "One minus the size of the silhouette of donors inside cell types, against all other donors.",
+    ),
+    (
+        *("PCR", "donor_id", "batch", "0: no less than before"),
+        "How much less of the variance lies between donors than in principal components of the cells.",
+    ),
+    (
+        *("graph_connectivity", "donor_id", "batch", "near 0"),
+        "Share of a cell type's cells that its neighbour graph holds together, mean over types.",
+    ),
+    (
+        *("batch_entropy", "donor_id", "", "0: neighbours of one donor"),
+        "Entropy of the donors among the neighbours of a cell over that of equal shares.",
+    ),
+    (
+        *("cLISI", "cell_type", "bio", "0: all types among the neighbours"),
+        "One minus the scaled median effective number of cell types among the neighbours of a cell.",
+    ),
+    (
+        *("ASW_label", "cell_type", "bio", "0.5"),
+        "Mean silhouette of cell types, scaled to 0 to 1.",
+    ),
+    (
+        *("isolated_labels", "cell_type", "bio", "0.5"),
+        "The same of the cell types that are in the fewest donors.",
+    ),
+    (
+        *("kSIM", "cell_type", "", "the share of the type among neighbours"),
+        "Share of cells of whose 25 nearest at least 90 % are of their type.",
+    ),
+    (
+        *("scGraph", "cell_type", "", "0"),
+        "Agreement of the distances between cell types with those in single donors.",
+    ),
+)
+
+METRICS |= {
+    name: Metric(
+        *(name, _INTEGRATE, "", "", -1.0 if name == "scGraph" else 0.0, 1.0, chance, "higher", "higher"),
+        *(description, label, part),
+    )
+    for name, label, part, chance, description in _INTEGRATION
+}
+
+INTEGRATION_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "integration")
 CLUSTERING_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "clustering")
 CLASSIFICATION_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "classification")
 

@@ -183,3 +183,48 @@ def vote(Z, codes, test, candidates, in_train, reach, votes, proven):
                 for later in range(n_nearest, length):
                     if squares[later] - last <= spread:
                         proven[t] = False
+
+
+@compiled(nogil=True)
+def simpson(indices, distances, codes, n_labels, perplexity, tolerance, found):
+    """Simpson index of the labels among each cell's neighbours, weighed to one perplexity, into `found`."""
+    width = indices.shape[1]
+    weights = np.empty(width)
+    shares = np.empty(n_labels)
+    target = np.log(perplexity)
+    for cell in range(indices.shape[0]):
+        if codes[cell] < 0:
+            continue
+        nearest = np.inf
+        for j in range(width):
+            if indices[cell, j] != cell and codes[indices[cell, j]] >= 0:
+                nearest = min(nearest, distances[cell, j])
+        if nearest == np.inf:
+            continue
+        beta, low, high = 1.0, 0.0, np.inf
+        total = 0.0
+        for step in range(51):
+            total = 0.0
+            mean = 0.0
+            for j in range(width):
+                weights[j] = 0.0
+                if indices[cell, j] != cell and codes[indices[cell, j]] >= 0:
+                    # from the nearest on: the same shares, and nothing vanishes
+                    apart = distances[cell, j] - nearest
+                    weights[j] = np.exp(-beta * apart)
+                    total += weights[j]
+                    mean += apart * weights[j]
+            excess = np.log(total) + beta * mean / total - target
+            if abs(excess) < tolerance or step == 50:
+                break
+            if excess > 0:
+                low = beta
+                beta = beta * 2.0 if high == np.inf else 0.5 * (beta + high)
+            else:
+                high = beta
+                beta = 0.5 * (beta + low)
+        shares[:] = 0.0
+        for j in range(width):
+            if weights[j] > 0.0:
+                shares[codes[indices[cell, j]]] += weights[j] / total
+        found[cell] = (shares * shares).sum()

@@ -28,6 +28,7 @@ ROWS, COLUMNS = 512, 4096  # of a block of products: 8 MiB
 N_CANDIDATES = (
     60  # enough that nearly every test cell's 15 are proven, with four fifths of the cells in training
 )
+LISI_NEIGHBOURS = 90  # of the local inverse Simpson index, the cell included; a third is its perplexity
 SPARE = 16  # candidates beyond the neighbours asked for
 
 
@@ -175,7 +176,10 @@ def _search(X: np.ndarray, k: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]
 
 def neighbour_widths(cfg: Any) -> dict[str, int]:
     """How many neighbours the scores of a configuration read of each table."""
-    return {"z_scored": max(N_CANDIDATES, cfg.clustering.n_neighbours)}
+    widths = {"z_scored": max(N_CANDIDATES, cfg.clustering.n_neighbours)}
+    if cfg.integration.metrics:
+        widths["as_given"] = max(LISI_NEIGHBOURS, cfg.integration.entropy_neighbours)
+    return widths
 
 
 def find_neighbour_tables(H: Any, widths: Mapping[str, int], *, n_jobs: int = 1) -> dict[str, Neighbours]:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "failure", "reason")
 
-TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, UMAP = (
+TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP = (
     "train",
     "find_neighbours",
     "cluster_embedding",
     "score_clusters",
     "classify_embedding",
+    "score_integration",
     "compute_umap",
 )
 
@@ -54,8 +55,8 @@ def coverage(
         Folder above the datasets.
     log_patterns : mapping of str to str, optional
         Log file of each step (``train``, ``find_neighbours``, ``cluster_embedding``, ``score_clusters``,
-        ``classify_embedding``, ``compute_umap``), with fields of the cell, ``{label}`` and ``{cv_seed}``
-        in braces.
+        ``classify_embedding``, ``score_integration``, ``compute_umap``), with fields of the cell,
+        ``{label}`` and ``{cv_seed}`` in braces.
     evidence : Evidence, optional
         What the scheduler knows; by default the logs alone tell.
     jobs : sequence of mapping, optional
@@ -142,6 +143,8 @@ class _Run:
             *self._clustering(waits or unclustered),
             *(self._classification(label, waits or unsearched) for label in self.cell["labels"]),
         ]
+        if wanted := self.cell.get("integration", ()):
+            rows.append(self._integration(len(wanted), waits or unsearched))
         if self.cell.get("umap", False):
             laid_out = (self.folder / "umap.tsv.gz").is_file()
             rows.append(self._row(UMAP, None, 1, laid_out, waits or unsearched or self._failure(UMAP)))
@@ -187,6 +190,17 @@ class _Run:
         kinds = "; ".join(dict.fromkeys(failure.kind for failure in failures))
         reason = "; ".join(counted) or "fewer rows than expected"
         return self._row(CLASSIFY, label, expected, present, Failure(kinds or CRASH, reason))
+
+    def _integration(self, expected: int, waits: Failure | None) -> dict[str, Any]:
+        path = self.folder / "integration.tsv"
+        table, problem = try_read(path, partial(read_scores, columns=["metric", "status", "message"]))
+        if table is None:
+            failure = Failure(CRASH, problem) if problem else waits or self._failure(INTEGRATE)
+            return self._row(INTEGRATE, None, expected, 0, failure)
+        bad = table[table["status"] == "failed"]
+        reason = "; ".join(f"{row.metric}: {row.message}" for row in bad.itertuples())
+        present = len(table) - len(bad)
+        return self._row(INTEGRATE, None, expected, present, Failure(CRASH, reason or "fewer than expected"))
 
     def _failure(self, step: str, **fields: Any) -> Failure:
         pattern = self.log_patterns.get(step)

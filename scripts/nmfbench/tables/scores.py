@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS, METRICS
+from nmfbench.tables.integration import aggregate_rows, integration_rows
 from nmfbench.tables.runs import (
     RUN_COLUMNS,
     Cell,
@@ -136,6 +137,11 @@ def collect_scores(
                         "status": "ok" if len(values) else "missing",
                     }
                 )
+        for row in integration_rows(cell, directory):
+            rows.append(row | {"uses_labels": uses_labels})
+        if cell.get("integration"):
+            mine = pd.DataFrame([row for row in rows if all(row[c] == cell[c] for c in RUN_COLUMNS)])
+            rows += [row | {"uses_labels": uses_labels} for row in aggregate_rows(cell, mine)]
         if record.get(HELD_OUT) is not None:
             rows.append(
                 identity(cell)
