@@ -1,4 +1,4 @@
-"""Draw cell-type scores against donor scores of one dataset and rank: scores.tsv in; PNG and PDF out."""
+"""Draw cell-type scores against donor scores at one rank: scores.tsv and folds.tsv in; PNG and PDF out."""
 
 from nmfbench.job import job
 
@@ -8,5 +8,6 @@ with job(snakemake):
     from nmfbench.figures import save, tradeoff_figure
 
     scores = pd.read_csv(snakemake.input.scores, sep="\t", dtype={"model": str, "label": str})
-    figure = tradeoff_figure(scores, snakemake.params.rank, snakemake.params.display_names)
+    folds = pd.read_csv(snakemake.input.folds, sep="\t", dtype={"model": str, "label": str})
+    figure = tradeoff_figure(scores, snakemake.params.rank, snakemake.params.display_names, folds=folds)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

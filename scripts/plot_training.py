@@ -1,18 +1,25 @@
-"""Draw the training curves of one dataset: history.tsv of every run in; PNG and PDF out."""
+"""Draw the training curves of one dataset: history.tsv and run.json of every run in; PNG and PDF out."""
 
 from nmfbench.job import job
 
 with job(snakemake):
+    import json
+    from pathlib import Path
+
     import pandas as pd
 
     from nmfbench.figures import save, training_figure
 
-    runs = snakemake.params.runs
-    histories = [
-        pd.read_csv(path, sep="\t").assign(model=run["model"], rank=run["rank"], seed=run["seed"])
-        for path, run in zip(snakemake.input.histories, runs, strict=True)
-    ]
+    histories = []
+    for file, record, run in zip(
+        snakemake.input.histories, snakemake.input.records, snakemake.params.runs, strict=True
+    ):
+        scale = json.loads(Path(record).read_text())["normalisation"]
+        fitted_to = "normalised" if scale["log1p"] or scale["target_sum"] else "counts"
+        which = {key: run[key] for key in ("model", "rank", "seed")}
+        histories.append(pd.read_csv(file, sep="\t").assign(**which, fitted_to=fitted_to))
     figure = training_figure(
-        pd.concat(histories, ignore_index=True), {run["model"]: run["display_name"] for run in runs}
+        pd.concat(histories, ignore_index=True),
+        {run["model"]: run["display_name"] for run in snakemake.params.runs},
     )
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -108,6 +108,26 @@ def test_single_values_lie_over_the_bars():
     assert dots(figure.axes[0], each=5) == 15
 
 
+def folds(seeds=(42,)) -> pd.DataFrame:
+    """Two classifiers 0.4 apart, and folds that differ by 0.01."""
+    grid = itertools.product(NAMES, seeds, ("cell_type", "donor_id"), (0, 1), (0, 1, 2), ("kNN", "forest"))
+    table = pd.DataFrame(grid, columns=["model", "seed", "label", "cv_seed", "fold", "classifier"])
+    table["F1"] = 0.4 + 0.4 * (table["classifier"] == "kNN") + 0.01 * table["fold"]
+    return table.assign(rank=80, AUROC=table["F1"], status="ok")
+
+
+def test_error_bars_are_of_folds_and_classifiers_are_ticks():
+    figure = figures.scores_figure(scores(), 80, NAMES, folds=folds())
+    bar = figure.axes[2].containers[1]  # the first model's error bar in the panel of F1
+    (segment,) = bar.lines[2][0].get_segments()
+    value = scores().query("metric == 'F1' and label == 'cell_type'")["value"].iloc[0]
+    std = np.std([0, 0.01, 0.02] * 2, ddof=1)
+    assert_allclose(segment[:, 0], [value - std, value + std])
+    ticks = [line for line in figure.axes[2].collections if len(getattr(line, "get_segments", list)()) == 2]
+    assert_allclose(sorted(segment[0, 0] for segment in ticks[0].get_segments()), [0.41, 0.81])
+    assert any("single classifiers" in text for text in texts(figure))
+
+
 def test_summary_over_training_seeds():
     table = scores(seeds=(1, 2, 3))
     table.loc[(table["model"] == "ae_nmf") & (table["seed"] == 2), ["value", "status"]] = [np.nan, "missing"]
@@ -146,6 +166,16 @@ def test_tradeoff_shows_every_seed_and_names_the_missing():
     assert sum("best" in text for text in texts(figure)) == 4
 
 
+def test_the_axes_of_the_tradeoff_end_where_scores_do():
+    table = scores()
+    table["value"] = np.where(table["label"] == "donor_id", 0.004, 0.996)
+    for axes in figures.tradeoff_figure(table, 80, NAMES).axes:
+        assert axes.get_ylim()[0] >= -0.02
+        assert axes.get_xlim()[1] <= 1.02
+    table.loc[(table["metric"] == "ARI") & (table["label"] == "donor_id"), "value"] = -0.1
+    assert figures.tradeoff_figure(table, 80, NAMES).axes[0].get_ylim()[0] < -0.1
+
+
 def test_tradeoff_without_one_label():
     table = scores()
     figure = figures.tradeoff_figure(table[table["label"] == "cell_type"], 80, NAMES)
@@ -169,6 +199,21 @@ def test_training_lines_scales_and_missing_models():
     assert [len(axes.lines) for axes in figure.axes] == [2 * 2 * 3] * 8  # a line and its end for each run
     assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
     assert figure.axes[2].get_yscale() == "linear"
+
+
+def test_relative_errors_of_counts_and_normalised_values_never_share_an_axis():
+    of_counts = history()["model"] == "new"
+    table = history().assign(fitted_to=np.where(of_counts, "counts", "normalised"))
+    figure = figures.training_figure(table[table["rank"] == 5], {"ae_nmf": "AE_NMF", "new": "New"})
+    lines = {}
+    for axes in figure.axes:
+        lines[axes.get_ylabel(), axes.get_xlabel()] = len(axes.lines)
+    assert lines["relative error, counts", "epoch"] == lines["relative error, normalised", "epoch"] == 2 * 3
+    assert lines["objective (own units)", "epoch"] == 2 * 2 * 3
+
+
+def test_training_names_missing_models():
+    figure = figures.training_figure(history(), {"ae_nmf": "AE_NMF", "gone": "Gone"})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AE_NMF", "Gone (missing)", "new"]
 
 
@@ -207,10 +252,18 @@ def test_resources_split_by_device_and_average_jobs():
     assert len(figure.axes) == 2 + 3  # cpu: seconds and memory; cuda: also GPU memory
     assert [len(bars(axes)) for axes in figure.axes] == [3, 3, 1, 1, 1]
     ends = [bar.get_x() + bar.get_width() for bar in bars(figure.axes[0])]
-    assert_allclose(ends, [3, 90, 15])
-    assert texts(figure).count("missing") == 2
+    assert_allclose(ends, [90, 3, 15])  # training, filter, classify
+    assert texts(figure).count("missing") == 2  # UMAP
     assert "15 ×2" in texts(figure)
     assert all(axes.get_xscale() == "log" for axes in figure.axes)
+
+
+def test_jobs_of_other_steps_are_dots_in_their_models_colour():
+    table = resources()
+    table.loc[4, "model"] = "base_nmf"
+    axes = figures.resources_figure(table, NAMES).axes[0]
+    colours = {tuple(colour) for scatter in axes.collections for colour in scatter.get_facecolors()}
+    assert len(colours) == 2
 
 
 def test_resources_name_the_rank_where_several_are():
@@ -229,6 +282,8 @@ def test_resources_show_efficiency_and_the_queue_where_they_are_known():
     shown = dict(zip(labels[:4], figure.axes, strict=False))
     ends = [bar.get_x() + bar.get_width() for bar in bars(shown["CPU efficiency (%)"])]
     assert_allclose(ends, 50)
+    assert shown["CPU efficiency (%)"].get_xscale() == "linear"
+    assert shown["CPU efficiency (%)"].get_xlim() == (0, 100)
     ends = [bar.get_x() + bar.get_width() for bar in bars(shown["time in the queue (s)"])]
     assert_allclose(ends, 1)  # no wait is a short one, not a missing one
 
@@ -254,7 +309,9 @@ def test_umap_shows_every_cell_and_only_used_categories():
     figure = figures.umap_figure(coordinates, obs, "AE_NMF")
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
     assert [dots(axes, each=300) for axes in panels] == [300, 300]
-    assert {"cell type (2)", "donor (3)", "AE_NMF   300 cells"} <= set(texts(figure))
+    assert "AE_NMF   300 cells" in texts(figure)
+    titles = ["coloured by cell type (2)", "coloured by donor (3)"]
+    assert [axes.get_title(loc="left") for axes in panels] == titles
     legend = [text for text in texts(figure) if text in {"B", "T", "8", "9", "10", "unused"}]
     assert legend == ["B", "T", "8", "9", "10"]
 
@@ -270,7 +327,8 @@ def test_umap_joins_by_cell_name_and_counts_the_sample():
 def test_umap_numbers_do_not_depend_on_the_sample():
     coordinates, obs = cells()
     without = coordinates[(obs["donor_id"] != 8).to_numpy()]
-    assert "donor (3)" in texts(figures.umap_figure(without, obs, "m"))
+    titles = [axes.get_title(loc="left") for axes in figures.umap_figure(without, obs, "m").axes]
+    assert "coloured by donor (3)" in titles
 
 
 def test_umap_marks_cells_without_label():

@@ -165,6 +165,7 @@ def test_text_is_whole_apart_and_large_enough(name, monkeypatch):
     texts = drawn_texts(figure, monkeypatch)
     assert texts
     width, height = figure.get_size_inches() * figure.dpi
+    assert height <= 0.551 * width, "the report would cut its top off"
     for text, points, box in texts:
         assert box.x0 >= -1, f"{text!r} is cut on the left"
         assert box.y0 >= -1, f"{text!r} is cut below"

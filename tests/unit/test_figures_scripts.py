@@ -34,9 +34,11 @@ sys.modules["nmfbench.results"] = results
 names = {"ae_nmf": "AE_NMF", "cae_nmf1": "CAE_NMF1"}
 runs = [{"model": m, "display_name": n, "rank": 3, "seed": 1, "dataset": "d"} for m, n in names.items()]
 jobs = {
-    "scores": (Named(scores="scores.tsv"), Named(rank=3, display_names=names)),
-    "tradeoff": (Named(scores="scores.tsv"), Named(rank=3, display_names=names)),
-    "training": (Named(histories=["history.tsv", "history.tsv"]), Named(runs=runs)),
+    "scores": (Named(scores="scores.tsv", folds="folds.tsv"), Named(rank=3, display_names=names)),
+    "tradeoff": (Named(scores="scores.tsv", folds="folds.tsv"), Named(rank=3, display_names=names)),
+    "training": (
+        Named(histories=["history.tsv", "history.tsv"], records=["run.json", "run.json"]), Named(runs=runs)
+    ),
     "umap": (Named(umap="umap.tsv.gz", result="obs.tsv"), Named(labels=["cell_type"], display_name="AE_NMF")),
     "factors": (Named(result="obs.tsv"), Named(label="cell_type", display_name="AE_NMF")),
     "resources": (Named(resources="resources.tsv"), Named()),
@@ -67,6 +69,9 @@ def tables(folder) -> None:
     scores = scores.assign(rank=3, seed=1, value=0.5, std=0.1, n=10, uses_labels="", status="ok")
     write = {"sep": "\t", "index": False}
     scores.to_csv(folder / "scores.tsv", **write)
+    folds = scores[scores["metric"] == "F1"].assign(cv_seed=1, fold=0, classifier="kNN", F1=0.5)
+    folds.to_csv(folder / "folds.tsv", **write)
+    (folder / "run.json").write_text('{"normalisation": {"target_sum": 10000.0, "log1p": true}}')
     epoch = np.arange(1, 5)
     history = pd.DataFrame(
         {"epoch": epoch, "objective": 9.0 / epoch, "relative_error": 1 / epoch, "seconds": epoch}

@@ -72,6 +72,14 @@ def test_more_categories_than_colours_repeat():
     assert colours[256:] == colours[:44]
 
 
+def test_colours_of_two_labels_are_apart_from_one_another():
+    from nmfbench.figures.umap import _colours
+
+    for sizes in ((1, 1), (10, 6), (45, 24, 3)):
+        chosen = [colour for colours in _colours(sizes) for colour in colours]
+        assert len(chosen) == len(set(chosen)) == sum(sizes)
+
+
 def test_hex_round_trip():
     assert tuple(palette.rgb_to_hex(palette.hex_to_rgb(palette.MODEL_COLOURS))) == palette.MODEL_COLOURS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import anndata
 import pandas as pd
 import pytest
 
+import browser
 from snake import snakemake
 
 MICRO = ["--configfile", "tests/configs/micro.yaml"]
@@ -157,14 +159,47 @@ def test_a_second_run_does_nothing(finished):
     assert "Nothing to be done" in call.text
 
 
-def test_the_report_is_made(finished):
+@pytest.fixture(scope="module")
+def report(finished) -> Path:
+    """The report of the micro workflow; that no caption warns is a test of every caption."""
     call = snakemake(*MICRO, "--report", "results/report.html", directory=finished)
     assert call.code == 0, call.text
-    text = (finished / "results" / "report.html").read_text()
-    assert "Expected and present" in text
+    assert not re.findall(r".*\((?:WARNING|ERROR|SEVERE)/\d\).*", call.text)
+    return finished / "results" / "report.html"
+
+
+def test_the_report_answers_first(report):
+    text = report.read_text()
+    assert "Which embedding keeps cell types apart" in text
+    assert "keeps cell types apart best" in text
     assert "25 of 25" in text
     for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources", "Comparisons"):
         assert category in text
+    assert "system-message" not in text
+
+
+def test_pages_hold_the_numbers_of_the_tables(finished):
+    tables = finished / "results" / "micro" / "tables"
+    page = (tables / "clustering_metrics_by_cell_type_k5.html").read_text()
+    csv = pd.read_csv(tables / "clustering_metrics_by_cell_type_k5.csv")
+    assert [f'data-value="{value}"' in page for value in csv["ARI"]] == [True] * len(MODELS)
+    assert page.count("<tr>") == 1 + len(MODELS)
+    assert "SIM1" in (tables / "donors.html").read_text()
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs a browser: Debian's chromium")
+@pytest.mark.parametrize("window", browser.WINDOWS, ids=lambda window: f"{window[0]}x{window[1]}")
+def test_nothing_of_the_report_is_cut_off_in_a_browser(report, window, tmp_path):
+    seen = browser.measure(report, window, tmp_path)
+    kinds = [result["kind"] for result in seen]
+    assert kinds.count("start") == 1
+    assert kinds.count("img") >= 4 + 2 * len(MODELS)
+    assert kinds.count("html") >= 8
+    for result in seen:
+        assert result["above"] >= -1, f"the top of {result['name']} lies above the window"
+        assert result["left"] >= -1, f"the left of {result['name']} lies outside of the window"
+        if result["kind"] == "img":
+            assert result["height"] <= result["window"], f"{result['name']} is taller than the window"
 
 
 def test_one_rule_again(finished):

@@ -108,7 +108,7 @@ def compared_fits(pattern):
 
 def targets():
     """Everything the benchmark makes: tables and figures of every dataset."""
-    tables = ["scores", "folds", "resources", "coverage"]
+    tables = ["leaderboard", "scores", "folds", "resources", "coverage"]
     figures = ["scores-rank-{rank}", "tradeoff-rank-{rank}", "training-rank-{rank}", "resources"]
     figures += ["{model}/umap-rank-{rank}", "{model}/factors-rank-{rank}"]
     figures += ["factor-statistics-rank-{rank}", "orthogonality-rank-{rank}"]
@@ -131,18 +131,29 @@ def targets():
 in_report = report  # at the beginning of a line, `report` is a keyword of Snakemake's
 
 
-def score_csvs(name, table):
-    """The published CSVs of one kind of score, a file for each label and rank, as the report shows them."""
+def score_tables(name, table, suffix="csv"):
+    """The published tables of one kind of score, for each label and rank: as CSVs, or as pages to be read."""
     return [
         in_report(
-            f"<results>/{{dataset}}/tables/{name}_by_{label}_k{rank}.csv",
+            f"<results>/{{dataset}}/tables/{name}_by_{label}_k{rank}.{suffix}",
             caption=f"../report/{name.split('_')[0]}_csv.rst",
             category="Tables",
-            labels={"dataset": "{dataset}", "table": table, "by": label, "rank": str(rank)},
+            labels={
+                **{"dataset": "{dataset}", "table": table, "by": label, "rank": str(rank)},
+                "as": {"csv": "CSV", "html": "page"}[suffix],
+            },
         )
         for label in cfg.labels
         for rank in cfg.ranks
     ]
+
+
+def page(file, caption, category, table):
+    """A page of a dataset's report."""
+    labels = {"dataset": "{dataset}", "table": table}
+    return in_report(
+        f"<results>/{{dataset}}/{file}", caption=f"../report/{caption}.rst", category=category, labels=labels
+    )
 
 
 # ---- parameters: only what changes the result

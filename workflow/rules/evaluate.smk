@@ -203,26 +203,26 @@ rule collect_tables:
         clusterings=fits_of("<results>/<fit>/clustering.tsv"),
         integrations=fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
         folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
+        donors="<results>/{dataset}/donors.tsv",
         # not read, but their jobs stand in the tables of resources and of gaps
         sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),
     output:
-        clustering=score_csvs("clustering_metrics", "clustering (ARI, NMI)"),
-        classification=score_csvs("classification_summary", "classification (F1, AUROC ...)"),
+        clustering=score_tables("clustering_metrics", "clustering (ARI, NMI)"),
+        clustering_pages=score_tables("clustering_metrics", "clustering (ARI, NMI)", "html"),
+        classification=score_tables("classification_summary", "classification (F1, AUROC ...)"),
+        classification_pages=score_tables("classification_summary", "classification (F1, AUROC ...)", "html"),
         scores="<results>/{dataset}/tables/scores.tsv",
         folds="<results>/{dataset}/tables/folds.tsv",
         resources="<results>/{dataset}/tables/resources.tsv",
-        coverage=report(
-            "<results>/{dataset}/tables/coverage.tsv",
-            caption="../report/coverage.rst",
-            category="Overview",
-            labels={"dataset": "{dataset}", "table": "expected and present"},
-        ),
-        overview=report(
-            "<results>/{dataset}/tables/overview.tsv",
-            caption="../report/overview.rst",
-            category="Overview",
-            labels={"dataset": "{dataset}", "table": "overview of the runs"},
-        ),
+        resources_page=page("tables/resources.html", "resources", "Resources", "every job"),
+        coverage="<results>/{dataset}/tables/coverage.tsv",
+        coverage_page=page("tables/coverage.html", "coverage", "Overview", "expected and present"),
+        overview="<results>/{dataset}/tables/overview.tsv",
+        overview_page=page("tables/overview.html", "overview", "Overview", "overview of the runs"),
+        leaderboard="<results>/{dataset}/tables/leaderboard.tsv",
+        leaderboard_page=page("tables/leaderboard.html", "leaderboard", "Overview", "leaderboard"),
+        headline="<results>/{dataset}/tables/leaderboard.txt",
+        donors_page=page("tables/donors.html", "donors", "Data", "donors kept and dropped"),
     log:
         "<logs>/collect_tables/{dataset}.log",
     localrule: True
@@ -246,18 +246,13 @@ rule collect_tables:
 # The scores of whatever is there already, with its gaps listed: for a run of which a part failed.
 rule collect_partial_tables:
     output:
-        coverage=report(
-            "<results>/{dataset}/partial_tables/coverage.tsv",
-            caption="../report/coverage.rst",
-            category="Overview",
-            labels={"dataset": "{dataset}", "table": "expected and present"},
-        ),
-        overview=report(
-            "<results>/{dataset}/partial_tables/overview.tsv",
-            caption="../report/overview.rst",
-            category="Overview",
-            labels={"dataset": "{dataset}", "table": "overview of the runs"},
-        ),
+        coverage="<results>/{dataset}/partial_tables/coverage.tsv",
+        coverage_page=page("partial_tables/coverage.html", "coverage", "Overview", "expected and present"),
+        overview="<results>/{dataset}/partial_tables/overview.tsv",
+        overview_page=page("partial_tables/overview.html", "overview", "Overview", "overview of the runs"),
+        leaderboard="<results>/{dataset}/partial_tables/leaderboard.tsv",
+        leaderboard_page=page("partial_tables/leaderboard.html", "leaderboard", "Overview", "leaderboard"),
+        headline="<results>/{dataset}/partial_tables/leaderboard.txt",
         scores="<results>/{dataset}/partial_tables/scores.tsv",
     log:
         "<logs>/collect_partial_tables/{dataset}.log",

@@ -4,6 +4,7 @@
 rule plot_scores:
     input:
         scores="<results>/{dataset}/tables/scores.tsv",
+        folds="<results>/{dataset}/tables/folds.tsv",
     output:
         png=report(
             "<results>/{dataset}/figures/scores-rank-{rank}.png",
@@ -31,6 +32,7 @@ rule plot_scores:
 rule plot_tradeoff:
     input:
         scores="<results>/{dataset}/tables/scores.tsv",
+        folds="<results>/{dataset}/tables/folds.tsv",
     output:
         png=report(
             "<results>/{dataset}/figures/tradeoff-rank-{rank}.png",
@@ -64,6 +66,7 @@ rule plot_tradeoff:
 rule plot_training:
     input:
         histories=fits_of("<results>/<fit>/history.tsv", "rank"),
+        records=fits_of("<results>/<fit>/run.json", "rank"),
     output:
         png=report(
             "<results>/{dataset}/figures/training-rank-{rank}.png",

@@ -18,7 +18,8 @@ from nmfbench.figures.palette import MISSING_COLOUR, MODEL_COLOURS
 PARTS = {"embedding_correlation": "embedding (cells)", "loadings_correlation": "loadings (genes)"}
 _COLOURS = dict(zip(PARTS, (MODEL_COLOURS[0], MODEL_COLOURS[5]), strict=True))
 _CMAP = colormaps["RdBu_r"].with_extremes(bad="#D5D5D5")
-_LEFT, _TOP, _PANEL, _ACROSS, _LOW = 14.0, 17.0, 70.0, 92.0, 50.0  # mm
+_WIDTH = 215.0  # mm
+_LEFT, _TOP, _PANEL, _ACROSS, _LOW = 12.0, 17.0, 62.0, 74.0, 33.0  # mm
 _LARGEST_CELL = 6.0  # mm, so that few factors do not become tiles
 _BINS = np.linspace(-1, 1, 41)
 
@@ -39,8 +40,8 @@ def comparison_figure(matches: pd.DataFrame, pairs: pd.DataFrame, names: Sequenc
     Returns
     -------
     Figure
-        Above, the correlation of every factor of the first fit (rows) with every factor of the second
-        (columns), both in the order of `matches`, so that agreement is a red diagonal. Below, the
+        Left, the correlation of every factor of the first fit (rows) with every factor of the second
+        (columns), both in the order of `matches`, so that agreement is a red diagonal. Right, the
         correlations of the matched pairs, and those pairs among all others.
     """
     style.require_columns(matches, ["factor", "other_factor", "score", "status"], "matched factors")
@@ -49,10 +50,10 @@ def comparison_figure(matches: pd.DataFrame, pairs: pd.DataFrame, names: Sequenc
         [int(factor) for factor in matches[side].dropna()] for side in ("factor", "other_factor")
     )
     cell = min(_PANEL / max(len(rows), len(columns)), _LARGEST_CELL)
-    keys_top = _TOP + cell * len(rows) + 5.5
-    low_top = keys_top + 20
-    figure = style.new_figure(style.DOUBLE_COLUMN, low_top + _LOW + 8)
-    room = (style.DOUBLE_COLUMN - 4) / 1.2  # a bold text is wider than it is measured
+    right = _LEFT + 2 * _ACROSS + 4
+    keys_top = max(_TOP + cell * len(rows) + 5.5, _TOP + 2 * _LOW)
+    figure = style.new_figure(_WIDTH, keys_top + 18)
+    room = (_WIDTH - 4) / 1.2  # a bold text is wider than it is measured
     head = style.shorten(" against ".join(map(style.plain, names)), room, style.LARGE)
     style.add_text(figure, 1, 1.5, head, fontsize=style.LARGE, fontweight="bold")
     style.add_text(figure, 1, 6, _summary(matches), fontsize=style.NORMAL)
@@ -63,12 +64,14 @@ def comparison_figure(matches: pd.DataFrame, pairs: pd.DataFrame, names: Sequenc
         _draw_heatmap(axes, table.loc[rows, columns].to_numpy(float), rows, columns, cell)
         style.add_text(figure, left, _TOP - 4.5, PARTS[part], fontweight="bold")
         side = ("rows", "columns")[place]
-        style.add_text(figure, left, keys_top, style.shorten(f"{side}: {style.plain(names[place])}", 74))
+        style.add_text(
+            figure, left, keys_top, style.shorten(f"{side}: {style.plain(names[place])}", _ACROSS - 4)
+        )
     _draw_colour_bar(figure, keys_top + 7)
-    left = style.add_axes(figure, _LEFT, low_top, _PANEL, _LOW - 2)
-    _draw_histogram(left, matches)
-    right = style.add_axes(figure, _LEFT + _ACROSS, low_top, _PANEL, _LOW - 2)
-    _draw_scatter(right, pairs)
+    above = style.add_axes(figure, right, _TOP, _WIDTH - right - 3, _LOW - 9)
+    _draw_histogram(above, matches)
+    below = style.add_axes(figure, right, _TOP + _LOW + 3, _WIDTH - right - 3, _LOW)
+    _draw_scatter(below, pairs)
     return figure
 
 

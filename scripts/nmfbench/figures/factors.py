@@ -15,7 +15,7 @@ from nmfbench.figures.palette import MISSING_COLOUR
 THRESHOLD = 0.25
 _CMAP = "viridis_r"
 _ROW, _NUMBERS, _GAP, _FOOT = 3.2, 8.0, 5.0, 15.0  # mm
-_BLOCK_ROWS = 30  # factors in a column of the page before a second column is opened
+_NARROWEST = 120.0  # mm
 
 
 def factor_table(
@@ -92,21 +92,19 @@ def factors_figure(table: Mapping, display_name: str = "", label: str = "cell_ty
     Returns
     -------
     Figure
-        As tall as the factors need; few groups leave room for several columns
-        of factors.
+        Factors stand in blocks side by side, as many as keep the page no taller than
+        a screen.
     """
     factors = list(dict.fromkeys(np.asarray(table["factor"]).tolist()))
     groups = list(dict.fromkeys(np.asarray(table["label"]).astype(str).tolist()))
     mean = np.asarray(table["mean"], dtype=float).reshape(len(factors), len(groups))
     fraction = np.asarray(table["fraction"], dtype=float).reshape(len(factors), len(groups))
     names = [style.shorten(style.plain(group), 70, style.SMALL) for group in groups]
-    pitch = float(np.clip((style.DOUBLE_COLUMN - _NUMBERS - 5) / max(len(groups), 1), 2.5, 3.4))
+    pitch = float(np.clip(style.DOUBLE_COLUMN / max(len(groups), 1), 2.6, 3.4))
     block = _NUMBERS + pitch * len(groups)
-    fitting = max(1, int((style.DOUBLE_COLUMN - 2 + _GAP) // (block + _GAP)))
-    blocks = max(1, min(fitting, -(-len(factors) // _BLOCK_ROWS)))
-    per_block = max(1, -(-len(factors) // blocks))
     head = 9.0 + style.text_width(names, style.SMALL)
-    width = max(style.SINGLE_COLUMN, 4 + blocks * (block + _GAP))
+    per_block, width = _page(len(factors), block, head)
+    blocks = -(-len(factors) // per_block)
     figure = style.new_figure(width, head + per_block * _ROW + _FOOT)
     title = " · ".join(
         part for part in (style.plain(display_name), f"factors by {style.label_name(label)}") if part
@@ -150,6 +148,16 @@ def factors_figure(table: Mapping, display_name: str = "", label: str = "cell_ty
         style.add_text(figure, left + _NUMBERS - 1, head - 0.8, "factor", fontsize=5, va="bottom", ha="right")
     _draw_keys(figure, head + per_block * _ROW + 2.5, diameter)
     return figure
+
+
+def _page(n: int, block: float, head: float) -> tuple[int, float]:
+    """Factors in a block, and the page's width in mm: as few blocks side by side as fit a screen."""
+    for blocks in range(1, max(n, 1) + 1):
+        per_block = max(1, -(-n // blocks))
+        width = max(_NARROWEST, 4 + blocks * (block + _GAP))
+        if head + per_block * _ROW + _FOOT <= style.room_below(width):
+            break
+    return per_block, width
 
 
 def _draw_keys(figure: Figure, top: float, diameter: float) -> None:

@@ -24,6 +24,10 @@ MODEL_COLOURS = (
     "#4D4D4D",
 )
 MISSING_COLOUR = "#8A8A8A"
+# Paul Tol's muted scheme (personal.sron.nl/~pault), for a second set of categories beside the first.
+SECOND_COLOURS = (
+    *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"),
+)
 
 # Deuteranopia in linear RGB, severity 1.0: Machado, Oliveira & Fernandes (2009), table of matrices.
 DEUTERANOPIA = np.array(
@@ -112,14 +116,20 @@ def lightness(colour: str) -> float:
     return float(oklab(to_linear(hex_to_rgb([colour])))[0, 0])
 
 
-@lru_cache(maxsize=8)
-def categorical(n: int) -> tuple[str, ...]:
-    """n colours, the first of them the model colours, each next one far from all before.
+@lru_cache(maxsize=16)
+def categorical(
+    n: int, first: tuple[str, ...] = MODEL_COLOURS, others: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """n colours that begin with those given, each next one far from all before.
 
     Parameters
     ----------
     n : int
         How many; above 256 they repeat.
+    first : tuple of str
+        The colours to begin with, by default those of models.
+    others : tuple of str
+        Colours that have a meaning beside these: none is taken again.
 
     Returns
     -------
@@ -127,15 +137,16 @@ def categorical(n: int) -> tuple[str, ...]:
         ``#rrggbb``; a shorter list is a prefix of a longer one.
     """
     if n > 256:
-        return tuple(categorical(256)[i % 256] for i in range(n))
+        return tuple(categorical(256, first, others)[i % 256] for i in range(n))
     steps = np.linspace(0, 1, 18)
     rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     seen = oklab(to_linear(rgb))
     # Neither near-white (lost on paper) nor near-black (all dark colours look alike as small dots).
     rgb = rgb[(seen[:, 0] > 32) & (seen[:, 0] < 90)]
     seen, seen_deuteranope = oklab(to_linear(rgb)), oklab(simulate_deuteranopia(rgb))
-    chosen = list(MODEL_COLOURS[:n])
-    first = hex_to_rgb(chosen)
+    free = ~np.isin(rgb_to_hex(rgb), others)
+    rgb, seen, seen_deuteranope = rgb[free], seen[free], seen_deuteranope[free]
+    chosen = [colour for colour in first if colour not in others][:n]
     nearest = np.full(len(rgb), np.inf)
 
     def keep_away(lab: np.ndarray, lab_deuteranope: np.ndarray) -> None:
@@ -145,7 +156,7 @@ def categorical(n: int) -> tuple[str, ...]:
         np.minimum(nearest, np.minimum(normal, 2.0 * deuteranope), out=nearest)
 
     # The paper and the grey of missing cells are taken.
-    taken = np.vstack([first, hex_to_rgb(["#FFFFFF", MISSING_COLOUR])])
+    taken = hex_to_rgb([*chosen, "#FFFFFF", MISSING_COLOUR])
     for lab, lab_deuteranope in zip(
         oklab(to_linear(taken)), oklab(simulate_deuteranopia(taken)), strict=True
     ):

@@ -21,13 +21,14 @@ QUANTITIES = {
 }
 _WHERE_KNOWN = ("gpu_peak_mb", "cpu_percent", "queue_seconds")
 _UNKNOWN = "not recorded"
+_TRAIN = "train"
 _NO_MODEL = style.ModelStyle("#BBBBBB", "o", "", "-")
 _ROW, _HEAD, _FOOT = 3.6, 8.0, 10.0  # mm
 
 
 @style.styled
 def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] | None = None) -> Figure:
-    """Draw seconds and peak memory as horizontal bars on a logarithmic scale.
+    """Draw seconds and peak memory as horizontal bars on a logarithmic scale, efficiency on a linear one.
 
     Parameters
     ----------
@@ -40,9 +41,10 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
     Returns
     -------
     Figure
-        Bars are means over the jobs of a step and model (seeds, labels, folds),
-        dots are the jobs. Devices never share a panel. GPU memory, CPU efficiency (CPU time over time on
-        all threads) and the wait in the queue are drawn where there are any; a wait is at least a second.
+        Training has a bar for each model, the other steps one for all, since they hardly depend on it. Bars
+        are means over jobs; dots are the jobs, in their model's colour. Devices never share a panel. GPU
+        memory, CPU efficiency (CPU time over time on all threads) and the wait in the queue are drawn where
+        there are any; a wait is at least a second.
     """
     style.require_columns(resources, ["model", "rank", "step", "seconds", "peak_mb"], "resources.tsv")
     names = dict(display_names or {})
@@ -61,7 +63,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         (device, _rows(table[table["device"] == device], models, names, several_ranks))
         for device in sorted(table["device"].unique())
     ]
-    widths = [
+    widths = [  # a bold text is wider than it is measured
         style.text_width(row["name"], weight="bold" if row["head"] else "normal")
         for _, rows in blocks
         for row in rows
@@ -75,7 +77,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         style.add_text(figure, 1, top + 1.5, heading, fontsize=style.LARGE, fontweight="bold")
         _draw_device(figure, left, top + _HEAD, table[table["device"] == device], rows, styles)
         top += _HEAD + _FOOT + _ROW * len(rows)
-    note = "Bars: mean over the jobs of a step and model; white dots: single jobs. Logarithmic scales."
+    note = "Bars: means over jobs (their number after the value); dots: single jobs in their model's colour."
     if not blocks:
         note = "missing: no resources recorded"
     style.add_text(figure, 1, top + 0.5, note, fontsize=style.SMALL, color="#444444")
@@ -104,22 +106,24 @@ def _text(column: pd.Series) -> pd.Series:
 
 
 def _rows(table: pd.DataFrame, models: list[str], names: Mapping, several_ranks: bool) -> list[dict]:
-    """Lines of the panels, top to bottom: a heading for each step, then its models (and ranks)."""
-    rows = []
-    for step in dict.fromkeys(table["step"]):
-        of_step = table[table["step"] == step]
-        rows.append({"head": True, "name": style.plain(step) + _threads(of_step)})
-        if (of_step["model"] == "").any():
-            rows.append({"head": False, "name": "all models", "step": step, "model": "", "rank": None})
-        for model in models:
-            of_model = of_step[of_step["model"] == model]
-            shown = style.shorten(style.plain(names.get(model, model)), 45)
-            if of_model.empty:
-                continue
-            ranks = sorted(of_model["rank"].dropna().unique()) if several_ranks else []
-            for rank in ranks or [None]:  # a sweep over ranks has none of its own
-                name = shown if rank is None else f"{shown}, k={rank:g}"
-                rows.append({"head": False, "name": name, "step": step, "model": model, "rank": rank})
+    """Lines of the panels, top to bottom: training by model (and rank), then the other steps."""
+    training, rows = table[table["step"] == _TRAIN], []
+    if len(training):
+        rows.append({"head": True, "name": "training" + _threads(training)})
+    for model in models:
+        of_model = training[training["model"] == model]
+        if of_model.empty:
+            continue
+        shown = style.shorten(style.plain(names.get(model, model)), 45)
+        for rank in sorted(of_model["rank"].dropna().unique()) if several_ranks else [None]:
+            name = shown if rank is None else f"{shown}, k={rank:g}"
+            rows.append({"head": False, "name": name, "step": _TRAIN, "model": model, "rank": rank})
+    others = [step for step in dict.fromkeys(table["step"]) if step != _TRAIN]
+    if others:
+        rows.append({"head": True, "name": "other steps, all models"})
+    for step in others:
+        name = style.shorten(style.plain(step) + _threads(table[table["step"] == step]), 45)
+        rows.append({"head": False, "name": name, "step": step, "model": None, "rank": None})
     return rows
 
 
@@ -135,39 +139,52 @@ def _threads(of_step: pd.DataFrame) -> str:
 
 
 def _draw_bars(axes: Axes, table: pd.DataFrame, rows: list[dict], quantity: str, styles: dict) -> None:
-    """Fill one panel; a bar starts at the left edge, a power of ten below all values."""
-    values = table[quantity]
-    values = values[np.isfinite(values) & (values > 0)]
-    low = 10.0 ** np.floor(np.log10(values.min()) - 0.05) if len(values) else 0.1
-    high = values.max() if len(values) else 1.0
-    axes.set_xscale("log")
-    axes.set_xlim(low, max(high * 1.3, low * 10))
+    """Fill one panel; on a logarithmic scale a bar starts at a power of ten below all values."""
+    low = _set_scale(axes, table[quantity], linear=quantity == "cpu_percent")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    style.plain_log_ticks(axes.xaxis)
     axes.grid(axis="x")
     across = axes.get_yaxis_transform()
     for place, row in enumerate(rows):
         if row["head"]:
             continue
-        mine = table[(table["step"] == row["step"]) & (table["model"] == row["model"])]
+        mine = table[table["step"] == row["step"]]
+        if row["model"] is not None:
+            mine = mine[mine["model"] == row["model"]]
         if row["rank"] is not None:
             mine = mine[mine["rank"] == row["rank"]]
-        jobs = mine[quantity].dropna().to_numpy(float)
-        jobs = jobs[jobs > 0]
-        if not len(jobs):
+        jobs = mine[np.isfinite(mine[quantity]) & (mine[quantity] > 0)]
+        if jobs.empty:
             axes.text(
                 0.02, place, "missing", transform=across, va="center", fontsize=style.SMALL,
                 color=MISSING_COLOUR, fontstyle="italic",
             )  # fmt: skip
             continue
+        values = jobs[quantity].to_numpy(float)
         looks = styles[row["model"]] if row["model"] else _NO_MODEL
-        bars = axes.barh(place, jobs.mean() - low, 0.74, left=low, color=looks.colour, hatch=looks.hatch)
+        shown = min(values.mean(), axes.get_xlim()[1])
+        bars = axes.barh(place, shown - low, 0.74, left=low, color=looks.colour, hatch=looks.hatch)
         bars[0].set(edgecolor="#222222", linewidth=0.4)
-        if len(jobs) > 1:
-            heights = place + np.linspace(-0.22, 0.22, len(jobs))
-            axes.scatter(jobs, heights, s=2.5, c="white", edgecolors="black", linewidths=0.25, zorder=4)
-        text = _number(jobs.mean()) + (f" ×{len(jobs)}" if len(jobs) > 1 else "")
+        if len(values) > 1:
+            colours = [styles[model].colour if model else "white" for model in jobs["model"]]
+            heights = place + np.linspace(-0.3, 0.3, len(values))
+            edge = {"edgecolors": "black", "linewidths": 0.25}
+            axes.scatter(values, heights, s=4, c="white" if row["model"] else colours, zorder=4, **edge)
+        text = _number(values.mean()) + (f" ×{len(values)}" if len(values) > 1 else "")
         axes.text(1.03, place, text, transform=across, va="center", fontsize=style.SMALL)
+
+
+def _set_scale(axes: Axes, values: pd.Series, linear: bool) -> float:
+    """Set the scale of the values and return where bars start."""
+    if linear:
+        axes.set_xlim(0.0, 100.0)
+        return 0.0
+    values = values[np.isfinite(values) & (values > 0)]
+    low = 10.0 ** np.floor(np.log10(values.min()) - 0.05) if len(values) else 0.1
+    high = values.max() if len(values) else 1.0
+    axes.set_xscale("log")
+    axes.set_xlim(low, max(high * 1.3, low * 10))
+    style.plain_log_ticks(axes.xaxis)
+    return low
 
 
 def _number(value: float) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 from nmfbench.figures.summary import at_rank, summarise
+from nmfbench.tables.folds import over_folds, with_fold_deviations
 
 METRICS = ("ARI", "NMI", "F1", "AUROC")
 METRIC_NAMES = {
@@ -22,6 +23,7 @@ METRIC_NAMES = {
 # Score of an embedding that knows nothing of the label, where that is not 0.
 CHANCE = {"AUROC": 0.5}
 _ROW, _HEAD, _FOOT, _GAP, _VALUE = 3.8, 10.0, 5.0, 3.0, 8.5  # mm
+_NARROWEST = 33.0  # mm, a panel with its value, where labels stand side by side
 
 
 @style.styled
@@ -32,6 +34,7 @@ def scores_figure(
     *,
     metrics: Sequence[str] = METRICS,
     directions: Mapping[str, str] | None = None,
+    folds: pd.DataFrame | None = None,
     points: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw the scores at one rank as bars with error bars.
@@ -50,6 +53,9 @@ def scores_figure(
         are left out.
     directions : mapping of str to {'higher', 'lower'}, optional
         Which way is better, for labels other than cell_type and donor_id.
+    folds : DataFrame, optional
+        folds.tsv. With it, error bars of the classification metrics are the deviation over folds, each the
+        mean of its classifiers, with a tick for each; without it, they are the ``std`` of `scores`.
     points : DataFrame, optional
         Single values (model, label, metric, value: Leiden seeds, folds) to lay
         over the bars. Without it, training seeds are shown where several are.
@@ -60,7 +66,10 @@ def scores_figure(
     """
     names = dict(display_names or {})
     # Others are not scores of an embedding against a label, and what they stand beside is no label.
-    table = summarise(scores[scores["metric"].isin(metrics)], rank, names)
+    scores = scores[scores["metric"].isin(metrics)]
+    if folds is not None:
+        scores = with_fold_deviations(scores, folds)
+    table = summarise(scores, rank, names)
     labels = list(dict.fromkeys(table["label"]))
     metrics = [metric for metric in metrics if metric in set(table["metric"])]
     models = list(dict.fromkeys(table["model"])) or list(names)
@@ -70,21 +79,25 @@ def scores_figure(
     shown = {m: style.shorten(style.plain(names.get(m, m)), 45) for m in models}
     left = style.text_width([f"{name} †" for name in shown.values()], style.NORMAL) + 3.5
     block = _HEAD + _ROW * len(models) + 7.0
-    figure = style.new_figure(style.DOUBLE_COLUMN, len(labels) * block + _FOOT)
-    panel = (style.DOUBLE_COLUMN - left - 1.0) / len(metrics)
+    beside, width = _blocks_beside(len(labels), block, left + _NARROWEST * len(metrics))
+    lines = -(-len(labels) // beside)
+    figure = style.new_figure(width, lines * block + _FOOT)
+    panel = (width / beside - left - 1.0) / len(metrics)
     styles = style.model_styles(models)
     singles = _single_values(scores, rank) if points is None else points
+    classifiers = _classifier_means(folds, rank) if folds is not None else {}
     directions = {**style.DIRECTIONS, **(directions or {})}
 
     for row, label in enumerate(labels):
-        top, better = row * block, directions.get(label)
+        line, column_of_blocks = divmod(row, beside)
+        top, across, better = line * block, column_of_blocks * width / beside, directions.get(label)
         heading = style.label_name(label)
         heading += f"   {style.ARROWS[better]} {better} is better" if better else ""
-        style.add_text(figure, 1.0, top + 1.5, heading, fontsize=style.LARGE, fontweight="bold")
+        style.add_text(figure, across + 1.0, top + 1.5, heading, fontsize=style.LARGE, fontweight="bold")
         for column, metric in enumerate(metrics):
             axes = style.add_axes(
                 figure,
-                left + column * panel,
+                across + left + column * panel,
                 top + _HEAD,
                 panel - _VALUE - _GAP,
                 _ROW * len(models),
@@ -92,6 +105,9 @@ def scores_figure(
             rows = table[(table["label"] == label) & (table["metric"] == metric)].set_index("model")
             mine = singles[(singles["label"] == label) & (singles["metric"] == metric)]
             _draw_bars(axes, rows, mine, models, styles)
+            for place, model in enumerate(models):
+                ticks = classifiers.get((model, label, metric), [])
+                axes.vlines(ticks, place + 0.12, place + 0.42, color="black", linewidth=0.8, zorder=4)
             arrow = f" {style.ARROWS[better]}" if better else ""
             axes.set_title(METRIC_NAMES.get(metric, style.plain(metric)) + arrow, loc="left", pad=3)
             axes.set_xlabel(style.plain(metric), labelpad=1)
@@ -100,8 +116,25 @@ def scores_figure(
             marks = [shown[m] + (" †" if (label, m) in used else "") for m in models]
             axes.set_yticks(range(len(models)), marks if column == 0 else [""] * len(models))
             axes.tick_params(axis="y", length=0, labelsize=style.NORMAL)
-    _write_notes(figure, len(labels) * block, table, bool(used), points is not None)
+    _write_notes(figure, lines * block, table, bool(used), points is not None, bool(classifiers))
     return figure
+
+
+def _blocks_beside(n: int, height: float, narrowest: float) -> tuple[int, float]:
+    """How many labels stand side by side, and the width in mm, so that the page fits a screen."""
+    for beside in range(1, n + 1):
+        width = max(style.DOUBLE_COLUMN, beside * narrowest)
+        if -(-n // beside) * height + _FOOT <= style.room_below(width):
+            break
+    return beside, width
+
+
+def _classifier_means(folds: pd.DataFrame, rank: int | None) -> dict[tuple[str, str, str], list[float]]:
+    """Mean of each classifier by model, label and metric; none where training seeds are shown instead."""
+    rows = over_folds(folds)
+    rows = rows if rank is None else rows[rows["rank"] == rank]
+    one_seed = rows.groupby(["model", "label", "metric"])["seed"].transform("nunique") == 1
+    return {(row.model, row.label, row.metric): row.classifiers for row in rows[one_seed].itertuples()}
 
 
 def _draw_bars(axes, rows: pd.DataFrame, singles: pd.DataFrame, models: list[str], styles: dict) -> None:
@@ -151,11 +184,16 @@ def _single_values(scores: pd.DataFrame, rank: int | None) -> pd.DataFrame:
     return rows[count > 1]
 
 
-def _write_notes(figure: Figure, top: float, table: pd.DataFrame, used: bool, overlaid: bool) -> None:
+def _write_notes(
+    figure: Figure, top: float, table: pd.DataFrame, used: bool, overlaid: bool, by_classifier: bool
+) -> None:
     """Say under the panels what the error bars and signs are."""
     several = bool((table["n_present"] > 1).any())
-    spread = "training seeds (white dots)" if several else "Leiden seeds (ARI, NMI) or fold rows (F1, AUROC)"
+    folds = "folds (F1, AUROC: means of the classifiers)" if by_classifier else "fold rows (F1, AUROC)"
+    spread = "training seeds (white dots)" if several else f"Leiden seeds (ARI, NMI) or {folds}"
     notes = [f"Error bars: standard deviation over {spread}."]
+    if by_classifier:
+        notes.append("Ticks: single classifiers.")
     if overlaid:
         notes.append("White dots: single values.")
     if (table["n_present"] < table["n_expected"]).any() and several:

@@ -45,7 +45,7 @@ def spatial_figure(
         Titles of the maps; by default the numbers of the factors, from 1.
     title : str
     columns : int, optional
-        Maps in a row; by default as many as make the page about square.
+        Maps in a row; by default as many as make the page about twice as wide as tall.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def spatial_figure(
     coordinates, factors = np.asarray(coordinates)[:, :2], np.asarray(factors, dtype=float)
     n, k = factors.shape
     names = [f"factor {j + 1}" for j in range(k)] if names is None else [style.plain(name) for name in names]
-    columns = min(k, columns or max(2, int(np.ceil(np.sqrt(k)))))
+    columns = min(k, columns or max(2, int(np.ceil(1.45 * np.sqrt(k)))))
     rows = -(-k // columns)
     panel = min(_LARGEST_PANEL, (style.DOUBLE_COLUMN - 4 - (columns - 1) * _GAP) / columns)
     width = max(4 + columns * panel + (columns - 1) * _GAP, style.SINGLE_COLUMN)

@@ -30,6 +30,8 @@ DPI = 200
 # Points. Nothing printed is below 5.
 SMALL, NORMAL, LARGE = 5.5, 6.5, 8.0
 LEGEND_ROW = 3.6  # mm, one line of a legend in NORMAL
+# Height over width that fits a window beside the report's menu: taller figures lose their top there.
+TALLEST = 0.55
 
 RC = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same file on every machine
@@ -133,8 +135,22 @@ def plain(text: object) -> str:
     return " ".join(str(text).split()).replace("$", r"\$")
 
 
+def room_below(width: float) -> float:
+    """Height in mm that a figure of this width may have."""
+    return TALLEST * width
+
+
+def wide_enough(width: float, height: float) -> float:
+    """The width in mm that a figure of this height needs, at least `width`."""
+    return max(width, height / TALLEST)
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of width x height mm on an Agg canvas."""
+    """Make an empty figure on an Agg canvas, at least width mm wide and height mm tall.
+
+    One that would be too tall for a screen gets room at its right: text and panels keep their size.
+    """
+    width = wide_enough(width, height)
     figure = Figure(figsize=(width * MM, height * MM), dpi=DPI)
     FigureCanvasAgg(figure)
     return figure

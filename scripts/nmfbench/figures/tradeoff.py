@@ -17,8 +17,11 @@ from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 from nmfbench.figures.scores import CHANCE, METRIC_NAMES, METRICS
 from nmfbench.figures.summary import at_rank
+from nmfbench.tables.folds import with_fold_deviations
 
-_LEFT, _TOP, _PANEL_WIDTH, _PANEL_HEIGHT, _ACROSS, _DOWN = 13.0, 7.0, 74.0, 56.0, 91.0, 71.0  # mm
+_WIDTH = 215.0  # mm; four panels and a legend at 0.55 of it
+_LEFT, _TOP, _PANEL_WIDTH, _PANEL_HEIGHT, _ACROSS, _DOWN = 13.0, 7.0, 90.0, 39.0, 107.0, 53.5  # mm
+_POSSIBLE = (-0.5, 1.0)  # of an ARI, where one falls below 0 by chance; other scores are not negative
 # Where a name may stand: angle and distance (points) from its point, nearest first.
 _PLACES = [(angle, away) for away in (4.5, 8, 13, 19, 26) for angle in (0, 180, 45, 315, 135, 225, 90, 270)]
 
@@ -32,6 +35,7 @@ def tradeoff_figure(
     keep: str = "cell_type",
     mix: str = "donor_id",
     metrics: Sequence[str] = METRICS,
+    folds: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw the score of one label against that of another, one point per model and seed.
 
@@ -48,21 +52,24 @@ def tradeoff_figure(
         mixed (y, lower is better).
     metrics : sequence of str
         One panel each.
+    folds : DataFrame, optional
+        folds.tsv: lines of the classification metrics are then over fold means.
 
     Returns
     -------
     Figure
     """
     names = dict(display_names or {})
-    rows = at_rank(scores, rank)
+    rows = at_rank(scores if folds is None else with_fold_deviations(scores, folds), rank)
     models = style.order_models(rows["model"], names)
     shown = {m: style.shorten(style.plain(names.get(m, m)), 60) for m in models}
     columns = min(2, len(metrics))
     lines = -(-len(metrics) // columns)
-    room = style.DOUBLE_COLUMN - 4
+    page = _WIDTH if columns == 2 else style.DOUBLE_COLUMN
+    room = page - 4
     across, legend_rows = style.legend_grid(list(shown.values()), room, handle=9)
     legend_top = lines * _DOWN + 2
-    figure = style.new_figure(style.DOUBLE_COLUMN, legend_top + legend_rows * style.LEGEND_ROW + 2)
+    figure = style.new_figure(page, legend_top + legend_rows * style.LEGEND_ROW + 2)
     styles = style.model_styles(models)
     for place, metric in enumerate(metrics):
         line, column = divmod(place, columns)
@@ -111,11 +118,8 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, styles: dict) -> 
         low, high = ((value - std).min(), (value + std).max()) if len(points) else (0.0, 1.0)
         # Differences in the third digit are not to look like a gulf.
         middle, half = (low + high) / 2, max(high - low, 0.1) / 2
-        setter(middle - 1.32 * half, middle + 1.32 * half)
-    # Room for names may reach beyond the highest possible score; its ticks may not.
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = axis.get_view_interval()
-        axis.set_ticks([tick for tick in axis.get_ticklocs() if low <= tick <= min(high, 1 + 1e-9)])
+        least, most = _POSSIBLE if value.min() < 0 else (0.0, 1.0)
+        setter(*_within(middle - 1.32 * half, middle + 1.32 * half, least, most))
     corner = Polygon([(1, 0), (1, 0.13), (0.9, 0)], transform=axes.transAxes, zorder=0)
     corner.set(facecolor="#BFE3D0", edgecolor="none")
     axes.add_patch(corner)
@@ -128,6 +132,17 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, styles: dict) -> 
         for line, limits in ((axes.axvline, axes.get_xlim()), (axes.axhline, axes.get_ylim())):
             if limits[0] < CHANCE[metric] < limits[1]:
                 line(CHANCE[metric], color="black", linestyle=":", linewidth=0.6, zorder=1)
+
+
+def _within(low: float, high: float, least: float, most: float) -> tuple[float, float]:
+    """Limits of an axis that ends where scores do; what is cut at one end is given to the other."""
+    span = min(high - low, most - least)
+    margin = 0.02 * span  # a point at the end is whole
+    if low < least:
+        return least - margin, least + span
+    if high > most:
+        return most - span, most + margin
+    return low, high
 
 
 def _say_missing(axes: Axes, absent: list[str], total: int) -> None:

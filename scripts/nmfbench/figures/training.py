@@ -14,20 +14,22 @@ from matplotlib.lines import Line2D
 from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 
-VALUES = {"objective": "objective (own unit of each model)", "relative_error": "relative error ‖E‖² / ‖X‖²"}
 CLOCKS = {"epoch": "epoch", "seconds": "training time (s)"}
-_LEFT, _HEAD, _PANEL_WIDTH, _PANEL_HEIGHT, _ACROSS, _DOWN = 15.0, 9.0, 73.0, 44.0, 91.0, 56.0  # mm
+FITTED_TO = ("normalised", "counts")
+_LEFT, _HEAD, _PANEL_HEIGHT, _DOWN = 15.0, 9.0, 30.0, 41.0  # mm
 
 
 @style.styled
 def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | None = None) -> Figure:
-    """Draw every training run, two panels by two for each rank.
+    """Draw every training run: a row of panels by epoch and one by seconds for each rank.
 
     Parameters
     ----------
     history : DataFrame
         The history.tsv files under one another, with columns model, rank and
-        seed added: epoch, objective, relative_error, seconds (cumulative).
+        seed added: epoch, objective, relative_error, seconds (cumulative). A column
+        ``fitted_to`` of :data:`FITTED_TO` gives relative errors of counts and of
+        normalised values axes of their own: they are not comparable.
     display_names : mapping of str to str, optional
         Model name to display name, in the order of the legend. A model without
         history is named as missing there.
@@ -46,11 +48,13 @@ def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | No
         for m in models
     ]
     ranks = sorted(history["rank"].unique())
-    values = [value for value in VALUES if value in history and history[value].notna().any()] or ["objective"]
+    panels = _panels(history)
     across, legend_rows = style.legend_grid(shown, style.DOUBLE_COLUMN - 4, handle=9)
-    block = _HEAD + len(values) * _DOWN
+    block = _HEAD + len(CLOCKS) * _DOWN
     legend_top = max(len(ranks), 1) * block
-    figure = style.new_figure(style.DOUBLE_COLUMN, legend_top + legend_rows * style.LEGEND_ROW + 2)
+    height = legend_top + legend_rows * style.LEGEND_ROW + 2
+    figure = style.new_figure(style.DOUBLE_COLUMN, height)
+    panel = (style.size_mm(figure)[0] - 2) / len(panels)
     styles = style.model_styles(models)
     if not ranks:
         style.add_text(figure, _LEFT, 20, "missing: no training history", color=MISSING_COLOUR)
@@ -58,17 +62,33 @@ def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | No
         rows = history[history["rank"] == rank]
         top = place * block + 1.5
         style.add_text(figure, 1, top, f"rank {rank}", fontsize=style.LARGE, fontweight="bold")
-        for line, value in enumerate(values):
-            for column, clock in enumerate(CLOCKS):
+        for column, (value, fitted_to, words) in enumerate(panels):
+            mine = rows if fitted_to is None else rows[rows["fitted_to"] == fitted_to]
+            for line, clock in enumerate(CLOCKS):
                 top = place * block + _HEAD + line * _DOWN
-                axes = style.add_axes(figure, _LEFT + column * _ACROSS, top, _PANEL_WIDTH, _PANEL_HEIGHT)
-                _draw_runs(axes, rows, clock, value, [m for m in models if m in present], styles)
-                axes.set_ylabel(VALUES[value], labelpad=1.5)
+                left = column * panel + _LEFT
+                axes = style.add_axes(figure, left, top, panel - _LEFT - 3, _PANEL_HEIGHT)
+                _draw_runs(axes, mine, clock, value, [m for m in models if m in present], styles)
+                axes.set_ylabel(words, labelpad=1.5)
                 axes.set_xlabel(CLOCKS[clock], labelpad=1.5)
     handles = [_sample(styles[m]) if m in present else Line2D([], [], linestyle="") for m in models]
     if models:
         style.add_legend(figure, 2, legend_top, handles, shown, across)
     return figure
+
+
+def _panels(history: pd.DataFrame) -> list[tuple[str, str | None, str]]:
+    """What is drawn side by side: column of the history, what its models were fitted to, name of the axis."""
+    panels = [("objective", None, "objective (own units)")]
+    if "relative_error" not in history:
+        return panels
+    known = history[history["relative_error"].notna()]
+    if "fitted_to" not in history:
+        return panels + [("relative_error", None, "relative error ‖E‖² / ‖X‖²")] * (len(known) > 0)
+    there = set(known["fitted_to"])
+    for fitted_to in [kind for kind in FITTED_TO if kind in there]:
+        panels.append(("relative_error", fitted_to, f"relative error, {fitted_to}"))
+    return panels
 
 
 def _sample(looks: style.ModelStyle) -> Line2D:

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from nmfbench.errors import InputError
 from nmfbench.figures import style
-from nmfbench.figures.palette import MISSING_COLOUR, categorical, lightness
+from nmfbench.figures.palette import MISSING_COLOUR, MODEL_COLOURS, SECOND_COLOURS, categorical, lightness
 
-_PANEL, _ACROSS, _DOWN, _TOP, _LEGEND_ROW, _DISC = 84.0, 91.0, 92.5, 11.0, 3.3, 2.8  # mm
+_PANEL, _TOP, _FOOT, _LEGEND_ROW, _DISC = 76.0, 11.0, 5.0, 3.3, 2.8  # mm
+_COLUMN = 62.0  # mm, the widest column of a legend
 _TINY = 5.0  # points, numbers in the discs
 
 
@@ -56,29 +57,40 @@ def umap_figure(
     xy, obs = _align(coordinates, obs)
     order = np.random.default_rng(seed).permutation(len(xy))
     xy, obs = xy[order], obs.iloc[order]
-    columns = min(2, max(len(labels), 1))
-    width = style.DOUBLE_COLUMN if columns == 2 else style.SINGLE_COLUMN + 4
-    lines = -(-len(labels) // columns)
-    legends = [_legend_columns(names, width - 5) for names in categories]
-    legends_top = _TOP + lines * _DOWN
-    figure = style.new_figure(width, legends_top + sum(5 + rows * _LEGEND_ROW + 3 for rows, _ in legends))
+    rows = int((_PANEL - 4.5) // _LEGEND_ROW)
+    legends = [_legend_columns(names, rows) for names in categories]
+    blocks = [5 + _PANEL + 2 + sum(widths) for widths in legends]
+    figure = style.new_figure(max(sum(blocks) + 2, style.SINGLE_COLUMN), _TOP + _PANEL + _FOOT)
     drawn = f"{len(xy):,}" if len(xy) == everyone else f"{len(xy):,} of {everyone:,}"
     heading = f"{style.plain(title)}   {drawn} cells".strip()
     style.add_text(figure, 2, 1.5, heading, fontsize=style.LARGE, fontweight="bold")
-    top = legends_top
-    for place, (label, names, (rows, starts)) in enumerate(zip(labels, categories, legends, strict=True)):
+    colours = _colours([len(names) for names in categories])
+    left = 0.0
+    for label, names, widths, palette, block in zip(
+        labels, categories, legends, colours, blocks, strict=True
+    ):
         codes = _codes(obs[label], names)
-        line, column = divmod(place, columns)
-        axes = style.add_axes(figure, 5 + column * _ACROSS, _TOP + line * _DOWN, _PANEL, _PANEL)
-        _draw_cells(axes, xy, codes, len(names))
-        axes.set_title(f"coloured by {style.label_name(label)}", loc="left", pad=3)
-        heading = f"{style.label_name(label)} ({len(names)})"
+        axes = style.add_axes(figure, left + 5, _TOP, _PANEL, _PANEL)
+        _draw_cells(axes, xy, codes, palette)
+        axes.set_title(f"coloured by {style.label_name(label)} ({len(names)})", loc="left", pad=3)
         if (codes < 0).any():
-            heading += f"   grey: {(codes < 0).sum():,} cells not annotated"
-        style.add_text(figure, 2.5, top, heading, fontsize=style.NORMAL, fontweight="bold")
-        _draw_legend(figure, 2.5, top + 4, names, width - 5, rows, starts)
-        top += 5 + rows * _LEGEND_ROW + 3
+            note = f"grey: {(codes < 0).sum():,} cells not annotated"
+            axes.text(
+                0.99, 0.01, note, transform=axes.transAxes, ha="right", fontsize=style.SMALL, color="#555555"
+            )
+        _draw_legend(figure, left + 5 + _PANEL + 2, _TOP, names, palette, widths, rows)
+        left += block
     return figure
+
+
+def _colours(sizes: Sequence[int]) -> list[tuple[str, ...]]:
+    """Colours of the categories of each label; no two labels share one."""
+    chosen: list[tuple[str, ...]] = []
+    for place, size in enumerate(sizes):
+        earlier = tuple(colour for colours in chosen for colour in colours)
+        first = (MODEL_COLOURS, SECOND_COLOURS)[place] if place < 2 else ()
+        chosen.append(categorical(max(size, 1), first, earlier))
+    return chosen
 
 
 def _align(coordinates: pd.DataFrame, obs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -113,19 +125,14 @@ def _codes(column: pd.Series, names: list[str]) -> np.ndarray:
     return pd.Index(names, dtype=object).get_indexer([None if v is None else str(v) for v in texts])
 
 
-def _legend_columns(names: list[str], room: float) -> tuple[int, list[float]]:
-    """Rows of a legend and where its columns start, in mm: as few rows as fit into room mm."""
+def _legend_columns(names: list[str], rows: int) -> list[float]:
+    """Widths in mm of the columns of a legend that has this many rows."""
     around = _DISC + 4.0
     widths = [style.text_width(style.plain(name), style.SMALL) + around for name in names]
-    for columns in range(len(names), 0, -1):
-        rows = -(-len(names) // columns)
-        needed = [max(widths[start : start + rows]) for start in range(0, len(names), rows)]
-        if sum(needed) <= room:
-            return rows, np.cumsum([0.0, *needed[:-1]]).tolist()
-    return max(1, len(names)), [0.0]
+    return [min(max(widths[start : start + rows]), _COLUMN) for start in range(0, len(names), rows)]
 
 
-def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, n: int) -> None:
+def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, palette: Sequence[str]) -> None:
     """Dots as pixels also in a PDF, and a numbered disc for each category."""
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel("UMAP1 (no unit)", labelpad=2, fontsize=style.SMALL)
@@ -133,7 +140,6 @@ def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, n: int) -> None:
     if not len(xy):
         axes.text(0.5, 0.5, "missing: no cells", transform=axes.transAxes, ha="center", color=MISSING_COLOUR)
         return
-    palette = categorical(max(n, 1))
     colours = to_rgba_array([*palette, "#CFCFCF"])  # code -1 takes the last, grey
     size = float(np.clip(200 / np.sqrt(len(xy)), 0.15, 12))
     for these in (codes < 0, codes >= 0):
@@ -143,7 +149,7 @@ def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, n: int) -> None:
     axes.set_xlim(low[0] - room[0], high[0] + room[0])
     axes.set_ylim(low[1] - room[1], high[1] + room[1])
     scale = _PANEL / (high - low + 2 * room)
-    for code, (x, y) in _place_numbers(xy * scale, codes, n).items():
+    for code, (x, y) in _place_numbers(xy * scale, codes, len(palette)).items():
         _disc(axes, x / scale[0], y / scale[1], code, palette[code], zorder=5)
 
 
@@ -186,15 +192,22 @@ def _disc(axes: Axes, x: float, y: float, code: int, colour: str, **kwargs) -> N
 
 
 def _draw_legend(
-    figure: Figure, left: float, top: float, names: list[str], room: float, rows: int, starts: list[float]
+    figure: Figure,
+    left: float,
+    top: float,
+    names: list[str],
+    palette: Sequence[str],
+    widths: list[float],
+    rows: int,
 ) -> None:
     """Numbered discs and names, column by column, drawn in millimetres."""
-    axes = style.add_axes(figure, left, top, room, rows * _LEGEND_ROW)
-    axes.set(xlim=(0, room), ylim=(rows * _LEGEND_ROW, 0))
+    axes = style.add_axes(figure, left, top, max(sum(widths), 1), rows * _LEGEND_ROW)
+    axes.set(xlim=(0, max(sum(widths), 1)), ylim=(rows * _LEGEND_ROW, 0))
     axes.axis("off")
-    palette = categorical(max(len(names), 1))
+    starts = np.cumsum([0.0, *widths])
     for code, name in enumerate(names):
-        x, y = starts[code // rows], (code % rows + 0.5) * _LEGEND_ROW
+        column, row = divmod(code, rows)
+        x, y = starts[column], (row + 0.5) * _LEGEND_ROW
         _disc(axes, x + _DISC / 2, y, code, palette[code], clip_on=False)
-        text = style.shorten(style.plain(name), room - x - _DISC - 1.6, style.SMALL)
+        text = style.shorten(style.plain(name), widths[column] - _DISC - 1.6, style.SMALL)
         axes.text(x + _DISC + 0.8, y, text, va="center", fontsize=style.SMALL)

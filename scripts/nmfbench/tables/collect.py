@@ -8,10 +8,13 @@ from pathlib import Path
 
 from nmfbench.tables.coverage import coverage, overview
 from nmfbench.tables.failures import Evidence
-from nmfbench.tables.files import write_table
+from nmfbench.tables.files import read_table, write_table
+from nmfbench.tables.leaderboard import headline, leaderboard
+from nmfbench.tables.page import write_page
+from nmfbench.tables.pages import pages
 from nmfbench.tables.published import classification_csv, clustering_csv
 from nmfbench.tables.resources import collect_resources, step_jobs
-from nmfbench.tables.runs import Cell
+from nmfbench.tables.runs import Cell, try_read
 from nmfbench.tables.scheduler import Accounted, accounting, job_of
 from nmfbench.tables.scores import (
     collect_clusterings,
@@ -61,8 +64,10 @@ def collect_dataset(
     Returns
     -------
     dict
-        Path of each file written, by its name. Missing results are gaps in the tables and rows of
-        ``coverage.tsv``, never an error. ``seeds.tsv`` is written for several training seeds only.
+        Path of each table written, by its name; pages (``.html``) of those that a person reads stand beside
+        them, and ``leaderboard.txt`` says what the leaderboard means in a sentence. Missing results are
+        gaps in the tables and rows of ``coverage.tsv``, never an error. ``seeds.tsv`` is written for several
+        training seeds only.
     """
     grid = [cell for cell in grid if cell["dataset"] == dataset]
     clusterings = collect_clusterings(grid, directory)
@@ -77,6 +82,7 @@ def collect_dataset(
         "resources.tsv": resources,
         "coverage.tsv": covered,
         "overview.tsv": overview(covered),
+        "leaderboard.tsv": leaderboard(scores, folds, covered, resources, grid),
     }
     spread = seed_spread(scores)
     if spread is None:
@@ -90,6 +96,11 @@ def collect_dataset(
         tables[f"clustering_metrics_by_{label}_k{rank}.csv"] = clustering
         tables[f"classification_summary_by_{label}_k{rank}.csv"] = classification
 
+    sentence = headline(tables["leaderboard.tsv"])
+    donors, _ = try_read(Path(directory, dataset, "donors.tsv"), read_table)
+    for name, page in pages(dataset, tables | {"donors.tsv": donors}, sentence).items():
+        write_page(Path(out_dir, name), page)
+    write_page(Path(out_dir, "leaderboard.txt"), sentence + "\n")
     gaps = covered[covered["status"] != "ok"]
     logger.info("%s: %d of %d results complete", dataset, len(covered) - len(gaps), len(covered))
     for row in gaps.itertuples():

@@ -1,0 +1,99 @@
+"""Which tables of a dataset are pages of the report, and what stands above them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nmfbench.tables.leaderboard import KEEP, LEADING, MIX
+from nmfbench.tables.page import table_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHORT = {KEEP: "cell type", MIX: "donor"}
+_ARROWS = {KEEP: " ↑", MIX: " ↓"}
+_WORDS = {
+    "coverage": "Which results were expected and which are there, step by step, with the reason of each gap.",
+    "overview": "How much of each step is there for each run.",
+    "resources": "Time, memory and device of every job.",
+    "donors": "Cells of each donor, and whether it was kept.",
+}
+_CSV = re.compile(r"(clustering_metrics|classification_summary)_by_(?P<label>.+)_k(?P<rank>\d+)\.csv")
+
+
+def pages(dataset: str, tables: Mapping[str, pd.DataFrame], sentence: str) -> dict[str, str]:
+    """Write the pages of the tables of one dataset.
+
+    Parameters
+    ----------
+    dataset : str
+        Its name, for the titles.
+    tables : mapping of str to DataFrame or None
+        File name and content of the tables.
+    sentence : str
+        What the leaderboard says.
+
+    Returns
+    -------
+    dict of str to str
+        HTML by file name: the leaderboard, the published CSVs, coverage, overview and resources.
+    """
+    made = {"leaderboard.html": leaderboard_page(tables["leaderboard.tsv"], dataset, sentence)}
+    for name, words in _WORDS.items():
+        if tables[f"{name}.tsv"] is None:
+            continue
+        frame = tables[f"{name}.tsv"].drop(columns="dataset", errors="ignore")
+        made[f"{name}.html"] = table_page(frame, f"{name}, {dataset}", words)
+    for name, frame in tables.items():
+        if found := _CSV.fullmatch(name):
+            made[name.replace(".csv", ".html")] = _published(frame, dataset, **found.groupdict())
+    return made
+
+
+def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
+    """The leaderboard with the best value of each column marked."""
+    headings = {
+        "display_name": "model",
+        "seeds": "training seeds",
+        "results": "results",
+        "train_seconds": "training (s)",
+        "train_peak_mb": "memory (MB)",
+    }
+    spreads, best = {}, {True: [], False: []}
+    for column in board.columns:
+        label, _, metric = column.rpartition("_")
+        if metric in LEADING:
+            headings[column] = f"{_SHORT.get(label, label)} {metric}{_ARROWS.get(label, '')}"
+            spreads[column] = f"{column}_std"
+            if label in (KEEP, MIX):
+                best[label == KEEP].append(column)
+    board = board.assign(results=[f"{a} of {b}" for a, b in zip(board.present, board.expected, strict=True)])
+    shown = [column for column in board if column not in ("model", "present", "expected", "results")]
+    return table_page(
+        board[["display_name", *(column for column in shown if column != "display_name"), "results"]],
+        f"leaderboard, {dataset}",
+        f"{sentence} Shaded: the best of a column. ARI, NMI: Leiden clusters against the label; F1, AUROC: "
+        "the label predicted from the embedding, their ± over folds.",
+        headings=headings,
+        spreads=spreads,
+        high=best[True],
+        low=best[False],
+    )
+
+
+def _published(frame: pd.DataFrame, dataset: str, label: str, rank: str) -> str:
+    """One of the published CSVs, its deviations behind its means."""
+    spreads = {}
+    for column in frame.columns:
+        for deviation in (f"{column} Std", f"{column.removeprefix('MeanFold')}_std"):
+            if deviation in frame.columns:
+                spreads[column] = deviation
+    kind = "clusters" if "ARI" in frame.columns else "classification"
+    words = f"{kind} scored by {label}, rank {rank}"
+    high, low = (list(spreads) if label == wanted else [] for wanted in (KEEP, MIX))
+    note = (
+        "± over Leiden seeds." if kind == "clusters" else "± over folds, shuffles and classifiers together."
+    )
+    return table_page(frame, f"{words}, {dataset}", note, spreads=spreads, high=high, low=low)
