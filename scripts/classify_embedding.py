@@ -8,7 +8,7 @@ with job(snakemake) as run:
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
 
-    H, obs = read_embedding(snakemake.input.result)
+    H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     table = classify(
         H,
         obs[snakemake.wildcards.label],

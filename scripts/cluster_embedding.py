@@ -9,7 +9,7 @@ with job(snakemake):
     from nmfbench.tables.files import write_table
 
     settings = snakemake.params.clustering
-    H, obs = read_embedding(snakemake.input.result)
+    H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     neighbours = load_neighbours(snakemake.input.neighbours, "z_scored")
     graph = neighbour_graph(H, settings["n_neighbours"], neighbours=neighbours)
     clusters = leiden_labels(

@@ -8,7 +8,7 @@ with job(snakemake) as run:
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
 
-    H, obs = read_embedding(snakemake.input.result)
+    H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     coordinates = compute_umap(
         H,
         n_neighbours=snakemake.params.n_neighbours,

@@ -7,6 +7,6 @@ with job(snakemake):
     from nmfbench.results import read_embedding
 
     label = snakemake.params.label
-    H, obs = read_embedding(snakemake.input.result)
+    H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     figure = factors_figure(factor_table(H, obs[label]), snakemake.params.display_name, label)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -3,12 +3,11 @@
 from nmfbench.job import job
 
 with job(snakemake):
-    import pandas as pd
-
     from nmfbench.figures import rank_selection_figure, save
+    from nmfbench.tables.files import read_table
 
     tables = [
-        pd.read_csv(path, sep="\t", dtype={"model": str, "penalties": str})
+        read_table(path, text=["model", "penalties"])
         for path in (snakemake.input.fits, snakemake.input.summary)
     ]
     save(rank_selection_figure(*tables, snakemake.params.display_names), [*snakemake.output])

@@ -3,10 +3,9 @@
 from nmfbench.job import job
 
 with job(snakemake):
-    import pandas as pd
-
     from nmfbench.figures import resources_figure, save
+    from nmfbench.tables.files import read_table
 
-    resources = pd.read_csv(snakemake.input.resources, sep="\t", dtype={"model": str, "device": str})
+    resources = read_table(snakemake.input.resources, text=["model"])
     figure = resources_figure(resources, snakemake.params.get("display_names"))
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -3,11 +3,10 @@
 from nmfbench.job import job
 
 with job(snakemake):
-    import pandas as pd
-
     from nmfbench.figures import save, tradeoff_figure
+    from nmfbench.tables.files import read_table
 
-    scores = pd.read_csv(snakemake.input.scores, sep="\t", dtype={"model": str, "label": str})
-    folds = pd.read_csv(snakemake.input.folds, sep="\t", dtype={"model": str, "label": str})
+    scores = read_table(snakemake.input.scores, text=["model", "label"])
+    folds = read_table(snakemake.input.folds, text=["model", "label"])
     figure = tradeoff_figure(scores, snakemake.params.rank, snakemake.params.display_names, folds=folds)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -9,6 +9,7 @@ with job(snakemake):
     import pandas as pd
 
     from nmfbench.figures import save, training_figure
+    from nmfbench.tables.files import read_table
 
     histories = []
     for file, record, run in zip(
@@ -17,7 +18,7 @@ with job(snakemake):
         scale = json.loads(Path(record).read_text())["normalisation"]
         fitted_to = "normalised" if scale["log1p"] or scale["target_sum"] else "counts"
         which = {key: run[key] for key in ("model", "rank", "seed")}
-        histories.append(pd.read_csv(file, sep="\t").assign(**which, fitted_to=fitted_to))
+        histories.append(read_table(file).assign(**which, fitted_to=fitted_to))
     figure = training_figure(
         pd.concat(histories, ignore_index=True),
         {run["model"]: run["display_name"] for run in snakemake.params.runs},

@@ -3,12 +3,11 @@
 from nmfbench.job import job
 
 with job(snakemake):
-    import pandas as pd
-
     from nmfbench.figures import save, umap_figure
     from nmfbench.results import read_embedding
+    from nmfbench.tables.files import read_table
 
-    coordinates = pd.read_csv(snakemake.input.umap, sep="\t", dtype={"cell": str})
-    _, obs = read_embedding(snakemake.input.result)
+    coordinates = read_table(snakemake.input.umap, text=["cell"])
+    _, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     figure = umap_figure(coordinates, obs, snakemake.params.display_name, snakemake.params.labels)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -11,7 +11,7 @@ with job(snakemake):
     from nmfbench.tables.files import read_table, write_table
 
     clusters = read_table(snakemake.input.clusters, text=["cell"]).set_index("cell")
-    _, obs = read_embedding(snakemake.input.result)
+    _, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     if list(clusters.index) != list(obs.index.astype(str)):
         raise InputError(
             f"{snakemake.input.clusters}: cell",

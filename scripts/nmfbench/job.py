@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+from nmfbench.atomic import whole_file
 from nmfbench.errors import DeviceError, InputError
 from nmfbench.memory import peak_mb
 from nmfbench.site import gpu_asked
@@ -235,10 +236,9 @@ def commit(folder: Path | None = None) -> str | None:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file in one step: it is there whole, or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=2, default=_plain) + "\n"
+    with whole_file(path) as stream:
+        stream.write(text.encode())
 
 
 def _plain(value: Any) -> Any:

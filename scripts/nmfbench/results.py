@@ -8,19 +8,25 @@ unchanged; ``uns["nmfbench"]`` adds what this workflow needs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.data.checksum import as_stored, checksums, require_same, whole
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
     import anndata
+    import h5py
     import pandas as pd
 
 SCHEMA = "nmfbench-result-1"
+SECTIONS = ("obs", "var", "obsm", "varm", "uns")
+_CHECKSUMS = "uns/nmfbench/checksums"
+_TRAIN_AGAIN = "delete the file and run snakemake again; it will be trained anew"
 REQUIRED_OBS = ("cell_type", "donor_id")
 REQUIRED_UNS = ("schema", "model", "display_name", "rank", "seed", "embedding", "uses_labels")
 
@@ -34,7 +40,7 @@ def write_result(
     varm: Mapping[str, np.ndarray],
     uns: Mapping[str, Any],
     record: Mapping[str, Any],
-) -> None:
+) -> str:
     """Write a result, whole or not at all.
 
     Parameters
@@ -53,6 +59,11 @@ def write_result(
     record : mapping
         What goes into ``uns["nmfbench"]``: ``model``, ``display_name``, ``rank``, ``seed``,
         ``embedding`` (the key of obsm that is scored) and ``uses_labels``.
+
+    Returns
+    -------
+    str
+        Checksum of the content, for ``run.json``; those of its parts are in ``uns["nmfbench"]["checksums"]``.
 
     Raises
     ------
@@ -77,6 +88,7 @@ def write_result(
         sections = {name: getattr(adata, name) for name in ("obs", "var", "uns")}
         sections |= {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
         write_sections(new.hdf5, sections)
+        return _seal(new.hdf5)
 
 
 def write_result_blocks(
@@ -87,7 +99,7 @@ def write_result_blocks(
     varm: Mapping[str, np.ndarray],
     uns: Mapping[str, Any],
     record: Mapping[str, Any],
-) -> None:
+) -> str:
     """Write a result whose embeddings come a block of cells at a time; whole or not at all.
 
     Nothing that grows with the number of cells is in memory: the names and labels of the cells are copied
@@ -102,17 +114,25 @@ def write_result_blocks(
     blocks : iterable of (int, mapping of str to ndarray of shape (cells of the block, .))
         First cell's number and the arrays for obsm, covering all cells.
 
+    Returns
+    -------
+    str
+        As of :func:`write_result`.
+
     Raises
     ------
     InputError
         As :func:`write_result`.
     """
-    from nmfbench.data.h5ad import frame_columns, frame_length, open_h5ad
+    from nmfbench.data.filtered import verify_section
+    from nmfbench.data.frames import frame_columns, frame_length
+    from nmfbench.data.h5ad import open_h5ad
     from nmfbench.data.writer import begin_array, whole_h5ad, write_sections
 
     path, uns = Path(path), _uns(uns, record)
     with open_h5ad(filtered) as source, whole_h5ad(path) as new:
         for name in ("obs", "var"):
+            verify_section(source, filtered, name)
             source.copy(name, new.hdf5)
         write_sections(new.hdf5, {"uns": uns, "varm": dict(varm)})
         n_cells, widths = frame_length(source["obs"]), {}
@@ -127,15 +147,32 @@ def write_result_blocks(
             new.check()
         columns = frame_columns(source["obs"])
         _refuse(path, _faults_of_keys(uns, columns, widths, varm) + faults)
+        return _seal(new.hdf5)
 
 
-def read_result(path: str | Path) -> anndata.AnnData:
-    """Read a result and check that it follows the schema.
+def _seal(file: h5py.File) -> str:
+    """Store the checksums of what was written; gives the one of all of it."""
+    from anndata.io import write_elem
+
+    found = checksums(file, *SECTIONS, skip=_CHECKSUMS)
+    write_elem(file, _CHECKSUMS, as_stored(found))
+    return whole(found)
+
+
+def read_result(path: str | Path, fit: Mapping[str, Any] | None = None) -> anndata.AnnData:
+    """Read a result and check that it follows the schema and is what the training wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. Where the ``run.json`` of its training lies beside it, the two have to belong together.
+    fit : mapping, optional
+        ``model``, ``rank`` and ``seed`` that the result has to be of.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, or not a result of this workflow.
+        If the file is missing, damaged, changed, of another fit, or not a result of this workflow.
     """
     import anndata
 
@@ -143,20 +180,64 @@ def read_result(path: str | Path) -> anndata.AnnData:
     if not path.exists():
         raise InputError(f"{path}: no such file", "a result.h5ad", "nothing", "run the rule that trains it")
     try:
+        _verify(path)
         adata = anndata.read_h5ad(path)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path}: it cannot be read",
             "a result.h5ad of this workflow",
             f"{type(error).__name__}: {error}",
-            "delete the file and run snakemake again; it will be trained anew",
+            _TRAIN_AGAIN,
         ) from error
     check_result(adata, path)
+    _require_fit(path, adata.uns["nmfbench"], fit or {})
     return adata
 
 
-def read_embedding(path: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
+def _verify(path: Path) -> None:
+    """Compare the content with its checksums, and with the run.json beside it."""
+    import h5py
+
+    with h5py.File(path, "r", locking="best-effort") as file:
+        if _CHECKSUMS not in file:
+            return  # of an earlier version
+        stored = json.loads(file[_CHECKSUMS][()])
+        require_same(path, stored, checksums(file, *SECTIONS, skip=_CHECKSUMS), _TRAIN_AGAIN)
+    record = path.with_name("run.json")
+    try:
+        expected = json.loads(record.read_text(encoding="utf-8")).get("result_checksum")
+    except (OSError, ValueError, AttributeError):
+        return  # no record, or one that whoever reads it will refuse
+    if expected is not None and expected != whole(stored):
+        raise InputError(
+            f"{path}: it is not the result that {record} tells of",
+            f"the content with the checksum {expected[:12]}...",
+            f"{whole(stored)[:12]}...: the result of another fit",
+            _TRAIN_AGAIN,
+        )
+
+
+def _require_fit(path: Path, record: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
+    wanted = {key: str(fit[key]) for key in ("model", "rank", "seed") if key in fit}
+    found = {key: str(record[key]) for key in wanted}
+    if wanted != found:
+        raise InputError(
+            f"{path}: it is the result of another fit",
+            ", ".join(f"{key} {value}" for key, value in wanted.items()),
+            ", ".join(f"{key} {value}" for key, value in found.items()),
+            _TRAIN_AGAIN,
+        )
+
+
+def read_embedding(path: str | Path, fit: Mapping[str, Any] | None = None) -> tuple[np.ndarray, pd.DataFrame]:
     """Read what is scored: the embedding and the labels of its cells.
+
+    Parameters
+    ----------
+    path, fit
+        As of :func:`read_result`.
 
     Returns
     -------
@@ -164,7 +245,7 @@ def read_embedding(path: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
         The embedding named by ``uns["nmfbench"]["embedding"]``, float32.
     obs : DataFrame of n cells
     """
-    adata = read_result(path)
+    adata = read_result(path, fit)
     H = np.asarray(adata.obsm[adata.uns["nmfbench"]["embedding"]], dtype=np.float32)
     return H, adata.obs
 

@@ -139,7 +139,7 @@ def train(
         conditional = grouped or (entry.conditional and getattr(model, "uses_conditions_", True))
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
-        _write_fit(
+        checksum = _write_fit(
             model, data, in_order, result=result, history=history, normalisation=normalisation,
             record=named | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)},
         )  # fmt: skip
@@ -163,6 +163,7 @@ def train(
             "peak_mb": peak_mb(),
             **_outcome(model),
             "data_fingerprint": data.fingerprint,
+            "result_checksum": checksum,
             "warnings": list(data.provenance.get("warnings", [])),
             "versions": versions(),
             "commit": commit(),
@@ -201,7 +202,7 @@ def _fit(model: Any, rows: Any, data: FilteredCounts, watched: dict[str, Any], o
     model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
 
 
-def _write_fit(model, data, in_order, *, result, history, normalisation, record) -> None:
+def _write_fit(model, data, in_order, *, result, history, normalisation, record) -> str:
     """The history and the results-only .h5ad; in blocks of cells where the model embeds in blocks."""
     import pandas as pd
 
@@ -214,9 +215,8 @@ def _write_fit(model, data, in_order, *, result, history, normalisation, record)
         from nmfbench.models.autoencoder.embed import embed_blocks  # loads torch
 
         blocks = embed_blocks(model, in_order)
-        write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
-    else:
-        write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
+        return write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
+    return write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
 
 
 def _outcome(model: Any) -> dict[str, Any]:

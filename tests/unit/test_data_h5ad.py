@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import data_files
-from nmfbench.data.h5ad import frame_column, frame_columns, frame_index, frame_length, open_h5ad
+from nmfbench.data.frames import frame_column, frame_columns, frame_index, frame_length
+from nmfbench.data.h5ad import open_h5ad
 from nmfbench.data.labels import clean_labels, likely_columns
 from nmfbench.errors import InputError
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.h5ad import frame_column, frame_columns, reading, stored_form
-from nmfbench.data.labels import as_text, clean_labels, count_codes, require_columns, stored_labels
+from nmfbench.data.frames import RESERVED, frame_column, frame_columns, stored_form
+from nmfbench.data.h5ad import reading
+from nmfbench.data.labels import as_text, count_codes, require_columns, stored_labels
 from nmfbench.data.names import CellNames
 from nmfbench.errors import InputError
 
@@ -100,17 +101,30 @@ def read_cells(
     columns = frame_columns(file["obs"])
     require_columns([*wanted, *(("obs_filters", name) for name in filters)], columns, path)
 
-    labels = {}
+    notes: list[str] = []
+
+    def labels_of(name: str) -> pd.Categorical:
+        with reading(path, f"obs[{name!r}]"):
+            return stored_labels(file["obs"], name, notes)
+
     with reading(path, "obs"):
         names = CellNames(file["obs"])
-        for name in (cell_type_column, donor_column, *condition_columns):
-            labels[name] = stored_labels(file["obs"], name)
-        kept = {
-            name: labels[name] if name in labels else _kept(file["obs"], name)
-            for name in dict.fromkeys(name for _, name in wanted)
-        }
-        filtered_on = {name: stored_labels(file["obs"], name) for name in filters}
-    notes = names.warnings + _add_standard_names(kept, cell_type_column, donor_column, columns)
+    labels = {name: labels_of(name) for name in (cell_type_column, donor_column, *condition_columns)}
+    kept: dict[str, pd.Categorical | str] = {}
+    for name in dict.fromkeys(name for _, name in wanted):
+        if name in labels:
+            kept[name] = labels[name]
+        else:
+            with reading(path, f"obs[{name!r}]"):
+                kept[name] = _kept(file["obs"], name, notes)
+    filtered_on = {name: labels_of(name) for name in filters}
+    notes = names.warnings + list(dict.fromkeys(notes))
+    notes += _add_standard_names(kept, cell_type_column, donor_column, columns)
+    for name in [name for name in kept if name == RESERVED or "/" in name]:
+        # anndata writes no such column; as cell type or donor it has a name of its own anyway
+        if name not in (cell_type_column, donor_column):
+            notes.append(f"obs[{name!r}] is left out: a name that anndata does not write")
+        del kept[name]
     table = CellTable(kept, names, np.ones(len(names), dtype=bool), {}, notes)
     for name, values in filters.items():
         _apply_filter(table, path, name, values, filtered_on[name])
@@ -128,18 +142,16 @@ def read_cells(
     return table
 
 
-def _kept(group: h5py.Group, name: str) -> pd.Categorical | str:
+def _kept(group: h5py.Group, name: str, notes: list[str]) -> pd.Categorical | str:
     """A column that is only carried along: text as clean categories, else its name."""
-    import pandas as pd
-
     form = stored_form(group, name)
-    if form != "other":
-        return name if form == "numbers" else stored_labels(group, name)
-    values = frame_column(group, name)
-    is_text = isinstance(values, pd.Categorical) or pd.api.types.infer_dtype(values, skipna=True) in (
-        "string", "bytes", "mixed", "empty",
-    )  # fmt: skip
-    return clean_labels(values) if is_text else name
+    if form == "numbers":
+        return name
+    if form == "nullable" and not (
+        isinstance(values := frame_column(group, name), np.ndarray) and values.dtype == object
+    ):
+        return name
+    return stored_labels(group, name, notes)
 
 
 def _add_standard_names(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nmfbench.data.counts import CountsLocation, CountsReader, config_word, list_matrices, locate_counts
+from nmfbench.data.h5ad import reading
 from nmfbench.data.labels import as_text
 from nmfbench.errors import InputError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 LARGEST_EXACT = 2**24  # whole numbers above it are rounded in float32
+LARGEST_COUNT = 2**31  # a gene of one cell has fewer reads than a run of a sequencer, and float32 squares it
 LARGEST_LOG = 25.0  # no log1p of a count is larger than this
 
 
@@ -56,7 +58,7 @@ class ValueCheck:
         Raises
         ------
         InputError
-            A value is NaN, infinite, negative, or (unless allowed) not whole.
+            A value is NaN, infinite, negative, larger than any count, or (unless allowed) not whole.
         """
         data = block.data
         if data.size == 0:
@@ -66,6 +68,8 @@ class ValueCheck:
             self._refuse(np.isinf(data), "infinite", rows, block)
         if data.dtype.kind != "u":
             self._refuse(data < 0, "negative", rows, block)
+        if data.dtype.itemsize > 2 and data.dtype.kind != "b":
+            self._refuse(data > LARGEST_COUNT, f"larger than {LARGEST_COUNT}", rows, block)
         self.n_values += data.size
         self.largest = max(self.largest, float(data.max()))
         if data.dtype.kind != "f":
@@ -111,7 +115,7 @@ class ValueCheck:
         count, first = np.count_nonzero(bad), self._first(bad, rows, block)
         raise InputError(
             f"{self.path}: {self.location.source}",
-            "finite counts of 0 or more",
+            f"finite counts of 0 or more, up to {LARGEST_COUNT}",
             f"{count} {word} value(s) in this block, the first {first}",
             f"mend the file, or choose other counts with datasets.<name>.matrix.source{self._others()}",
         )
@@ -167,7 +171,12 @@ def what_it_looks_like(block: sparse.csr_matrix, fraction: float) -> str:
 def whole_matrices(file: h5py.File, path: str | Path, skip: str, n_cells: int = 50) -> list[str]:
     """Names, as the config writes them, of matrices whose first cells hold only whole numbers."""
     found = []
-    for name, (key, _) in list_matrices(file).items():
+    try:
+        with reading(path, "layers"):
+            there = list_matrices(file)
+    except InputError:
+        return []
+    for name, (key, _) in there.items():
         if name == skip:
             continue
         word = config_word(key)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.h5ad import POINTERS_AT_ONCE, Pointers, frame_length, reading
+from nmfbench.data.frames import attribute, frame_length, word
+from nmfbench.data.h5ad import POINTERS_AT_ONCE, Pointers, Unsound, member, readable, reading
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ def locate_counts(file: h5py.File, path: str | Path, source: str = "auto") -> Co
         There is no such matrix, it is not a matrix of numbers, it is empty, or its shape does not
         fit obs and var.
     """
+    for name in ("X", "raw"):
+        with reading(path, name):
+            if name in file:
+                member(file, name)  # a link may lead nowhere
     there = list_matrices(file)
     if not there:
         raise InputError(
@@ -96,7 +101,7 @@ def list_matrices(file: h5py.File) -> dict[str, tuple[str, str]]:
         found["X"] = ("X", "var")
     if _is_matrix(file, "raw/X"):
         found["raw.X"] = ("raw/X", "raw/var" if "raw/var" in file else "var")
-    for name in file.get("layers", ()):
+    for name in file.get("layers") or ():
         found[f"layers[{name!r}]"] = (f"layers/{name}", "var")
     return found
 
@@ -107,7 +112,8 @@ def config_word(key: str) -> str:
 
 
 def _is_matrix(file: h5py.File, key: str) -> bool:
-    return key in file and file[key].attrs.get("encoding-type") != "null"
+    item = file.get(key)  # None for a link that leads nowhere
+    return item is not None and word(item, "encoding-type") != "null"
 
 
 def _name_of(source: str, there: dict[str, tuple[str, str]]) -> str:
@@ -122,18 +128,16 @@ def _describe(file: h5py.File, path: str | Path, source: str, key: str, var_key:
     import h5py
 
     item = file[key]
-    if isinstance(item, h5py.Dataset):
-        form, shape, dtype = "dense", item.shape, item.dtype
-    else:
-        encoding = str(item.attrs.get("encoding-type", item.attrs.get("h5sparse_format", "")))
-        form = encoding.removesuffix("_matrix")
-        shape = item.attrs.get("shape", item.attrs.get("h5sparse_shape", ()))
-        dtype = item["data"].dtype if "data" in item else np.dtype(object)
+    with reading(path, source):
+        if isinstance(item, h5py.Dataset):
+            form, shape, dtype = "dense", readable(item).shape, item.dtype
+        else:
+            form, shape, dtype = _sparse_outline(file, item, var_key)
     if form not in ("csr", "csc", "dense") or len(shape) != 2 or dtype.kind not in "iufb":
         raise InputError(
             f"{path}: {source}",
             "a dense, CSR or CSC matrix of numbers",
-            f"{form or 'something else'} of type {dtype}",
+            f"{form or 'something else'} of type {dtype}, shape {' x '.join(map(str, shape)) or 'unknown'}",
             "choose another matrix with datasets.<name>.matrix.source",
         )
     shape = (int(shape[0]), int(shape[1]))
@@ -157,6 +161,26 @@ def _describe(file: h5py.File, path: str | Path, source: str, key: str, var_key:
     return CountsLocation(source, key, var_key, form, dtype, shape)
 
 
+def _sparse_outline(file: h5py.File, item: h5py.Group, var_key: str) -> tuple[str, tuple, np.dtype]:
+    """Form, shape and type of a matrix that is a group."""
+    encoding = word(item, "encoding-type") or word(item, "h5sparse_format")
+    form = encoding.removesuffix("_matrix")
+    shape = attribute(item, "shape", attribute(item, "h5sparse_shape", ()))
+    if not {"data", "indices", "indptr"} <= set(item):
+        return form, tuple(shape), np.dtype(object)
+    if not encoding:  # a writer that says nothing: the pointers tell
+        shape = (frame_length(member(file, "obs")), frame_length(member(file, var_key)))
+        pointers = item["indptr"].shape[0] - 1
+        form = "" if shape[0] == shape[1] else {shape[0]: "csr", shape[1]: "csc"}.get(pointers, "")
+    for part in ("data", "indices", "indptr"):
+        if readable(item[part]).ndim != 1:
+            raise Unsound(f"{part} of shape {item[part].shape} in a sparse matrix")
+    for part in ("indices", "indptr"):
+        if item[part].dtype.kind not in "iu":
+            raise Unsound(f"{part} of type {item[part].dtype} in a sparse matrix")
+    return form, tuple(shape), item["data"].dtype
+
+
 class CountsReader:
     """Row blocks of a stored matrix, in the type it is stored in.
 
@@ -175,11 +199,21 @@ class CountsReader:
         self.path = Path(path)
         self.n_cells, self.n_genes = location.shape
         self._matrix = matrix
+        self._repeated: dict[int, int] = {}
         self._pointers = None
         if location.form != "dense":
             with reading(path, f"{location.source} indptr"):
                 self._pointers = Pointers(matrix["indptr"])
                 self._check_pointers()
+
+    def warnings(self) -> list[str]:
+        """What a reader of the results has to know about the way the matrix is stored."""
+        if not self.n_repeated:
+            return []
+        return [
+            f"{self.location.source} holds {self.n_repeated} entries for a cell and gene that had one "
+            "already; they were added up"
+        ]
 
     def blocks(self, keep: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
         """Blocks of rows in file order, each of bounded size.
@@ -207,8 +241,29 @@ class CountsReader:
         """Rows `start` to `stop`, shape (stop - start, genes), in canonical form."""
         with reading(self.path, f"{self.location.source}, rows {start} to {stop}"):
             block = self._read(start, stop)
-        block.sum_duplicates()
+            if not block.has_canonical_format:
+                block = self._merged(start, block)
         block.eliminate_zeros()
+        return block
+
+    @property
+    def n_repeated(self) -> int:
+        """Entries for a cell and gene that had one already, of the blocks that were read."""
+        return sum(self._repeated.values())
+
+    def _merged(self, start: int, block: sparse.csr_matrix) -> sparse.csr_matrix:
+        """The same rows sorted, with entries that are given twice added up in a type that holds the sum."""
+        block.sort_indices()
+        block.has_canonical_format = False  # sorting is not enough
+        same_row = np.ones(block.nnz, dtype=bool)
+        same_row[block.indptr[:-1][np.diff(block.indptr) > 0]] = False
+        again = int(np.count_nonzero(same_row[1:] & (block.indices[1:] == block.indices[:-1])))
+        if again:
+            if block.data.dtype.kind != "u" and (block.data < 0).any():
+                raise Unsound("entries given twice for a cell and gene, some of them negative")
+            block.data = block.data.astype(_WIDE[block.data.dtype.kind], copy=False)
+            self._repeated[start] = again
+        block.sum_duplicates()
         return block
 
     def _read(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -217,8 +272,10 @@ class CountsReader:
         indptr = self._pointers(start, stop)
         first, last = int(indptr[0]), int(indptr[-1])
         indices = self._matrix["indices"][first:last]
+        if indices.dtype not in (np.int32, np.int64):  # scipy knows no others
+            indices = indices.astype(np.int32 if self.n_genes < 2**31 else np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= self.n_genes):
-            raise OSError(f"a gene number outside 0 to {self.n_genes - 1}")
+            raise Unsound(f"a gene number outside 0 to {self.n_genes - 1}")
         data = _usable(self._matrix["data"][first:last])
         return sparse.csr_matrix((data, indices, indptr - first), shape=(stop - start, self.n_genes))
 
@@ -239,13 +296,16 @@ class CountsReader:
             start = stop
 
     def _check_pointers(self) -> None:
-        stored, last, rise = self._matrix["data"].shape[0], 0, True
+        stored, last, rise, overflown = self._matrix["data"].shape[0], 0, True, False
         if self._pointers.n_rows == self.n_cells:
             for start in range(0, self.n_cells, POINTERS_AT_ONCE):
                 part = self._pointers(start, min(start + POINTERS_AT_ONCE, self.n_cells))
                 rise = rise and part[0] == last and bool((part[1:] >= part[:-1]).all())
+                overflown = overflown or bool((part < 0).any())
                 last = int(part[-1])
-        if self._pointers.n_rows != self.n_cells or not rise:
+        if overflown:
+            problem = "row pointers below 0: its writer counted more than 2^31 entries in 32 bits"
+        elif self._pointers.n_rows != self.n_cells or not rise:
             problem = "row pointers that do not rise from 0"
         elif last != stored or self._matrix["indices"].shape[0] != stored:
             problem = f"{stored} values where the row pointers say {last}"
@@ -259,11 +319,18 @@ class CountsReader:
         )
 
 
+_WIDE = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": np.float64}
+"""By the kind of a type, the one in which counts are added."""
+
+
 def _usable(values: np.ndarray) -> np.ndarray:
     """The same values in a type scipy's sparse matrices can hold."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
-    wanted = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    if values.dtype.kind == "f":
+        wanted = np.dtype({2: np.float32, 4: np.float32}.get(values.dtype.itemsize, np.float64))
+    else:
+        wanted = values.dtype.newbyteorder("=")
     return values.astype(wanted, copy=False)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nmfbench.data.h5ad import reading
+from nmfbench.data.h5ad import Unsound, reading
 from nmfbench.data.writer import NewFile, new_hdf5
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def _entries(
         rising = indptr[0] == 0 and (np.diff(indptr) >= 0).all()
         fits = indptr[-1] == n_stored == matrix["indices"].shape[0]
         if len(indptr) != location.shape[1] + 1 or not rising or not fits:
-            raise OSError("the column pointers do not fit the stored values")
+            raise Unsound("the column pointers do not fit the stored values")
     for start in range(0, n_stored, chunk):
         stop = min(start + chunk, n_stored)
         with reading(path, f"{location.source}, entries {start} to {stop}"):
             rows = matrix["indices"][start:stop]
             data = matrix["data"][start:stop] if values else np.empty(0)
             if rows.min() < 0 or rows.max() >= location.shape[0]:
-                raise OSError(f"a row number outside 0 to {location.shape[0] - 1}")
+                raise Unsound(f"a row number outside 0 to {location.shape[0] - 1}")
         columns = np.searchsorted(indptr, np.arange(start, stop), side="right") - 1
         yield rows, columns.astype(np.int32), data
 

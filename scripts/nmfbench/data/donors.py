@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +17,20 @@ import numpy as np
 
 from nmfbench.data.cells import DONOR, CellTable, read_cells
 from nmfbench.data.check import ValueCheck
+from nmfbench.data.checksum import as_stored, checksums
 from nmfbench.data.counts import CountsLocation, CountsReader, locate_counts, open_counts
 from nmfbench.data.filtered import PROVENANCE_KEY, SPATIAL
 from nmfbench.data.fingerprint import Fingerprint
+from nmfbench.data.frames import frame_column, frame_index, read_lenient_frame
 from nmfbench.data.genes import GeneChoice, select_genes
-from nmfbench.data.h5ad import frame_column, open_h5ad, read_frame, reading
+from nmfbench.data.h5ad import open_h5ad, readable, reading
 from nmfbench.data.labels import CELLS_AT_ONCE, count_codes, without_unused
 from nmfbench.data.names import unique_names
 from nmfbench.data.size import size_of
+from nmfbench.data.totals import Totals
 from nmfbench.data.writer import begin_array, disk_errors, whole_h5ad, write_frame, write_sections
 from nmfbench.errors import InputError
+from nmfbench.tables.files import write_table
 
 if TYPE_CHECKING:
     import h5py
@@ -84,18 +87,19 @@ def filter_donors(
     source_path, output_path, donors_path = Path(source_path), Path(output_path), Path(donors_path)
     matrix = dict(matrix or {})
     with open_h5ad(source_path) as file:
-        location = locate_counts(file, source_path, matrix.pop("source", "auto"))
-        table = read_cells(
-            file,
-            source_path,
-            cell_type_column=cell_type_column,
-            donor_column=donor_column,
-            condition_columns=condition_columns,
-            keep_obs=keep_obs,
-            obs_filters=obs_filters,
-        )
-        var = _read_var(file, source_path, location, table.warnings)
-        coordinates = _find_coordinates(file, source_path, table.warnings)
+        with reading(source_path, "obs, var and the outline of the counts"):
+            location = locate_counts(file, source_path, matrix.pop("source", "auto"))
+            table = read_cells(
+                file,
+                source_path,
+                cell_type_column=cell_type_column,
+                donor_column=donor_column,
+                condition_columns=condition_columns,
+                keep_obs=keep_obs,
+                obs_filters=obs_filters,
+            )
+            var = _read_var(file, source_path, location, table.warnings)
+            coordinates = _find_coordinates(file, source_path, len(table.names), table.warnings)
         check = ValueCheck(file, source_path, location, table.names, var.index, **matrix)
         output_path.parent.mkdir(parents=True, exist_ok=True)
         scratch = output_path.with_name(f".{output_path.name}.rows")
@@ -103,9 +107,8 @@ def filter_donors(
             _drop_empty_cells(counts, table, check)
             donors = _choose_donors(table, min_cells_per_donor, source_path, donor_column)
             choice = _choose_genes(counts, table, genes or {})
-            table.warnings += check.warnings() + choice.warnings
-            for note in table.warnings:
-                logger.warning("%s", note)
+            _recheck_donors(table, donors, min_cells_per_donor, source_path, donor_column)
+            table.warnings += counts.warnings() + check.warnings() + choice.warnings
             provenance = {
                 "source_file": source_path.name,
                 "source_bytes": source_path.stat().st_size,
@@ -134,7 +137,7 @@ def filter_donors(
             )
     try:
         with disk_errors(donors_path):
-            _write_table(donors, donors_path)
+            write_table(donors, donors_path)
     except BaseException:
         output_path.unlink(missing_ok=True)
         raise
@@ -144,11 +147,12 @@ def filter_donors(
 def _read_var(file: h5py.File, path: Path, location: CountsLocation, warnings: list[str]) -> pd.DataFrame:
     """Genes of the chosen matrix; the fuller var where raw has the same genes."""
     with reading(path, location.var_key):
-        var = read_frame(file[location.var_key])
-        if location.var_key != "var":
-            other = read_frame(file["var"])
-            if var.index.equals(other.index):
-                var = other
+        var, left_out = read_lenient_frame(file[location.var_key], location.var_key)
+    if location.var_key != "var":
+        with reading(path, "var"):
+            if np.array_equal(frame_index(file["var"]), var.index):
+                var, left_out = read_lenient_frame(file["var"], "var")
+    warnings += left_out
     names, notes = unique_names(var.index.to_numpy(), "gene names")
     warnings += notes
     var.index = names
@@ -156,15 +160,16 @@ def _read_var(file: h5py.File, path: Path, location: CountsLocation, warnings: l
     return var
 
 
-def _find_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> h5py.Dataset | None:
+def _find_coordinates(file: h5py.File, path: Path, n_cells: int, warnings: list[str]) -> h5py.Dataset | None:
     """``obsm["spatial"]`` (cells x 2 or 3) where the file has it in a form that can be used."""
     import h5py
 
     place = f"obsm/{SPATIAL}"
-    if place not in file:
+    if "obsm" not in file or SPATIAL not in file["obsm"]:
         return None
-    stored = file[place]
-    if not isinstance(stored, h5py.Dataset) or stored.ndim != 2 or stored.shape[1] not in (2, 3):
+    stored = file["obsm"].get(SPATIAL)  # None where a link leads nowhere
+    fits = isinstance(stored, h5py.Dataset) and stored.ndim == 2 and stored.shape[1] in (2, 3)
+    if not fits or stored.shape[0] != n_cells or stored.dtype.kind not in "iuf":
         warnings.append(f"obsm[{SPATIAL!r}] is not a matrix of two or three columns and is left out")
         return None
     with reading(path, place):
@@ -177,7 +182,7 @@ def _find_coordinates(file: h5py.File, path: Path, warnings: list[str]) -> h5py.
 def _coordinates(stored: h5py.Dataset, keep: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Where the cells (those that `keep` marks) lie, float64, a block of cells at a time."""
     for start in range(0, len(stored), CELLS_AT_ONCE):
-        part = stored[start : start + CELLS_AT_ONCE].astype(np.float64)
+        part = readable(stored)[start : start + CELLS_AT_ONCE].astype(np.float64)
         yield part if keep is None else part[keep[start : start + CELLS_AT_ONCE]]
 
 
@@ -245,6 +250,34 @@ def _choose_genes(counts: CountsReader, table: CellTable, genes: Mapping[str, An
     return choice
 
 
+def _recheck_donors(table: CellTable, donors: pd.DataFrame, minimum: int, path: Path, column: str) -> None:
+    """Hold the donors to the minimum again after cells without a count in the chosen genes have gone.
+
+    `donors` is brought up to date. The genes are not chosen anew.
+    """
+    if not table.dropped.get("no_counts_in_chosen_genes"):
+        return
+    labels = table.columns[DONOR]
+    sizes = count_codes(labels.codes, len(labels.categories), table.keep)
+    now = donors["donor"].map(dict(zip(labels.categories, sizes.tolist(), strict=True))).to_numpy()
+    small = donors["kept"].to_numpy() & (now < max(minimum, 1))
+    donors.loc[donors["kept"], "n_cells"] = now[donors["kept"].to_numpy()]
+    donors.loc[small, "kept"] = False
+    donors.loc[small, "reason"] = f"fewer than {minimum} cells with a count in the chosen genes"
+    if not donors["kept"].any():
+        raise InputError(
+            f"{path}: obs[{column!r}]",
+            f"a donor with at least {minimum} cells that have a count in the chosen genes",
+            f"at most {now.max()} cells of a donor",
+            "keep more genes (datasets.<name>.genes), or lower datasets.<name>.min_cells_per_donor",
+        )
+    large = np.isin(np.asarray(labels.categories), donors.loc[donors["kept"], "donor"])
+    table.drop("small_donor", large[labels.codes])
+    donors.sort_values(
+        ["kept", "n_cells", "donor"], ascending=[False, False, True], ignore_index=True, inplace=True
+    )
+
+
 def _write(
     counts: CountsReader,
     table: CellTable,
@@ -258,21 +291,27 @@ def _write(
     max_nonzeros: int,
 ) -> None:
     """Write ``filtered.h5ad`` and complete `provenance`; `obs` and `coordinates` are those of the source."""
+    from anndata.io import write_elem
+
     keep = table.keep
     n_cells = int(np.count_nonzero(keep))
     var = var[choice.keep].copy()
-    fingerprint = Fingerprint()
+    fingerprint, totals = Fingerprint(), Totals()
     n_nonzero = np.zeros(len(var), dtype=np.int64)
     with whole_h5ad(path) as file:
         # Decompressing h5py blocks costs more than selecting columns, so all genes are read.
         writer = file.csr("X", len(var), max_nonzeros)
         for _, block in counts.blocks(keep):
+            totals.update(block)
             block = block if choice.keep.all() else block[:, choice.keep]
             block = block.astype(np.float32, copy=False)
             writer.append(block)
             fingerprint.add_block(block)
             n_nonzero += np.bincount(block.indices, minlength=len(var))
         writer.finish()
+        table.warnings += totals.warnings(counts.location.source)
+        for note in table.warnings:
+            logger.warning("%s", note)
         var["n_cells"] = n_nonzero
         if choice.variances_norm is not None:
             var["variances_norm"] = choice.variances_norm[choice.keep]
@@ -300,10 +339,15 @@ def _write(
         }
         columns = _columns(table, obs, text, counts.path)
         write_frame(file.hdf5, "obs", n_cells, _names(table, counts.path), columns)
-        write_sections(file.hdf5, {"var": var, "uns": {PROVENANCE_KEY: provenance}})
+        write_sections(file.hdf5, {"var": var})
         if coordinates is not None:
             _copy_coordinates(coordinates, keep, file.hdf5["obsm"])
+        provenance["checksums"] = as_stored(
+            fingerprint.of_counts() | checksums(file.hdf5, "obs", "var", f"obsm/{SPATIAL}")
+        )
+        write_elem(file.hdf5, f"uns/{PROVENANCE_KEY}", provenance)
     provenance["warnings"] = list(table.warnings)
+    del provenance["checksums"]  # of use beside the content alone
     logger.info(
         "kept %d of %d cells, %d of %d donors, %d of %d genes (%d of them all zero), %d nonzeros",
         n_cells, len(keep), provenance["n_donors"], provenance["n_donors_before"],
@@ -329,14 +373,3 @@ def _columns(
         with reading(path, f"obs[{values!r}]"):
             column = frame_column(obs, values)[table.keep]
         yield name, column
-
-
-def _write_table(donors: pd.DataFrame, path: Path) -> None:
-    """Write `donors` as TSV, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        donors.to_csv(part, sep="\t", index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

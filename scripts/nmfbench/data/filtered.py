@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from nmfbench.data.h5ad import (
-    Pointers,
-    frame_column,
-    frame_columns,
-    frame_length,
-    open_h5ad,
-    read_frame,
-    reading,
-)
+from nmfbench.data.checksum import checksums, require_same
+from nmfbench.data.fingerprint import Fingerprint
+from nmfbench.data.frames import frame_column, frame_columns, frame_length, read_frame
+from nmfbench.data.h5ad import Pointers, open_h5ad, reading
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +27,7 @@ TARGET_SUM = 1e4  # counts per cell after normalisation, as in the published run
 AS_COUNTED = {"target_sum": None, "log1p": False}
 """The normalisation that leaves counts as they are, for models of counts."""
 _LOAD_ROWS = 4096
+_FILTER_AGAIN = "filter again: delete the file and run the same command"
 
 
 class FilteredCounts:
@@ -74,6 +71,8 @@ class FilteredCounts:
                 self.nnz = int(file["X/indptr"][-1])
                 self.n_genes = frame_length(file["var"])
         self.fingerprint = str(self.provenance["fingerprint"])
+        self._checksums: dict[str, str] = json.loads(self.provenance.pop("checksums", "{}"))
+        self._counts_are_verified = False
 
     @cached_property
     def obs(self) -> pd.DataFrame:
@@ -90,10 +89,16 @@ class FilteredCounts:
         """Where the cells lie, shape (cells, 2 or 3), float64; None where the data have no coordinates."""
         place = f"obsm/{SPATIAL}"
         with open_h5ad(self.path) as file, reading(self.path, place):
+            self._verify(file, place)
             return file[place][:] if place in file else None
+
+    def _verify(self, file: h5py.File, section: str) -> None:
+        if self._checksums:
+            require_same(self.path, self._checksums, checksums(file, section), _FILTER_AGAIN, section)
 
     def _frame(self, name: str) -> pd.DataFrame:
         with open_h5ad(self.path) as file, reading(self.path, name):
+            self._verify(file, name)
             return read_frame(file[name])
 
     def label(self, name: str) -> pd.Categorical:
@@ -112,6 +117,7 @@ class FilteredCounts:
                     f"the columns {', '.join(frame_columns(file['obs']))}",
                     f"add {name!r} to datasets.<name>.keep_obs or condition_columns and filter again",
                 )
+            self._verify(file, f"obs/{name}")
             return frame_column(file["obs"], name)
 
     def blocks(
@@ -131,7 +137,16 @@ class FilteredCounts:
         start : int
             Number of the first row.
         block : scipy.sparse.csr_matrix, shape (rows, genes), float32
+
+        Raises
+        ------
+        InputError
+            The counts cannot be read; or, at the end of the first whole pass, they are not those that the
+            filter wrote.
         """
+        seen = None
+        if needed is None and self._checksums and not self._counts_are_verified:
+            seen = Fingerprint()
         with open_h5ad(self.path) as file:
             data, indices, pointers = file["X/data"], file["X/indices"], Pointers(file["X/indptr"])
             numbers = range(-(-self.n_cells // block_size)) if needed is None else needed
@@ -141,7 +156,13 @@ class FilteredCounts:
                     indptr = pointers(start, stop)
                     first, last = int(indptr[0]), int(indptr[-1])
                     parts = data[first:last], indices[first:last]
-                yield start, csr_of(*parts, indptr - first, self.n_genes)
+                block = csr_of(*parts, indptr - first, self.n_genes)
+                if seen is not None:
+                    seen.add_block(block)
+                yield start, block
+        if seen is not None:
+            require_same(self.path, self._checksums, seen.of_counts(), _FILTER_AGAIN, "X")
+            self._counts_are_verified = True
 
     def lengths(self, block_size: int = 4096) -> Iterator[np.ndarray]:
         """Nonzeros of each cell, shape (rows,), int64, a block of cells at a time."""
@@ -189,6 +210,17 @@ class FilteredCounts:
             parts = [np.concatenate([stored[a:b] for a, b in edges]) for stored in (data, indices)]
         lengths = np.concatenate([np.diff(indptr) for indptr in indptrs])
         return rows, csr_of(*parts, np.concatenate([[0], np.cumsum(lengths)]), self.n_genes)
+
+
+def verify_section(file: h5py.File, path: str | Path, section: str) -> None:
+    """Refuse a part of a filtered file, such as ``obs``, that is not what the filter wrote.
+
+    The counts are verified by the first pass over all of them.
+    """
+    place = f"uns/{PROVENANCE_KEY}/checksums"
+    if place in file:
+        stored = json.loads(file[place][()])
+        require_same(path, stored, checksums(file, section), _FILTER_AGAIN, section)
 
 
 def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

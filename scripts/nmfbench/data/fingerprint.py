@@ -56,6 +56,10 @@ class Fingerprint:
         """Add where cells lie; a data set without coordinates keeps the digest it had."""
         self._parts["names"].update(coordinates.astype("<f8").data)
 
+    def of_counts(self) -> dict[str, str]:
+        """Checksums of the counts alone, as far as they were added."""
+        return {f"X/{name}": self._parts[name].hexdigest() for name in ("lengths", "indices", "data")}
+
     def hexdigest(self) -> str:
         """The fingerprint."""
         return hashlib.sha256("".join(p.hexdigest() for p in self._parts.values()).encode()).hexdigest()

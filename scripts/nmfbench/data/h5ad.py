@@ -5,24 +5,18 @@ Every way a file can be unreadable ends here in an :class:`~nmfbench.errors.Inpu
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
     import numpy as np
-    import pandas as pd
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_KNOWN_STARTS = {
-    b"\x1f\x8b": ("a gzip archive", "unpack it with gunzip"),
-    b"PK": ("a zip archive (a zarr store?)", "unpack it, or save it with AnnData.write_h5ad"),
-    b"<": ("a web page or XML", "download the file itself, not the page that links to it"),
-}
 POINTERS_AT_ONCE = 2**18
 # Bytes, which each array that is read fills: room for a chunk, as one that a block ends in must not be
 # unpacked twice, and little more.
@@ -49,9 +43,6 @@ def open_h5ad(path: str | Path) -> h5py.File:
     import h5py
 
     path = Path(path)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise InputError(str(path), "an h5ad file", got, "check datasets.<name>.path in the config")
     _check_start(path)
     try:
         # Shared file systems often have no locks; nobody writes to an input anyway.
@@ -59,7 +50,8 @@ def open_h5ad(path: str | Path) -> h5py.File:
     except OSError as error:
         raise InputError(str(path), "a whole h5ad file", *_describe(error)) from error
     try:
-        _check_outline(file, path)
+        with reading(path, "outline"):
+            _check_outline(file, path)
     except BaseException:
         file.close()
         raise
@@ -67,25 +59,27 @@ def open_h5ad(path: str | Path) -> h5py.File:
 
 
 def _check_start(path: Path) -> None:
-    """Refuse what is not HDF5 by its first bytes, which tell more than the library does."""
+    """Refuse what is no file or not HDF5 by its first bytes, which tell more than the library does."""
+    from nmfbench.data.containers import of_folder, of_start
+
+    expected = "an h5ad (HDF5) file"
     try:
-        with path.open("rb") as stream:
-            start = stream.read(8)
-            stream.seek(512)
-            after_user_block = stream.read(8)
+        if path.is_dir():
+            refusal, expected = of_folder(path), "an h5ad file"
+        elif path.is_symlink() and not path.exists():
+            refusal = f"a link to {path.readlink()}, which is not there", "mend the link, or give the file"
+        elif not path.exists():
+            refusal = "no such file", "check datasets.<name>.path in the config"
+        elif not path.is_file():
+            refusal = "a device or a pipe", "give a file that is stored on a disk"
+        else:
+            refusal = of_start(path)
     except OSError as error:
         raise InputError(
             str(path), "a file that can be read", str(error), "check its permissions and the disk"
         ) from error
-    if _HDF5_SIGNATURE in (start, after_user_block):
-        return
-    got, remedy = "a file that is not HDF5", "give a file written by AnnData.write_h5ad"
-    if not start:
-        got, remedy = "an empty file (0 bytes)", "download or copy it again"
-    for known, words in _KNOWN_STARTS.items():
-        if start.startswith(known):
-            got, remedy = words
-    raise InputError(str(path), "an h5ad (HDF5) file", got, remedy)
+    if refusal is not None:
+        raise InputError(str(path), expected, *refusal)
 
 
 def _describe(error: Exception) -> tuple[str, str]:
@@ -93,14 +87,36 @@ def _describe(error: Exception) -> tuple[str, str]:
     text = " ".join(str(error).split())
     if "truncated file" in text:
         return f"a truncated file ({text})", "download or copy it again; compare its size and sha256"
-    return f"a damaged or unreadable file ({text})", "check the disk, then download or copy it again"
+    if "unable to lock file" in text or "already open for" in text:
+        return (
+            f"a file that another program holds open for writing ({text})",
+            "close it there (a notebook with AnnData in backed mode? restart its kernel), or give a copy; "
+            "where no program has it open, `h5clear -s` takes the mark off",
+        )
+    if "checksum" in text.lower() or "fletcher32" in text:
+        return f"content that is not what was written ({text})", _AGAIN
+    if isinstance(error, PermissionError) or "Permission denied" in text:
+        return f"no permission to read it ({text})", "give yourself the right to read it"
+    kind = "" if isinstance(error, OSError | RuntimeError | KeyError) else f"{type(error).__name__}: "
+    return f"a damaged or unreadable file ({kind}{text})", _AGAIN
+
+
+_AGAIN = "check the disk, then download or copy it again"
 
 
 def _check_outline(file: h5py.File, path: Path) -> None:
     import h5py
 
+    from nmfbench.data.containers import of_outline
+
     for name in ("obs", "var"):
-        if name not in file:
+        refusal = of_outline(file) if name not in file or "X" not in file else None
+        if refusal is not None:
+            raise InputError(str(path), "an h5ad file", *refusal)
+        if name in file:
+            with reading(path, name):
+                member(file, name)  # a link may lead nowhere
+        else:
             raise InputError(
                 f"{path}: {name}",
                 "an h5ad file with obs and var",
@@ -116,13 +132,106 @@ def _check_outline(file: h5py.File, path: Path) -> None:
             )
 
 
+class Unsound(Exception):
+    """Content of a file that cannot be what its writer meant; :func:`reading` says where it lies.
+
+    Parameters
+    ----------
+    got : str
+        What is there.
+    remedy : str
+        What to do.
+    """
+
+    def __init__(self, got: str, remedy: str = "write the file again from consistent data") -> None:
+        super().__init__(got)
+        self.remedy = remedy
+
+
 @contextmanager
 def reading(path: str | Path, field: str) -> Iterator[None]:
-    """Turn a failure of the HDF5 library while reading `field` into an `InputError`."""
+    """Turn whatever goes wrong while `field` is read into an `InputError`.
+
+    What a damaged file makes the libraries raise has no end (ValueError, TypeError, AttributeError ...), and
+    all of it means that the file cannot be read.
+    """
     try:
         yield
-    except (OSError, KeyError, RuntimeError) as error:
+    except (InputError, MemoryError):
+        raise
+    except Unsound as error:
+        raise InputError(f"{path}: {field}", "data that can be read", str(error), error.remedy) from error
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError(str(error)) from error
         raise InputError(f"{path}: {field}", "data that can be read", *_describe(error)) from error
+
+
+def member(group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group:
+    """An object of a group, which may be a link that leads nowhere.
+
+    Raises
+    ------
+    Unsound
+        It is not there.
+    """
+    import h5py
+
+    with suppress(KeyError):
+        return group[name]
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise Unsound(f"a link to {link.path} in the file {link.filename}, which is not there", _LINK)
+    if isinstance(link, h5py.SoftLink):
+        raise Unsound(f"a link to {link.path}, which is not there", _LINK)
+    raise Unsound(f"nothing called {name!r}, which the file says it has")
+
+
+_LINK = "put what the link leads to where it was, or save the data as one file with AnnData.write_h5ad"
+
+# Registered filters that writers of h5ad files use; the plugins are in the package hdf5plugin.
+_FILTERS = {
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+    307: "bzip2",
+    4: "szip",
+}
+
+
+def readable(dataset: h5py.Dataset) -> h5py.Dataset:
+    """A dataset that can be unpacked: its plugin is loaded where it is installed.
+
+    Raises
+    ------
+    Unsound
+        It is a group, or compressed in a way that needs a plugin which is not installed.
+    """
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise Unsound(
+            f"a group with {', '.join(list(dataset)[:5]) or 'nothing in it'} where values should be"
+        )
+    plist = dataset.id.get_create_plist()
+    for place in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(place)
+        if h5py.h5z.filter_avail(code):
+            continue
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401  registers its filters
+        if not h5py.h5z.filter_avail(code):
+            known = _FILTERS.get(code) or name.decode("ascii", "replace") or "unknown"
+            raise Unsound(
+                f"values compressed with {known} (HDF5 filter {code}), whose plugin is not installed",
+                "install it (`pip install hdf5plugin` into the environment of the workflow), or save the "
+                "file again with AnnData.write_h5ad(path, compression='gzip')",
+            )
+    return dataset
 
 
 class Pointers:
@@ -135,7 +244,9 @@ class Pointers:
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
-        self._dataset = dataset
+        if dataset.ndim != 1 or dataset.dtype.kind not in "iu":
+            raise Unsound(f"pointers of type {dataset.dtype} and shape {dataset.shape}")
+        self._dataset = readable(dataset)
         self._first = 0
         self._held = dataset[:0]
         self.n_rows = len(dataset) - 1
@@ -147,74 +258,3 @@ class Pointers:
             self._held = self._dataset[start : max(stop + 1, start + POINTERS_AT_ONCE)]
             self._first, low, high = start, 0, stop + 1 - start
         return self._held[low:high].astype("int64")
-
-
-def frame_columns(group: h5py.Group) -> list[str]:
-    """Names of the columns of a stored data frame, in its own order."""
-    order = group.attrs.get("column-order")
-    names = list(group) if order is None else [as_str(name) for name in order]
-    index = as_str(group.attrs.get("_index", "_index"))
-    return [name for name in names if name != index and not name.startswith("__")]
-
-
-def frame_length(group: h5py.Group) -> int:
-    """Number of rows of a stored data frame."""
-    import h5py
-
-    index = index_of(group)
-    values = index if isinstance(index, h5py.Dataset) else index["values"]  # nullable text is a group
-    return int(values.shape[0])
-
-
-def frame_index(group: h5py.Group) -> np.ndarray:
-    """Index of a stored data frame, as text; shape (rows,), objects."""
-    import numpy as np
-    from anndata.io import read_elem
-
-    return np.array([as_str(value) for value in read_elem(index_of(group))], dtype=object)
-
-
-def index_of(group: h5py.Group) -> h5py.Dataset | h5py.Group:
-    """Where the index of a stored data frame lies; nullable text is a group."""
-    return group[as_str(group.attrs.get("_index", "_index"))]
-
-
-def stored_form(group: h5py.Group, name: str) -> Literal["categories", "text", "numbers", "other"]:
-    """How a column of a stored data frame lies in the file; only the last needs anndata to make sense of it.
-
-    Anndata before 0.8 keeps the categories apart; nullable arrays are groups.
-    """
-    import h5py
-
-    item = group[name]
-    if as_str(group.attrs.get("encoding-version", "0.1.0")) == "0.1.0":
-        return "other"
-    if isinstance(item, h5py.Group):
-        return "categories" if as_str(item.attrs.get("encoding-type", "")) == "categorical" else "other"
-    if h5py.check_string_dtype(item.dtype) is not None:
-        return "text"
-    return "numbers" if item.dtype.kind in "iufb" else "other"
-
-
-def frame_column(group: h5py.Group, name: str) -> Any:
-    """One column of a stored data frame: an array, a categorical or a nullable array."""
-    from anndata.io import read_elem
-
-    if as_str(group.attrs.get("encoding-version", "0.1.0")) == "0.1.0":
-        # only the whole frame knows how to find the categories
-        return read_elem(group)[name].array
-    return read_elem(group[name])
-
-
-def read_frame(group: h5py.Group) -> pd.DataFrame:
-    """A whole stored data frame with a text index."""
-    from anndata.io import read_elem
-
-    frame = read_elem(group)
-    frame.index = frame.index.astype(str)
-    return frame
-
-
-def as_str(value: Any) -> str:
-    """Text of a stored word, which may be bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

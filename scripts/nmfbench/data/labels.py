@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.data.h5ad import frame_column, stored_form
+from nmfbench.data.frames import (
+    as_str,
+    codes_and_categories,
+    foreign_text,
+    frame_column,
+    frame_length,
+    stored_form,
+)
+from nmfbench.data.h5ad import Unsound, readable
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +36,7 @@ _USUAL_PARTS = {
 def as_text(value: Any) -> str:
     """Text of one label: whole floats lose their '.0', so that donors 1 and 1.0 are one."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return as_str(value)
     if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
@@ -52,25 +60,35 @@ def clean_labels(values: Any) -> pd.Categorical:
     return _clean(codes, categories)
 
 
-def stored_labels(group: h5py.Group, name: str) -> pd.Categorical:
+def stored_labels(group: h5py.Group, name: str, notes: list[str] | None = None) -> pd.Categorical:
     """:func:`clean_labels` of a column of a stored data frame, which is read a block at a time.
 
-    A code of 1 or 2 bytes a cell is held; text and numbers take 4 bytes a cell more for a while.
+    A code of 1 or 2 bytes a cell is held; text and numbers take 4 bytes a cell more for a while. What a
+    reader of the results has to know is added to `notes`.
     """
-    from anndata.io import read_elem
-
-    if (form := stored_form(group, name)) == "other":
+    form, notes = stored_form(group, name), [] if notes is None else notes
+    if form == "nullable":
         return clean_labels(frame_column(group, name))
-    if form == "categories":
-        return _clean(group[name]["codes"][:], read_elem(group[name]["categories"]))
+    if form in ("categories", "enumeration"):
+        codes, categories = codes_and_categories(group, name)
+        notes += foreign_text(categories, f"obs[{name!r}]")
+        if form == "enumeration":  # hdf5r's name for a missing logical
+            categories = [None if category == "NA" else category for category in categories]
+        return _clean(codes, categories)
     import pandas as pd
 
-    column, place = group[name], {}
+    column, place, foreign = readable(group[name]), {}, []
+    if len(column) != (n := frame_length(group)):
+        raise Unsound(f"{len(column)} values in a frame of {n} rows")
     codes = np.empty(len(column), np.int32)
     for start in range(0, len(column), CELLS_AT_ONCE):
-        part, values = pd.factorize(column[start : start + CELLS_AT_ONCE])
+        block = column[start : start + CELLS_AT_ONCE]
+        block = block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
+        part, values = pd.factorize(block)
+        foreign += [value for value in values if isinstance(value, bytes) and not value.isascii()]
         known = [place.setdefault(as_text(value), len(place)) for value in values]
         codes[start : start + len(part)] = np.array([*known, -1])[part]  # the last entry serves the code -1
+    notes += foreign_text(dict.fromkeys(foreign), f"obs[{name!r}]")
     return _clean(codes, list(place))
 
 

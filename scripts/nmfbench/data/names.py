@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nmfbench.data.h5ad import as_str, frame_index, frame_length, index_of
+from nmfbench.data.frames import as_str, foreign_text, frame_index, frame_length, index_of
+from nmfbench.data.h5ad import readable
 
 if TYPE_CHECKING:
     import h5py
@@ -42,10 +43,21 @@ class CellNames:
         self._n = frame_length(group)
         if not isinstance(index, h5py.Dataset) or h5py.check_string_dtype(index.dtype) is None:
             self._held = [name.encode() for name in frame_index(group)]
+        else:
+            readable(index)
+        self._hold_as_utf8()
         if _may_repeat(self.blocks(), self._n):
             text = np.array([as_str(name) for block in self.blocks() for name in block], dtype=object)
-            unique, self.warnings = unique_names(text, "cell ids")
-            self._held = [name.encode() for name in unique] if self.warnings else self._held
+            unique, notes = unique_names(text, "cell ids")
+            self._held = [name.encode() for name in unique] if notes else self._held
+            self.warnings += notes
+
+    def _hold_as_utf8(self) -> None:
+        """Names of another encoding are turned into UTF-8, and held."""
+        foreign = [name for block in self.blocks() for name in block if not _is_utf8(name)]
+        if foreign:
+            self.warnings += foreign_text(foreign, "cell ids")
+            self._held = [as_str(name).encode() for block in self.blocks() for name in block]
 
     def __len__(self) -> int:
         return self._n
@@ -67,6 +79,14 @@ class CellNames:
             if keep is not None:
                 names = [names[i] for i in np.flatnonzero(keep[start : start + NAMES_AT_ONCE])]
             yield names
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _may_repeat(blocks: Iterable[list[bytes]], n: int) -> bool:

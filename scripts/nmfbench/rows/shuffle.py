@@ -81,6 +81,8 @@ def shuffle_cells(
             with open_h5ad(counts.path) as source:
                 source.copy("var", new.hdf5)
                 source.copy(f"uns/{PROVENANCE_KEY}", new.hdf5["uns"])
+                # those of the cells in their order; the store has its own
+                new.hdf5["uns"][PROVENANCE_KEY].pop("checksums", None)
     finally:
         scratch.unlink(missing_ok=True)
     log.info("shuffled %d cells into %d shards of %d", counts.n_cells, len(digests), shard_rows)

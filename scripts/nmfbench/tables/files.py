@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nmfbench.atomic import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,9 @@ _ENDING = " ends with exit code "  # what a job writes last; the line above it s
 
 def write_table(frame: pd.DataFrame, path: str | Path, *, digits: int | None = None) -> Path:
     """Write a table next to its place, then move it there.
+
+    Every text comes back from :func:`read_table` as it was. One that a spreadsheet would take for a formula
+    is written behind an apostrophe, as is one that begins with an apostrophe.
 
     Parameters
     ----------
@@ -39,39 +44,62 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, digits: int | None = N
     Path
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with ExitStack() as stack:
-            raw = stack.enter_context(os.fdopen(handle, "wb"))
-            if path.suffix == ".gz":
-                # neither time nor temporary name, so that equal tables are equal files
-                raw = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
-            text = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-            frame.to_csv(
-                text,
-                sep=_separator(path),
-                index=False,
-                na_rep=NOT_AVAILABLE,
-                float_format=None if digits is None else f"%.{digits}g",
-                lineterminator="\n",
-            )
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    frame, odd = _inert(frame)
+    with ExitStack() as stack:
+        raw = stack.enter_context(whole_file(path))
+        if path.suffix == ".gz":
+            # neither time nor temporary name, so that equal tables are equal files
+            raw = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
+        text = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
+        frame.to_csv(
+            text,
+            sep=_separator(path),
+            index=False,
+            na_rep=NOT_AVAILABLE,
+            float_format=None if digits is None else f"%.{digits}g",
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL,
+        )
     return path
+
+
+def _inert(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """The table without formulas, and whether some text needs quotes that it would not get by itself."""
+    changed, odd = {}, False
+    for name in frame.columns:
+        values = frame[name]
+        if values.dtype.kind != "O" and not hasattr(values, "cat"):
+            continue
+        texts = values.astype(object)
+        odd = odd or any(isinstance(text, str) and "\r" in text for text in texts)
+        if any(isinstance(text, str) and guarded(text) != text for text in texts):
+            changed[name] = [guarded(text) if isinstance(text, str) else text for text in texts]
+    return (frame.assign(**changed) if changed else frame), odd
+
+
+_FORMULA = re.compile(r"\s*[=+@-].")
+
+
+def guarded(text: str) -> str:
+    """The text, behind an apostrophe where a spreadsheet would compute it; numbers stay numbers."""
+    if text.startswith("'"):
+        return "'" + text
+    if not _FORMULA.match(text):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return "'" + text
+    return text
+
+
+def unguarded(text: str) -> str:
+    """What :func:`guarded` was given."""
+    return text[1:] if text.startswith("'") else text
 
 
 def _separator(path: Path) -> str:
     return "," if ".csv" in path.suffixes else "\t"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_table(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
@@ -82,7 +110,8 @@ def read_table(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
     path : path
         Table.
     text : sequence of str
-        Columns to keep as text to the letter, such as cell names that look like numbers.
+        Columns to keep as text to the letter: names of cells and donors, which may look like numbers or be
+        called NA.
 
     Returns
     -------
@@ -92,15 +121,19 @@ def read_table(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
 
     path = Path(path)
     # a converter rather than a dtype: dtypes still turn "NA" into a missing value
-    return pd.read_csv(
+    frame = pd.read_csv(
         path,
         sep=_separator(path),
-        converters=dict.fromkeys(text, str),
+        converters=dict.fromkeys(text, unguarded),
         na_values=[NOT_AVAILABLE],
         keep_default_na=False,
         float_precision="round_trip",
         encoding="utf-8",
     )
+    for name in frame.columns.difference(text):
+        if frame[name].dtype.kind == "O":
+            frame[name] = [unguarded(value) if isinstance(value, str) else value for value in frame[name]]
+    return frame
 
 
 def last_lines(path: str | Path | None) -> list[str]:
