@@ -6,6 +6,6 @@ with job(snakemake) as run:
     from nmfbench.metrics.neighbours import find_neighbour_tables, save_neighbours
     from nmfbench.results import read_embedding
 
-    H, _ = read_embedding(snakemake.input.result)
+    H, _ = read_embedding(snakemake.input.result, snakemake.wildcards)
     tables = find_neighbour_tables(H, snakemake.params.widths, n_jobs=run.threads)
     save_neighbours(snakemake.output.neighbours, tables)

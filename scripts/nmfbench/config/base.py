@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import typing
+import unicodedata
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_LONGEST_NAME = 60
+
+
+def _plain_column(name: str) -> str:
+    """Columns of obs may be called whatever files call them (orig.ident, percent.mt, Cell type)."""
+    if not name or name != name.strip():
+        raise ValueError("a name of a column of obs, without blanks at its ends")
+    if "/" in name or any(unicodedata.category(letter).startswith("C") for letter in name):
+        raise ValueError("a name of a column of obs, without slashes and control characters")
+    if name.startswith("__") or name == "_index":
+        raise ValueError("a name of a column of obs; this one belongs to the file format")
+    return name
+
+
+def _inert(name: str) -> str:
+    """A name that is only a name in a web page, a spreadsheet and a figure."""
+    if not name.strip() or len(name) > _LONGEST_NAME:
+        raise ValueError(f"a name of 1 to {_LONGEST_NAME} characters")
+    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in name):
+        raise ValueError("a name without control characters, line breaks and marks of writing direction")
+    if set(name) & set("<>&") or name.lstrip()[0] in "=+-@'":
+        raise ValueError("a name without <, > and &, which does not begin as a formula does (= + - @ ')")
+    return name
+
+
+def no_value_twice(values: list) -> list:
+    """Refuse a list with a repeated value: the repeats would be counted as further observations."""
+    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+        raise ValueError(f"{', '.join(repeated)} stands there twice")
+    return values
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Column = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Column = Annotated[str, AfterValidator(_plain_column)]
+DisplayName = Annotated[str, AfterValidator(_inert)]
 Rank = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0)]
@@ -15,6 +51,33 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Section(BaseModel):
-    """A closed, frozen part of the configuration: unknown keys are errors."""
+    """A closed, frozen part of the configuration: unknown keys are errors, as are infinities."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, given: Any) -> Any:
+        """`yes`, `no`, `on` and `off` are logicals to YAML; where a number is wanted they are a slip."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            kinds = set(_kinds(cls.model_fields[key].annotation)) if key in cls.model_fields else set()
+            if bool not in kinds and kinds & {int, float} and _holds_truth(value):
+                raise ValueError(
+                    f"{key}: a number, not {value!r} (YAML reads yes, no, on and off as logicals)"
+                )
+        return given
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types inside an annotation such as ``list[Annotated[int, ...]] | None``."""
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from _kinds(part)
+
+
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_truth, value))
+    if isinstance(value, dict):
+        return any(map(_holds_truth, value.values()))
+    return isinstance(value, bool)

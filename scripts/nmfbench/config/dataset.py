@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from nmfbench.config.base import Column, Section, Seed
+from nmfbench.config.base import Column, Section, Seed, no_value_twice
+
+Columns = Annotated[list[Column], AfterValidator(no_value_twice)]
 
 
 class Matrix(Section):
@@ -66,7 +69,7 @@ class Simulation(Section):
 class Dataset(Section):
     """One dataset. Exactly one of `path`, `url` and `simulate` says where it comes from."""
 
-    path: str | None = Field(None, description="A local .h5ad file, used in place.")
+    path: str | None = Field(None, min_length=1, description="A local .h5ad file, used in place.")
     url: str | None = Field(None, description="Where the .h5ad is downloaded from; needs `sha256`.")
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="Checksum of the downloaded file."
@@ -76,18 +79,18 @@ class Dataset(Section):
     )
     simulate: Simulation | None = Field(None, description="Simulate the dataset instead of reading one.")
     cell_type_column: str = Field(
-        "cell_type", description="Column of obs with the cell type; written out as `cell_type`."
+        "cell_type", min_length=1, description="Column of obs with the cell type; written out as `cell_type`."
     )
     donor_column: str = Field(
-        "donor_id", description="Column of obs with the donor; written out as `donor_id`."
+        "donor_id", min_length=1, description="Column of obs with the donor; written out as `donor_id`."
     )
-    condition_columns: list[Column] = Field(
+    condition_columns: Columns = Field(
         ["donor_id"],
         min_length=1,
         description="Columns that the conditional models are conditioned on. cae_nmf1 takes several; "
         "cae_nmf2 takes one.",
     )
-    keep_obs: list[Column] = Field(
+    keep_obs: Columns = Field(
         [], description="Further columns of obs to carry into the results (needed for further `labels`)."
     )
     obs_filters: dict[str, Any] = Field(
@@ -114,6 +117,24 @@ class Dataset(Section):
             raise ValueError(f"exactly one of path, url and simulate is needed, got {given or 'none'}")
         if self.url is not None and self.sha256 is None:
             raise ValueError("a url needs its sha256, so that everybody computes on the same bytes")
+        if self.path is not None and (odd := re.search(r"[{}]|<\w+>", self.path)):
+            raise ValueError(
+                f"path: {odd.group()} means something to Snakemake; give a path without it (a link will do)"
+            )
+        if self.url is not None and re.match(r"\w+://[^/]*@", self.url):
+            raise ValueError(
+                "url: a password or user stands in it, which would be copied to manifest and report; write "
+                "it into ~/.netrc, which downloads read"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_labels(self) -> Dataset:
+        if self.cell_type_column == self.donor_column:
+            raise ValueError(
+                f"donor_column: {self.donor_column!r} is the cell_type_column as well; keeping types apart "
+                "and mixing donors would be one score"
+            )
         return self
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from nmfbench.config.base import Section, Seed
+from nmfbench.config.base import Section, Seed, no_value_twice
 from nmfbench.metrics import INTEGRATION_METRICS
+
+Seeds = Annotated[list[Seed], AfterValidator(no_value_twice)]
 
 
 class Clustering(Section):
@@ -17,7 +19,15 @@ class Clustering(Section):
     resolution: float = Field(0.8, gt=0, description="Leiden resolution.")
     n_iterations: int = Field(2, ge=-1, description="Leiden iterations; -1 runs until nothing improves.")
     flavor: Literal["igraph", "leidenalg"] = Field("igraph", description="Which Leiden implementation.")
-    seeds: list[Seed] = Field(list(range(10)), min_length=1, description="Leiden is repeated with these.")
+    seeds: Seeds = Field(list(range(10)), min_length=1, description="Leiden is repeated with these.")
+
+    @model_validator(mode="after")
+    def _leiden_moves_cells(self) -> Clustering:
+        if self.n_iterations == 0:
+            raise ValueError(
+                "n_iterations: 1 or more, or -1, got 0: without an iteration each cell is its own cluster"
+            )
+        return self
 
 
 class Classification(Section):
@@ -25,9 +35,18 @@ class Classification(Section):
 
     min_cells_per_class: int = Field(10, ge=2, description="Rarer classes are left out.")
     n_folds: int = Field(5, ge=2, description="Stratified folds.")
-    seeds: list[Seed] = Field([42, 52, 62, 72, 82], min_length=1, description="Shuffles of the folds.")
-    classifiers: list[
-        Literal["logistic_regression", "knn", "random_forest", "random_forest_100k", "random_forest_intelex"]
+    seeds: Seeds = Field([42, 52, 62, 72, 82], min_length=1, description="Shuffles of the folds.")
+    classifiers: Annotated[
+        list[
+            Literal[
+                "logistic_regression",
+                "knn",
+                "random_forest",
+                "random_forest_100k",
+                "random_forest_intelex",
+            ]
+        ],
+        AfterValidator(no_value_twice),
     ] = Field(
         ["logistic_regression", "knn", "random_forest"],
         min_length=1,
@@ -37,11 +56,20 @@ class Classification(Section):
     )
     subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
 
+    @model_validator(mode="after")
+    def _each_fold_has_each_class(self) -> Classification:
+        if self.n_folds > self.min_cells_per_class:
+            raise ValueError(
+                f"n_folds: at most min_cells_per_class ({self.min_cells_per_class}), got {self.n_folds}: a "
+                "class of so few cells is not in every fold"
+            )
+        return self
+
 
 class Integration(Section):
     """Scores of how an embedding mixes donors and keeps cell types, of the embedding as it is given."""
 
-    metrics: list[Literal[INTEGRATION_METRICS]] = Field(
+    metrics: Annotated[list[Literal[INTEGRATION_METRICS]], AfterValidator(no_value_twice)] = Field(
         list(INTEGRATION_METRICS),
         description="Which of them; docs/tables.md says what each is. Empty: none.",
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nmfbench.config.base import Fraction, Name, Section
+from nmfbench.config.base import DisplayName, Fraction, Name, Section
 from nmfbench.config.bayesian import PyroExponential, PyroGammaNB
 from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial
 
@@ -41,7 +41,7 @@ PUBLISHED_TRAINING: dict[str, dict[str, Any]] = {
 class Model(Section):
     """What every model section has."""
 
-    display_name: str | None = Field(
+    display_name: DisplayName | None = Field(
         None, description="Name in CSVs and figures; by default the model's own (`AE_NMF`), or this key."
     )
 

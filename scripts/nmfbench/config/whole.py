@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from nmfbench.config.factors import Factors
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
+from nmfbench.paths import path_name
+
+_FOLDERS_OF_RESULTS = {"logs", "benchmarks"}
+_FOLDERS_OF_A_DATASET = {"comparisons", "figures", "partial_tables", "statistics", "tables"}
 
 
 class Config(Section):
@@ -78,6 +83,21 @@ class Config(Section):
                 raise ValueError(f"comparisons.{place}.seeds_of: it needs two seeds, got {self.seeds}")
             if any(one == other for one, other in comparison.pairs(self.ranks, self.seeds)):
                 raise ValueError(f"comparisons.{place}: a fit is compared with itself")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_folders_are_free(self) -> Config:
+        for key, taken in (("datasets", _FOLDERS_OF_RESULTS), ("models", _FOLDERS_OF_A_DATASET)):
+            if hit := sorted(set(getattr(self, key)) & taken):
+                raise ValueError(
+                    f"{key}.{hit[0]}: results have a folder of this name; call it otherwise "
+                    f"(taken: {', '.join(sorted(taken))})"
+                )
+        paths = [path_name(label) for label in self.labels]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"labels: two of {self.labels} have one name in names of files")
+        if self.device == "mps" and sys.platform != "darwin":
+            raise ValueError(f"device: mps is Metal of a Mac, this machine runs {sys.platform}")
         return self
 
     @model_validator(mode="after")

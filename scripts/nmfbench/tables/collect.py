@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nmfbench.paths import path_name
 from nmfbench.tables.coverage import coverage, overview
 from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import read_table, write_table
@@ -93,8 +94,8 @@ def collect_dataset(
     for label, rank in dict.fromkeys((label, cell["rank"]) for cell in grid for label in cell["labels"]):
         clustering = clustering_csv(scores, grid, label=label, rank=rank)
         classification = classification_csv(scores, folds, grid, label=label, rank=rank)
-        tables[f"clustering_metrics_by_{label}_k{rank}.csv"] = clustering
-        tables[f"classification_summary_by_{label}_k{rank}.csv"] = classification
+        tables[f"clustering_metrics_by_{path_name(label)}_k{rank}.csv"] = clustering
+        tables[f"classification_summary_by_{path_name(label)}_k{rank}.csv"] = classification
 
     sentence = headline(tables["leaderboard.tsv"])
     donors, _ = try_read(Path(directory, dataset, "donors.tsv"), read_table)

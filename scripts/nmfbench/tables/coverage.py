@@ -206,6 +206,8 @@ class _Run:
         pattern = self.log_patterns.get(step)
         rule = f"train_{self.cell.get('kind')}" if step == TRAIN else step
         wildcards = "_".join(map(str, [*identity(self.cell).values(), *fields.values()]))
+        if "label" in fields:
+            fields["label"] = path_name(fields["label"])
         return self.evidence.failure(pattern and pattern.format(**self.cell, **fields), rule, wildcards)
 
     def _row(

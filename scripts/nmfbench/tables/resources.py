@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.paths import path_name
 from nmfbench.tables.runs import RUN_COLUMNS, Cell, fold_jobs, identity, read_run_record, run_folder, try_read
 from nmfbench.tables.scheduler import job_of
 from nmfbench.tables.shared import SharedJob
@@ -50,7 +51,7 @@ def step_jobs(pattern: str, cell: Cell) -> Iterator[tuple[dict[str, Any], Path]]
     if _fields(pattern) & {"label", "cv_seed"}:
         for label, cv_seed in fold_jobs(cell):
             repeat = {"label": label, "cv_seed": cv_seed}
-            yield repeat, Path(pattern.format(**cell, **repeat))
+            yield repeat, Path(pattern.format(**cell, **repeat | {"label": path_name(label)}))
     else:
         yield {}, Path(pattern.format(**cell))
 

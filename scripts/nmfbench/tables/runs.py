@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nmfbench.paths import path_name
 from nmfbench.tables.files import read_table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def classification_path(cell: Cell, directory: str | Path, label: str, cv_seed: int) -> Path:
     """Per-fold table of one label and one cross-validation seed."""
-    return run_folder(cell, directory) / "classification" / label / f"cv-seed-{cv_seed}.tsv"
+    return run_folder(cell, directory) / "classification" / path_name(label) / f"cv-seed-{cv_seed}.tsv"
 
 
 def fold_jobs(cell: Cell) -> Iterator[tuple[str, int]]:
