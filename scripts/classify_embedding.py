@@ -11,7 +11,7 @@ with job(snakemake) as run:
     H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     table = classify(
         H,
-        obs[snakemake.wildcards.label],
+        obs[snakemake.params.label],
         cv_seed=int(snakemake.wildcards.cv_seed),
         neighbours=load_neighbours(snakemake.input.neighbours, "z_scored"),
         n_jobs=run.threads,

@@ -81,7 +81,7 @@ def test_every_mistake_is_named_at_once():
             "share a display_name",
         ),
         ({"models": {}}, "models: Dictionary should have at least 1 item"),
-        ({"labels": ["cell type"]}, "labels.0: String should match pattern"),
+        ({"labels": ["cell/type"]}, "labels.0: a name of a column of obs, without slashes"),
         (
             {"datasets": {"demo": {"simulate": {}, "condition_columns": ["donor_id", "assay"]}}},
             "cae_nmf2 is conditioned on one column",

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ sys.path.append(str(REPOSITORY / "scripts"))
 
 from nmfbench import manifest
 from nmfbench.config import load_config
+from nmfbench.config.files import check_files
+from nmfbench.data.source import source_state
 from nmfbench.errors import InputError
 from nmfbench.metrics.neighbours import neighbour_widths
 from nmfbench.models import MODELS
 from nmfbench.rows.opening import place
 
 try:
+    check_files(workflow.configfiles)
     cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -30,7 +34,7 @@ except InputError as error:
 wildcard_constraints:
     dataset="|".join(cfg.datasets),
     model="|".join(cfg.models),
-    label="|".join(cfg.labels),
+    label="|".join(map(re.escape, cfg.label_paths)),
     rank=r"\d+",
     seed=r"\d+",
     other_model="|".join(cfg.models),
@@ -71,7 +75,7 @@ def fits(pattern, **fixed):
     grid = {"dataset": list(cfg.datasets), "model": list(cfg.models), "rank": cfg.ranks, "seed": cfg.seeds}
     return expand(
         workflow.pathvars.apply(pattern),
-        **{**grid, "label": cfg.labels, "cv_seed": cfg.classification.seeds, **fixed},
+        **{**grid, "label": list(cfg.label_paths), "cv_seed": cfg.classification.seeds, **fixed},
     )
 
 
@@ -135,7 +139,7 @@ def score_tables(name, table, suffix="csv"):
     """The published tables of one kind of score, for each label and rank: as CSVs, or as pages to be read."""
     return [
         in_report(
-            f"<results>/{{dataset}}/tables/{name}_by_{label}_k{rank}.{suffix}",
+            f"<results>/{{dataset}}/tables/{name}_by_{path}_k{rank}.{suffix}",
             caption=f"../report/{name.split('_')[0]}_csv.rst",
             category="Tables",
             labels={
@@ -143,7 +147,7 @@ def score_tables(name, table, suffix="csv"):
                 "as": {"csv": "CSV", "html": "page"}[suffix],
             },
         )
-        for label in cfg.labels
+        for path, label in cfg.label_paths.items()
         for rank in cfg.ranks
     ]
 
@@ -162,6 +166,11 @@ def page(file, caption, category, table):
 def dataset_settings(*keys):
     """A function that gives some keys of a dataset's section to a rule."""
     return lambda wildcards: cfg.datasets[wildcards.dataset].model_dump(include=set(keys))
+
+
+def state_of_source(wildcards):
+    """What tells a person's own file from another under its name, older ones included; None for those we make."""
+    return source_state(cfg.datasets[wildcards.dataset].path or "")
 
 
 def model_settings(wildcards):
@@ -269,7 +278,7 @@ def present_results(wildcards):
 
 def ages_of_logs(wildcards):
     """When the logs of a dataset's jobs were last written: a failure that is tried again may fail otherwise."""
-    grid = {"label": cfg.labels, "cv_seed": cfg.classification.seeds, "dataset": wildcards.dataset}
+    grid = {"label": list(cfg.label_paths), "cv_seed": cfg.classification.seeds, "dataset": wildcards.dataset}
     files = sorted({file for pattern in LOG_PATTERNS.values() for file in fits(pattern, **grid)})
     files += [job["log"] for job in shared_jobs(wildcards)]
     return [Path(file).stat().st_mtime_ns for file in files if Path(file).exists()]

@@ -67,6 +67,7 @@ rule filter_donors:
         runtime=minutes(20, 0.03),
     params:
         code=code("data/[!s]*.py"),
+        source=state_of_source,
         dataset=dataset_settings(
             "cell_type_column",
             "donor_column",

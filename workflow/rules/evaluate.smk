@@ -88,6 +88,7 @@ rule classify_embedding:
         runtime=minutes(60, 10),
     params:
         code=code("metrics/classif*.py", "metrics/candidates.py", "metrics/kernels.py", "metrics/labels.py"),
+        label=lambda wildcards: cfg.label_paths[wildcards.label],
         classification=cfg.classification.model_dump(exclude={"seeds"}),
     script:
         "../../scripts/classify_embedding.py"

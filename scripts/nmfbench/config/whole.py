@@ -93,8 +93,7 @@ class Config(Section):
                     f"{key}.{hit[0]}: results have a folder of this name; call it otherwise "
                     f"(taken: {', '.join(sorted(taken))})"
                 )
-        paths = [path_name(label) for label in self.labels]
-        if len(set(paths)) < len(paths):
+        if len(self.label_paths) < len(set(self.labels)):
             raise ValueError(f"labels: two of {self.labels} have one name in names of files")
         if self.device == "mps" and sys.platform != "darwin":
             raise ValueError(f"device: mps is Metal of a Mac, this machine runs {sys.platform}")
@@ -130,6 +129,11 @@ class Config(Section):
         if chosen is not None and chosen not in self.models:
             raise ValueError(f"factors.matched_with: {chosen!r} is not one of the models {list(self.models)}")
         return self
+
+    @property
+    def label_paths(self) -> dict[str, str]:
+        """The scored labels by the names that they have in paths."""
+        return {path_name(label): label for label in self.labels}
 
     def compared_fits(self) -> list[tuple[Fit, Fit]]:
         """Every pair of fits that `comparisons` asks for, once."""
