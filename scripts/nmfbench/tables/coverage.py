@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS
+from nmfbench.paths import path_name
 from nmfbench.tables.failures import CRASH, NOT_RUN, Evidence, Failure
 from nmfbench.tables.runs import (
     RUN_COLUMNS,
