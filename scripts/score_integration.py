@@ -9,7 +9,7 @@ with job(snakemake) as run:
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import write_table
 
-    H, obs = read_embedding(snakemake.input.result)
+    H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
     table = integration_scores(
         H,
         obs["cell_type"],
