@@ -45,3 +45,13 @@ class InputError(ValueError):
 
 class DeviceError(InputError):
     """The device that a fit was to run on is not there."""
+
+
+def unwritable(error: OSError, folder: str) -> InputError:
+    """Say that nothing can be written to the folder of the results."""
+    return InputError(
+        f"{error.filename or folder}: it cannot be written",
+        "a folder of results that can be written to, with room in it",
+        error.strerror or str(error),
+        f"mend the permissions of {folder}, free space, or run elsewhere (snakemake --directory FOLDER)",
+    )

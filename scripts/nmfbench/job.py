@@ -3,14 +3,15 @@
 A script of the workflow is ``with job(snakemake) as run: ...``. Inside, everything that
 is printed (also by C libraries and child processes) lands in the rule's log
 file, the thread count that Snakemake granted holds for every numerical
-library, SIGTERM and SIGUSR1 set :attr:`Job.stop_requested`, a GPU that a
-scheduler was asked for is there, and an :class:`~nmfbench.errors.InputError`
-ends the job with its message alone.
+library, a stop signal is told to work that looks (:attr:`Job.stop_requested`) and
+ends other work, a GPU that a scheduler was asked for is there, and an
+:class:`~nmfbench.errors.InputError` ends the job with its message alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,13 +19,14 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 from nmfbench.atomic import whole_file
+from nmfbench.caches import settle
 from nmfbench.errors import DeviceError, InputError
 from nmfbench.memory import peak_mb
 from nmfbench.site import gpu_asked
@@ -71,16 +73,35 @@ class Job:
         ``time.monotonic()`` at the start.
     signals : list of str
         Names of the stop signals received.
+    listens : bool
+        Whether the work looks at them, and ends by itself at a safe point.
     """
 
     threads: int
     terminal: TextIO | None = None
     started: float = field(default_factory=time.monotonic)
     signals: list[str] = field(default_factory=list)
+    listens: bool = False
 
-    def stop_requested(self) -> bool:
-        """Whether the scheduler asked this job to end."""
-        return bool(self.signals)
+    @property
+    def stop_requested(self) -> Callable[[], bool]:
+        """A function that says whether this job was asked to end.
+
+        Who takes it promises to look; other work is broken off where it is.
+        """
+        self.listens = True
+        return lambda: bool(self.signals)
+
+    def receive(self, number: int, _: Any = None) -> None:
+        """Note a signal; break off work that does not look at it, or is told a second time by hand.
+
+        SIGUSR1 only announces the time limit: work without a safe point may still be done in time.
+        """
+        name = signal.Signals(number).name
+        again = name in self.signals
+        self.signals.append(name)
+        if number != signal.SIGUSR1 and (not self.listens or (again and number == signal.SIGINT)):
+            raise BrokenOff(name)
 
 
 def let_waiting_threads_sleep() -> None:
@@ -91,6 +112,10 @@ def let_waiting_threads_sleep() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # 2^16 cycles in place of 2^26
+
+
+class BrokenOff(BaseException):
+    """The work was broken off by a signal: nothing that catches exceptions goes on."""
 
 
 class Interrupted(Exception):
@@ -113,17 +138,23 @@ def job(smk: Any) -> Iterator[Job]:
     terminal = _terminal()
     if smk.log:
         _redirect_output(Path(smk.log[0]))
+    for stream in (sys.stdout, sys.stderr):  # names of cells have letters that the locale may lack
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     style = {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True, **style)
     if terminal is not None:
         logging.getLogger().addHandler(_terminal_handler(terminal, smk.rule))
     logging.captureWarnings(True)
+    settle()
+    os.environ["MPLBACKEND"] = (
+        "agg"  # figures are files; a notebook's kernel names a backend that is not here
+    )
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(smk.threads)
     let_waiting_threads_sleep()
     run = Job(threads=smk.threads, terminal=terminal)
-    for signal_number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signal_number, lambda number, _: run.signals.append(signal.Signals(number).name))
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signal_number, run.receive)
     wildcards = ", ".join(f"{key}={value}" for key, value in smk.wildcards.items())
     start = "%s (%s) starts on %s with %d threads%s"
     log.info(start, smk.rule, wildcards, platform.node(), smk.threads, _scheduled_as())
@@ -140,6 +171,9 @@ def job(smk: Any) -> Iterator[Job]:
     except Interrupted as stop:
         log.error("%s stopped after %s: %s", smk.rule, ", ".join(run.signals) or "a request", stop)
         code = EXIT_INTERRUPTED
+    except BrokenOff as stop:
+        log.error("%s was stopped by %s; nothing half-written is left", smk.rule, stop)
+        code = EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             log.error("%s", disk_error(error, smk.output[0] if smk.output else "the output"))
@@ -149,6 +183,8 @@ def job(smk: Any) -> Iterator[Job]:
             log.exception("%s failed", smk.rule)
             code = EXIT_MEMORY if _is_about_memory(error) else EXIT_CRASH
     if code:
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, signal.SIG_IGN)  # it ends already
         # the table of gaps reads this line
         log.error("%s ends with exit code %d: %s", smk.rule, code, ENDINGS[code])
         raise SystemExit(code)
@@ -164,6 +200,8 @@ def _scheduled_as() -> str:
 def _is_about_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's and numpy's, or torch's on the GPU or the CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        return True
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 

@@ -68,11 +68,19 @@ def write(
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
             "scheduler": _scheduler(executor, site),
-            "user": getpass.getuser(),
+            "user": _user(),
             "shared_statistics": sharing,
             "config": config,
         },
     )
+
+
+def _user() -> str:
+    """Who runs it; a number in containers whose user has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _scheduler(executor: str, site: Site) -> dict[str, Any]:

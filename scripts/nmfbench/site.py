@@ -100,6 +100,37 @@ class Site:
         return int(wanted if limit is None else min(wanted, 60 * limit))
 
 
+def do_without_accounting(plugin: Any) -> None:
+    """Let Snakemake's SLURM plugin work where `sacct`, `sacctmgr` or `sshare` is not installed.
+
+    It asks them which account to take and whether there is such an account, and ends in FileNotFoundError
+    where they are not on the PATH. Then no account is named, or the one in the profile is taken at its word.
+
+    Parameters
+    ----------
+    plugin : module
+        ``snakemake_executor_plugin_slurm`` (2.8.0).
+    """
+    if getattr(plugin, "_nmfbench_knows", False):
+        return
+    guess, validate = plugin.get_account, plugin.validate_account
+
+    def get_account(logger: Any) -> str | None:
+        try:
+            return guess(logger)
+        except FileNotFoundError:
+            return None
+
+    def validate_account(account: str, logger: Any) -> str:
+        try:
+            return validate(account, logger)
+        except FileNotFoundError as error:
+            logger.warning(f"No {error.filename} here: the SLURM account {account!r} is taken as it is.")
+            return account
+
+    plugin.get_account, plugin.validate_account, plugin._nmfbench_knows = get_account, validate_account, True
+
+
 def gpu_asked(resources: Mapping[str, Any]) -> bool:
     """Whether the scheduler was asked for a GPU for the job that has these resources.
 

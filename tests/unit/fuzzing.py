@@ -10,6 +10,7 @@ refuses the file, or finds something else in it).
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import sys
 import tempfile
@@ -517,12 +518,150 @@ def trials(n: int, seed: int, folder: Path) -> Counter:
     return counted
 
 
+# ---- configs
+
+
+CONFIG: dict[str, Any] = {
+    "datasets": {
+        "a": {
+            "path": "x.h5ad",
+            "min_cells_per_donor": 5,
+            "keep_obs": ["tissue"],
+            "genes": {"select": "hvg", "n_top": 99},
+        },
+        "b": {
+            "simulate": {"n_cells": 300, "ambient": 0.2},
+            "keep_obs": ["tissue"],
+            "matrix": {"source": "raw"},
+        },
+    },
+    "models": {
+        "base_nmf": {},
+        "ae_nmf": {"tol": 1e-5, "max_epochs": 3},
+        "mine": {"kind": "cae_nmf1", "display_name": "M"},
+    },
+    "ranks": [4, 8],
+    "seeds": [1, 2],
+    "labels": ["cell_type", "donor_id", "tissue"],
+    "device": "cpu",
+    "normalisation": {"target_sum": 1e4, "log1p": True},
+    "clustering": {"n_neighbours": 10, "resolution": 0.8, "n_iterations": 2, "seeds": [0, 1]},
+    "classification": {"n_folds": 3, "min_cells_per_class": 6, "seeds": [1, 2], "classifiers": ["knn"]},
+    "umap": {"max_cells": 500},
+    "comparisons": [{"seeds_of": "ae_nmf"}],
+}
+SLIPS: list[Any] = [
+    True, False, None, 0, -1, 1, 2, 2.5, 1e300, float("inf"), float("nan"), -0.5, 2**70, "1e-3",
+    "", " ", "x", "a/b", "</script>", "=1", "\u202e", "logs", "tables", "cell_type", "donor_id",
+    [], {}, [1, 1], [True], ["knn", "knn"], {"x": 1},
+]  # fmt: skip
+
+
+def slow_judge(value: Any, key: str = "") -> None:
+    """Refuse what no accepted config may hold, by looking at every value of it."""
+    if isinstance(value, float) and not np.isfinite(value):
+        raise Refused(f"{key}: {value}")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            slow_judge(inner, f"{key}.{name}")
+    if isinstance(value, list | tuple):
+        if key.rpartition(".")[2] in (
+            "ranks",
+            "seeds",
+            "labels",
+            "classifiers",
+            "condition_columns",
+            "keep_obs",
+        ) and len(set(map(str, value))) < len(value):
+            raise Refused(f"{key}: doubled")
+        for inner in value:
+            slow_judge(inner, key)
+    last = key.rpartition(".")[2]
+    if last in (
+        "ranks",
+        "seeds",
+        "n_folds",
+        "n_iterations",
+        "n_neighbours",
+        "tol",
+        "resolution",
+        "target_sum",
+    ):
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, bool):
+                raise Refused(f"{key}: a logical")
+    if (
+        last == "display_name"
+        and value is not None
+        and (set(value) & set("<>\n\u202e") or value[:1] in "=+-@")
+    ):
+        raise Refused(f"{key}: {value!r}")
+
+
+def mutated_config(rng: np.random.Generator) -> tuple[dict, str]:
+    """The sound config with a few slips; what they are."""
+    config, done = copy.deepcopy(CONFIG), []
+    for _ in range(int(rng.integers(1, 3))):
+        node, key, path = config, None, []
+        while isinstance(node, dict | list) and len(node) and (key is None or rng.random() < 0.75):
+            above = node
+            key = (
+                list(node)[rng.integers(len(node))]
+                if isinstance(node, dict)
+                else int(rng.integers(len(node)))
+            )
+            node, path = above[key], [*path, key]
+        slip = SLIPS[rng.integers(len(SLIPS))]
+        kind = rng.integers(4)
+        if kind == 0 and isinstance(above, dict):
+            del above[key]
+        elif kind == 1 and isinstance(above, dict):
+            above[f"{key}_"] = above.pop(key)
+        elif kind == 2 and isinstance(above, list):
+            above.append(above[0])
+        else:
+            above[key] = copy.deepcopy(slip)
+        done.append(f"{'.'.join(map(str, path))} ({kind}: {slip!r})")
+    return config, "; ".join(done)
+
+
+def config_trials(n: int, seed: int) -> Counter:
+    """Try `n` configs with slips; how many were accepted and refused.
+
+    Raises
+    ------
+    AssertionError
+        One made a traceback, or was accepted with a value that must not be.
+    """
+    from nmfbench.config import load_config
+    from nmfbench.errors import InputError
+
+    counted: Counter = Counter()
+    for number in range(n):
+        config, done = mutated_config(np.random.default_rng([seed, number]))
+        try:
+            accepted = load_config(config)
+            slow_judge(accepted.model_dump())
+            accepted.compared_fits()
+            counted["accepted"] += 1
+        except InputError as error:
+            counted["refused" if error.got.strip() and error.remedy else "unclear"] += 1
+        except Exception as error:
+            raise AssertionError(
+                f"seed {seed}, config {number} ({done}): {type(error).__name__}: {error}"
+            ) from error
+    if counted["unclear"]:
+        raise AssertionError(f"{counted['unclear']} messages with a hole")
+    return counted
+
+
 def main() -> int:
     """Try many files and say how they ended."""
     import logging
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mutations", type=int, default=2000)
+    parser.add_argument("--configs", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.disable()
@@ -538,6 +677,7 @@ def main() -> int:
                 failures.append(f"file {number} ({done}): {type(error).__name__}: {error}")
     print(f"{given.mutations} files: {dict(counted)}, {len(failures)} failures")
     print("\n".join(failures[:20]))
+    print(f"{given.configs} configs: {dict(config_trials(given.configs, given.seed))}, 0 failures")
     return 1 if failures else 0
 
 

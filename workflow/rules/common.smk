@@ -16,7 +16,7 @@ from nmfbench import manifest
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files
 from nmfbench.data.source import source_state
-from nmfbench.errors import InputError
+from nmfbench.errors import InputError, unwritable
 from nmfbench.metrics.neighbours import neighbour_widths
 from nmfbench.models import MODELS
 from nmfbench.rows.opening import place
@@ -300,6 +300,13 @@ if "SLURM_JOB_ID" in os.environ:
 
 def write_manifest():
     """Before any work: what was asked for, by which code, where, through which scheduler."""
+    try:
+        _write_manifest()
+    except OSError as error:
+        raise WorkflowError(str(unwritable(error, workflow.pathvars.apply("<results>")))) from None
+
+
+def _write_manifest():
     manifest.write(
         workflow.pathvars.apply("<results>/manifest.json"),
         cfg.model_dump(),

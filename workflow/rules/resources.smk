@@ -1,8 +1,19 @@
 # What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
 
-from nmfbench.site import Site
+from nmfbench.site import Site, do_without_accounting
 
 site = Site.of(workflow.resource_settings.default_resources)
+if "snakemake_executor_plugin_slurm" in sys.modules:
+    do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
+
+
+def scheduler_is_unknown():
+    """Whether a scheduler runs the jobs without a profile that says whether, and how, it is asked for a GPU."""
+    return (
+        workflow.executor_plugin is not None
+        and workflow.executor_plugin.name == "slurm"
+        and not site.schedules
+    )
 
 
 def memory(base, per_input_mb=0.0):
@@ -49,7 +60,8 @@ def train_memory(base, per_input_mb):
 
 def training_gpus(wildcards):
     """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
-    return int(MODELS[model_kind(wildcards)].uses_gpu and cfg.device in ("auto", "cuda"))
+    wanted = cfg.device == "cuda" or (cfg.device == "auto" and not scheduler_is_unknown())
+    return int(MODELS[model_kind(wildcards)].uses_gpu and wanted)
 
 
 def gathering_gpus(wildcards):
