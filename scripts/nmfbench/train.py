@@ -141,7 +141,9 @@ def train(
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
         checksum = _write_fit(
             model, data, in_order, result=result, history=history, normalisation=normalisation,
-            record=named | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)},
+            record=named
+            | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)}
+            | {"training_seed": int(model.seed_), "transform": model.transform_state()},
         )  # fmt: skip
     write_json(
         record,

@@ -87,13 +87,19 @@ def test_fitted_cells_are_projected_to_where_they_are(atlas, fitted, tmp_path):
     assert_allclose(H, trained.obsm["H_shared_k4"], rtol=1e-5, atol=1e-6)
 
 
-def test_project_needs_the_genes_of_the_fit(atlas, fitted, tmp_path, capsys):
+def test_project_tells_missing_genes_and_needs_half_of_them(atlas, fitted, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     adata = anndata.read_h5ad(atlas)
     if adata.raw is not None:
         adata = adata.raw.to_adata()
     adata[:, 2:].copy().write_h5ad(tmp_path / "fewer.h5ad")
-    assert main(["project", str(fitted / "result.h5ad"), str(tmp_path / "fewer.h5ad"), "--matrix", "X"]) == 2
-    assert "2 are missing" in capsys.readouterr().err
+    call = ["project", str(fitted / "result.h5ad"), "fewer.h5ad", "--matrix", "X", "--label", "cell_type"]
+    assert main(call) == 0
+    assert "2 missing" in capsys.readouterr().out
+    assert "cell_type_transferred" in anndata.read_h5ad("projected.h5ad").obs
+    adata[:, 70:].copy().write_h5ad(tmp_path / "fewer.h5ad")
+    assert main(call) == 2
+    assert "at least 50%" in capsys.readouterr().err
 
 
 def test_config_check_reads_the_outline(atlas, tmp_path, capsys):

@@ -153,6 +153,17 @@ def test_two_fits_are_compared(finished):
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_factors_are_described_and_new_cells_embedded(finished):
+    results = finished / "results" / "micro"
+    summary = pd.read_csv(results / "tables" / "factor_summary.tsv", sep="\t")
+    assert list(summary["model"]) == list(MODELS)
+    assert (summary["n_factors"] == 5).sum() >= 7, "pyro_gamma_nb has the donors' patterns besides"
+    genes = pd.read_csv(results / "ae_nmf" / "rank-5" / "seed-42" / "top_genes.tsv", sep="\t")
+    assert {"symbol", "ensembl_id", "score"} <= set(genes)
+    scores = pd.read_csv(results / "projections" / "again" / "scores.tsv", sep="\t")
+    assert scores["accuracy"].item() > 0.9, "the fit's own cells and those of the small donor"
+
+
 def test_a_second_run_does_nothing(finished):
     call = snakemake(*MICRO, directory=finished)
     assert call.code == 0

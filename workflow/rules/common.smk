@@ -115,15 +115,13 @@ def targets():
     tables = ["leaderboard", "scores", "folds", "resources", "coverage"]
     figures = ["scores-rank-{rank}", "tradeoff-rank-{rank}", "training-rank-{rank}", "resources"]
     figures += ["{model}/umap-rank-{rank}", "{model}/factors-rank-{rank}"]
-    figures += ["factor-statistics-rank-{rank}", "orthogonality-rank-{rank}"]
     files = fits("<results>/{dataset}/tables/clustering_metrics_by_{label}_k{rank}.csv")
     files += fits("<results>/{dataset}/tables/classification_summary_by_{label}_k{rank}.csv")
     for table in tables:
         files += fits(f"<results>/{{dataset}}/tables/{table}.tsv")
     for figure in figures:
         files += fits(f"<results>/{{dataset}}/figures/{figure}.png")
-    files += fits("<results>/{dataset}/tables/factor_summary.tsv")
-    files += fits(f"<results>/{FIRST_FIT}/factors.html")
+    files += factor_targets()
     files += compared_fits(f"<results>/{COMPARISON}.tsv")
     files += compared_fits(f"<results>/{COMPARISON}.png")
     if cfg.rank_selection.models:

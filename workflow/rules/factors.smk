@@ -1,4 +1,33 @@
-# What the factors of each fit are: their genes, their cells, how they overlap.
+# What the factors of each fit are: their genes, their cells, how they overlap; new cells embedded by them.
+
+PROJECTION = "{dataset}/projections/{projection}/{model}-rank-{rank}-seed-{seed}"
+
+
+def projecting_fits(dataset, projection):
+    """The fits that embed some new cells: those of the first seed."""
+    models = cfg.projections[projection].models or list(cfg.models)
+    return [
+        {"dataset": dataset, "model": model, "rank": rank, "seed": cfg.seeds[0]}
+        for model in models
+        for rank in cfg.ranks
+    ]
+
+
+def projected_fits(pattern, dataset, projection):
+    """A pattern over the fits that embed some new cells."""
+    return [pattern.format(projection=projection, **fit) for fit in projecting_fits(dataset, projection)]
+
+
+def factor_targets():
+    """What is made of factors: tables, figures and pages of every dataset, and what the config asks for."""
+    figures = ["factor-statistics-rank-{rank}", "orthogonality-rank-{rank}"]
+    files = [f"<results>/{{dataset}}/figures/{figure}.png" for figure in figures]
+    files += ["<results>/{dataset}/tables/factor_summary.tsv", f"<results>/{FIRST_FIT}/factors.html"]
+    files += ["<results>/<fit>/starcat_reference.tsv"] * cfg.factors.starcat_reference
+    return [file for pattern in files for file in fits(pattern)] + [
+        workflow.pathvars.apply(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
+        for name, asked in cfg.projections.items()
+    ]
 
 
 rule describe_factors:
@@ -85,6 +114,89 @@ rule collect_factors:
         grid=expected_fits,
     script:
         "../../scripts/collect_factors.py"
+
+
+rule export_starcat_reference:
+    input:
+        programs="<results>/<fit>/programs.h5ad",
+    output:
+        reference="<results>/<fit>/starcat_reference.tsv",
+    log:
+        "<logs>/export_starcat_reference/<fit>.log",
+    localrule: True
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 2),
+        runtime=minutes(10),
+    params:
+        code=code("factors/reference.py"),
+        n_genes=cfg.factors.n_reference_genes,
+    script:
+        "../../scripts/export_starcat_reference.py"
+
+
+rule project_cells:
+    input:
+        cells=lambda wildcards: cfg.projections[wildcards.projection].path,
+        result="<results>/<fit>/result.h5ad",
+        record="<results>/<fit>/run.json",
+        filtered="<results>/{dataset}/filtered.h5ad",
+    output:
+        cells=f"<results>/{PROJECTION}.h5ad",
+        labels=f"<results>/{PROJECTION}-labels.tsv.gz",
+        genes=f"<results>/{PROJECTION}-genes.tsv.gz",
+        scores=f"<results>/{PROJECTION}-scores.tsv",
+    log:
+        f"<logs>/project_cells/{PROJECTION}.log",
+    benchmark:
+        f"<benchmarks>/project_cells/{PROJECTION}.tsv"
+    wildcard_constraints:
+        projection="|".join(cfg.projections) or "(?!)",
+    conda:
+        "../../envs/models.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(3000, 2),
+        runtime=minutes(60, 1),
+    params:
+        code=code("factors/*.py"),
+        settings=lambda wildcards: cfg.projections[wildcards.projection].model_dump(
+            include={"matrix", "labels", "n_neighbours"}
+        ),
+    script:
+        "../../scripts/project_cells.py"
+
+
+rule collect_projections:
+    input:
+        scores=lambda wildcards: projected_fits(
+            f"<results>/{PROJECTION}-scores.tsv", wildcards.dataset, wildcards.projection
+        ),
+    output:
+        scores=report(
+            "<results>/{dataset}/projections/{projection}/scores.tsv",
+            caption="../report/projection_scores.rst",
+            category="New cells",
+            labels={"dataset": "{dataset}", "new cells": "{projection}", "table": "transferred labels"},
+        ),
+    log:
+        "<logs>/collect_projections/{dataset}-{projection}.log",
+    wildcard_constraints:
+        projection="|".join(cfg.projections) or "(?!)",
+    localrule: True
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        code=code("factors/tables.py", "tables/files.py"),
+        grid=lambda wildcards: projecting_fits(wildcards.dataset, wildcards.projection),
+    script:
+        "../../scripts/collect_projections.py"
 
 
 rule plot_factor_statistics:

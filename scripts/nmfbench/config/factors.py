@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field
 
-from nmfbench.config.base import Name, Section
+from nmfbench.config.base import Column, Name, Section
+from nmfbench.config.dataset import Dataset
+
+
+class Projection(Section):
+    """Cells that no model was fitted to, to be embedded by the fits of a dataset."""
+
+    path: str = Field(description="An .h5ad with raw counts of the same organism.")
+    dataset: Name = Field(description="Dataset whose fits embed the cells.")
+    models: list[Name] = Field([], description="Models of `models` that embed them; none: all.")
+    matrix: str = Field("auto", description="Where the counts lie: auto, X, raw or the name of a layer.")
+    labels: dict[Column, str | None] = Field(
+        {"cell_type": None},
+        min_length=1,
+        description="Labels of the dataset that nearest neighbours give to the cells, each with the column "
+        "of `path` that holds the truth, for scores, or null.",
+    )
+    n_neighbours: int = Field(15, ge=1, description="Neighbours that vote on a label.")
+
+    def check(self, where: str, datasets: Mapping[str, Dataset], models: Mapping[str, Any]) -> None:
+        """Refuse a dataset, model or label that the configuration does not have."""
+        if self.dataset not in datasets:
+            raise ValueError(f"{where}.dataset: {self.dataset!r} is not one of the datasets {list(datasets)}")
+        if unknown := sorted(set(self.models) - set(models)):
+            raise ValueError(f"{where}.models: {unknown} are not among the models {list(models)}")
+        dataset = datasets[self.dataset]
+        known = {"cell_type", "donor_id", *dataset.condition_columns, *dataset.keep_obs}
+        if missing := sorted(set(self.labels) - known):
+            raise ValueError(f"{where}.labels: add {missing} to datasets.{self.dataset}.keep_obs")
 
 
 class Factors(Section):
@@ -15,4 +46,10 @@ class Factors(Section):
         None,
         description="Model of `models` whose loadings the other models' are matched with in the figure of "
         "orthogonality; none: the first.",
+    )
+    starcat_reference: bool = Field(
+        False, description="Write the programs of each fit in the form that starCAT reads."
+    )
+    n_reference_genes: int = Field(
+        2000, ge=1, description="Genes of the starCAT reference: those that vary most for their mean."
     )

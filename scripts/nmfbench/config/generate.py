@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap
+from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
 from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial, PoissonFactorisation
 from nmfbench.config.statistics import RankSelection, Statistics
@@ -50,6 +51,8 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`integration`", Integration, None),
     ("`umap`", Umap, None),
     ("`tensorboard`", TensorBoard, None),
+    ("`factors`", Factors, None),
+    ("`projections.<name>`", Projection, None),
     ("`comparisons`, each entry", Comparison, None),
     ("`comparisons`: `first` and `second`", ComparedFit, None),
 ]

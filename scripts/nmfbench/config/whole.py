@@ -13,7 +13,7 @@ from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap
-from nmfbench.config.factors import Factors
+from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
@@ -64,6 +64,9 @@ class Config(Section):
     integration: Integration = Field(Integration(), description="Integration scores.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
     factors: Factors = Field(Factors(), description="What is said of the factors of each fit.")
+    projections: dict[Name, Projection] = Field(
+        {}, description="New cells to be embedded, one entry for each file; none by default."
+    )
     tensorboard: TensorBoard = Field(TensorBoard(), description="Logs of the fits for TensorBoard.")
     comparisons: list[Comparison] = Field(
         [], description="Pairs of fits whose factors are matched, in every dataset; none by default."
@@ -124,10 +127,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _factors_are_matched_with_a_model(self) -> Config:
+    def _factors_and_projections_have_their_fits(self) -> Config:
         chosen = self.factors.matched_with
         if chosen is not None and chosen not in self.models:
             raise ValueError(f"factors.matched_with: {chosen!r} is not one of the models {list(self.models)}")
+        for name, asked in self.projections.items():
+            asked.check(f"projections.{name}", self.datasets, self.models)
         return self
 
     @property

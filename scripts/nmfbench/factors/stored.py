@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmfbench.comparison import choose_loadings
-from nmfbench.data.h5ad import (
-    frame_column,
-    frame_columns,
-    frame_index,
-    frame_length,
-    open_h5ad,
-    read_frame,
-    reading,
-)
+from nmfbench.data.frames import frame_column, frame_columns, frame_index, frame_length, read_frame
+from nmfbench.data.h5ad import open_h5ad, reading
 from nmfbench.errors import InputError
 from nmfbench.metrics.labels import encode_labels
 from nmfbench.results import SCHEMA

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -18,6 +19,8 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     _limits: ClassVar[dict[str, Limit]] = {"n_components": real(1, whole=True)}
     _embedding_name = "H_shared"
+    #: Whether `transform` gives the training cells their embedding, to rounding.
+    transform_is_embedding = False
 
     @property
     def embedding_key_(self) -> str:
@@ -36,6 +39,34 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def fit_transform(self, X, y=None, **fit_parameters) -> np.ndarray:
         """Fit, then the embedding of the training cells; see :meth:`fit`."""
         return self.fit(X, y, **fit_parameters).embedding_
+
+    def transform_state(self) -> dict[str, Any]:
+        """What `transform` needs besides parameters and loadings: what results keep for new cells."""
+        return {}
+
+    def restore(self, components: np.ndarray, state: Mapping[str, Any], seed: int):
+        """Make a new estimator able to `transform` as the fitted one did.
+
+        Parameters
+        ----------
+        components : ndarray of shape (k, genes)
+        state : mapping
+            Of :meth:`transform_state`.
+        seed : int
+            Of the fit.
+
+        Returns
+        -------
+        self
+        """
+        self.components_ = np.ascontiguousarray(components)
+        self.n_components_, self.n_features_in_ = components.shape
+        self.seed_ = seed
+        self._restore(state)
+        return self
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`transform_state` gave."""
 
     def _check_input(self, X, *, reset: bool):
         X = validate_data(

@@ -35,6 +35,7 @@ from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
 class Autoencoder(Embedding):
     """An embedding ``H = X Wᵀ``, learnt from all cells at once or by minibatch Adam on sparse gradients."""
 
+    transform_is_embedding = True
     _conditional = False
     _own_loadings = False  # of each condition: one Gram matrix for each
     _loadings_name = "W_tied"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
 
-from nmfbench.models.bayesian.posterior import Posterior
+from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.terms import (
     Probability,
     chi_squared,
@@ -98,6 +101,37 @@ class Results(Embedding):
             "held_out_log_likelihood": self.held_out_log_likelihood_,
             "settings": {**settings, "seed": self.seed_, "device_used": self.device_},
         }
+
+    def transform_state(self) -> dict[str, Any]:
+        """The posterior of the genes' side, the prior of the cells', and the chances p."""
+        genes, p = self.posterior_.genes, self.probability_
+        fixed = {} if genes.fixed is None else {"genes_fixed": genes.fixed.numpy()}
+        return {
+            "family": genes.family,
+            "genes_first": genes.first.numpy(),
+            "genes_second": genes.second.numpy(),
+            **fixed,
+            "rates_P": self.rates_P_.numpy(),
+            "shapes_P": self.shapes_P_.numpy(),
+            "p": p.p.numpy(),
+            "p_by": p.by,
+            "of_training_cells": self.given_.cells is not None or p.by == "donor",
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        tensors = {
+            name: torch.from_numpy(np.asarray(state[name]))
+            for name in ("genes_first", "genes_second", "genes_fixed", "rates_P", "shapes_P", "p")
+            if name in state
+        }
+        genes = Marginals(
+            str(state["family"]), tensors["genes_first"], tensors["genes_second"], tensors.get("genes_fixed")
+        )
+        self.posterior_ = SimpleNamespace(genes=genes)
+        self.rates_P_, self.shapes_P_ = tensors["rates_P"], tensors["shapes_P"]
+        self.probability_ = Probability(str(state["p_by"]), tensors["p"])
+        # patterns or chances of the training cells: transform then refuses
+        self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
 
     @property
     def _first_learnt(self) -> int:

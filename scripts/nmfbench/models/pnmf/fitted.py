@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.errors import InputError
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.pnmf.plan import posterior_prior
 from nmfbench.models.pnmf.spatial.places import predicted
@@ -56,6 +58,24 @@ class FittedFactors(Embedding):
         """Arrays for varm: ``W_pnmf_k{k}`` of shape (d, k)."""
         check_is_fitted(self)
         return {f"W_pnmf_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
+
+    def transform_state(self) -> dict[str, Any]:
+        """The variances of the prior and the mean size of the training cells."""
+        if self.spatial:  # places, not counts, say what a cell's factors are
+            return {}
+        return {"prior_variance": self.prior_variance_, "mean_total": float(self.mean_total_)}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if self.spatial:
+            raise InputError(
+                f"{type(self).__name__}: new cells",
+                "a model whose factors follow from a cell's counts",
+                "one whose factors follow from a cell's place",
+                "embed them with a model without coordinates, such as pnmf",
+            )
+        self.prior_variance_ = np.atleast_1d(state["prior_variance"])
+        self.mean_total_ = float(state["mean_total"])
+        self.multipliers_ = None  # of donors; new cells are of none
 
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns; `preparation` says how X was made."""

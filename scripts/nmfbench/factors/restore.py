@@ -1,0 +1,86 @@
+"""A fitted estimator made anew from its result, to embed other cells."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nmfbench.errors import InputError
+from nmfbench.factors.stored import StoredFit
+from nmfbench.models import MODELS, get_model
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What embeds new cells.
+
+    Attributes
+    ----------
+    fit : StoredFit
+    model : estimator
+        Its ``transform`` is that of the fitted one.
+    normalisation : dict
+        ``target_sum`` and ``log1p`` of what ``transform`` is given.
+    """
+
+    fit: StoredFit
+    model: Any
+    normalisation: dict[str, Any]
+
+
+def restore(result: str | Path, record: str | Path | None = None) -> Restored:
+    """Make the estimator of a result anew.
+
+    Parameters
+    ----------
+    result : str or Path
+        A ``result.h5ad``.
+    record : str or Path, optional
+        Its ``run.json``; by default the one beside it.
+
+    Raises
+    ------
+    InputError
+        A file is missing or does not say enough (results of earlier versions), or the model cannot embed
+        cells that it was not fitted to.
+    """
+    fit = StoredFit(result)
+    record = Path(record) if record is not None else Path(result).with_name("run.json")
+    if not record.is_file():
+        raise InputError(
+            f"{record}: no such file",
+            "the run.json of the fit, which holds its parameters and normalisation",
+            "nothing",
+            "keep result.h5ad and run.json together, or name it (record=...)",
+        )
+    told = json.loads(record.read_text(encoding="utf-8"))
+    if told.get("kind") not in MODELS:
+        raise InputError(
+            f"{record}: kind",
+            f"one of {', '.join(MODELS)}",
+            repr(told.get("kind")),
+            "name the run.json of a fit",
+        )
+    model_class = get_model(told["kind"])
+    accepted = inspect.signature(model_class).parameters
+    parameters = {key: value for key, value in told["parameters"].items() if key in accepted}
+    if "device" in accepted:
+        parameters["device"] = "cpu"
+    state = fit.record.get("transform")
+    model = model_class(**parameters)
+    needs_state = not model.transform_is_embedding and told["kind"] != "base_nmf"
+    if not hasattr(model, "restore") or (needs_state and state is None):
+        raise InputError(
+            f"{result}: uns['nmfbench']['transform']",
+            "what the model needs to embed new cells",
+            "nothing: the fit was made by an earlier version, or the model embeds no new cells",
+            "train it again (snakemake --forcerun train_" + told["kind"] + ")",
+        )
+    seed = int(fit.record.get("training_seed", fit.record["seed"]))
+    components = np.ascontiguousarray(fit.loadings.T)
+    return Restored(fit, model.restore(components, state or {}, seed), told["normalisation"])
