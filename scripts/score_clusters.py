@@ -1,4 +1,4 @@
-"""Score clusters against every label: clusters.tsv.gz and result.h5ad in; clustering.tsv out."""
+"""Score clusters against every label: clusters.tsv.gz and result.h5ad in; tables of scores and counts out."""
 
 from nmfbench.job import job
 
@@ -6,7 +6,7 @@ with job(snakemake):
     import pandas as pd
 
     from nmfbench.errors import InputError
-    from nmfbench.metrics.clustering import score_clusters
+    from nmfbench.metrics.clustering import count_clusters, score_clusters
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import read_table, write_table
 
@@ -21,4 +21,9 @@ with job(snakemake):
         )
     scores = [score_clusters(clusters, obs[label]).assign(label=label) for label in snakemake.params.labels]
     table = pd.concat(scores, ignore_index=True)
+    counts = [
+        count_clusters(clusters, obs[label], obs["donor_id"]).assign(label=label)
+        for label in snakemake.params.labels
+    ]
+    write_table(pd.concat(counts, ignore_index=True), snakemake.output.counts)
     write_table(table[["label", "leiden_seed", "ARI", "NMI", "n_clusters"]], snakemake.output.scores)

@@ -15,6 +15,7 @@ from nmfbench.tables.resources import collect_resources, read_benchmark
 from nmfbench.tables.runs import run_folder
 from nmfbench.tables.scheduler import Accounted
 from nmfbench.tables.scores import collect_clusterings, collect_folds, collect_scores, seed_spread
+from nmfbench.tables.uncertainty import COMPARISON_COLUMNS, INTERVAL_COLUMNS, comparisons, intervals
 
 CLUSTERING_HEADER = "Model,ARI,ARI Std,NMI,NMI Std"
 CLASSIFICATION_HEADER = (
@@ -117,6 +118,7 @@ def test_files_and_columns_to_the_letter(results):
         "resources.tsv",
         "coverage.tsv",
         "overview.tsv",
+        "leaderboard.tsv",
         "clustering_metrics_by_cell_type_k8.csv",
         "clustering_metrics_by_donor_id_k8.csv",
         "classification_summary_by_cell_type_k8.csv",
@@ -231,6 +233,82 @@ def test_integration_scores_and_their_aggregates(results):
     coverage = read_table(paths["coverage.tsv"]).query("step == 'score_integration'").set_index("model")
     assert coverage["present"].tolist() == [8, 7]
     assert coverage.loc["ae_nmf", "reason"] == "BRAS: MemoryError: no room"
+
+
+def write_counts(results, one, rng, n_donors):
+    """Counts of cells such as the steps of a run leave."""
+    folder, sizes = run_folder(one, results), rng.integers(20, 40, size=(n_donors, 3))
+    clusters, classes = [], []
+    for donor, true in np.ndindex(sizes.shape):
+        n, name = int(sizes[donor, true]), {"donor": f"d{donor:02}", "true": f"T{true}"}
+        right = int(rng.integers(n // 2, n))
+        clusters += [{"leiden_seed": s, **name, "cluster": true, "n": right} for s in range(3)]
+        clusters += [{"leiden_seed": s, **name, "cluster": 3, "n": n - right} for s in range(3)]
+        for fold in range(2):
+            row = {"classifier": "knn", "fold": fold, **name}
+            classes += [
+                {**row, "predicted": f"T{true}", "n": right},
+                {**row, "predicted": "T0", "n": n - right},
+            ]
+    table = pd.concat([pd.DataFrame(clusters).assign(label=label) for label in LABELS])
+    write_table(table, folder / "cluster_counts.tsv.gz")
+    for label in LABELS:
+        for cv_seed in CV_SEEDS:
+            write_table(
+                pd.DataFrame(classes), folder / "classification" / label / f"cv-seed-{cv_seed}-counts.tsv.gz"
+            )
+
+
+@pytest.mark.parametrize(
+    ("n_donors", "method"), [(20, "bootstrap over donors"), (9, "jackknife over donors"), (5, "none")]
+)
+def test_intervals_over_seeds_and_donors(results, n_donors, method):
+    grid = [cell("base_nmf"), cell("base_nmf", seed=1), cell("ae_nmf")]
+    rng = np.random.default_rng(0)
+    for one in grid:
+        make_run(results, one)
+        write_counts(results, one, rng, n_donors)
+    scores = read_table(collect(results, grid)["scores.tsv"], text=["label"])
+    table = intervals(scores, grid, results, replicates=200, seed=0)
+    assert tuple(table.columns) == INTERVAL_COLUMNS
+    seeds = table.query("unit == 'training seed' and metric == 'ARI' and label == 'cell_type'")
+    seeds = seeds.set_index("model")
+    assert seeds.loc["base_nmf", "low"] < seeds.loc["base_nmf", "value"] < seeds.loc["base_nmf", "high"]
+    assert np.isnan(seeds.loc["ae_nmf", "low"]), "one seed has no interval"
+    donors = table.query("unit == 'donor'")
+    assert set(donors["label"]) == {"cell_type"}, "a draw of donors changes the donor labels themselves"
+    assert set(donors["metric"]) == {"ARI", "NMI", "F1", "Precision", "Accuracy", "Recall"}
+    assert donors["method"].str.startswith(method).all()
+    assert (donors["n"] == n_donors).all()
+    if method != "none":
+        assert ((donors["low"] < donors["value"]) & (donors["value"] < donors["high"])).all()
+
+
+def test_models_are_compared_over_folds_and_seeds(results):
+    grid = [cell(m, seed=s) for m in ("base_nmf", "ae_nmf", "cae_nmf1") for s in (0, 1)]
+    grid.append(cell("cae_nmf1", seed=2) | {"model": "control", "role": "control"})
+    for one in grid:
+        make_run(results, one)
+    paths = collect(results, grid)
+    scores, folds = (read_table(paths[name], text=["label"]) for name in ("scores.tsv", "folds.tsv"))
+    table = comparisons(scores, folds, grid)
+    assert tuple(table.columns) == COMPARISON_COLUMNS
+    assert "control" not in set(table["model"]) | set(table["other"])
+    mine = table.query("label == 'cell_type' and metric == 'F1' and unit == 'fold' and classifier == 'mean'")
+    assert mine[["model", "other"]].values.tolist() == [
+        ["base_nmf", "ae_nmf"],
+        ["base_nmf", "cae_nmf1"],
+        ["ae_nmf", "cae_nmf1"],
+    ]
+    first = folds.query("label == 'cell_type' and seed == 0")
+    means = first.pivot_table(index=["cv_seed", "fold"], columns="model", values="F1")
+    d = means["base_nmf"] - means["ae_nmf"]
+    assert mine["n"].tolist() == [4, 4, 4], "2 shuffles of 2 folds, the classifiers of a fold averaged"
+    assert mine["difference"].iloc[0] == pytest.approx(d.mean())
+    assert mine["t"].iloc[0] == pytest.approx(d.mean() / np.sqrt((1 / 4 + 30 / 60) * d.var(ddof=1)))
+    assert mine["p_holm"].min() == pytest.approx(min(3 * mine["p"].min(), 1))
+    assert (table["p_holm"].dropna() >= table["p"].dropna()).all()
+    assert set(table.query("unit == 'training seed'")["n"]) == {2}
 
 
 def test_nothing_there_gives_empty_tables_and_full_coverage(results):

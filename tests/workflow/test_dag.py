@@ -24,6 +24,7 @@ EVERY_RULE = {
     "train_pnmf",
     "find_neighbours",
     "make_reference",
+    "estimate_uncertainty",
     "score_integration",
     "cluster_embedding",
     "score_clusters",

@@ -112,7 +112,7 @@ def compared_fits(pattern):
 
 def targets():
     """Everything the benchmark makes: tables and figures of every dataset."""
-    tables = ["leaderboard", "scores", "folds", "resources", "coverage"]
+    tables = ["leaderboard", "scores", "folds", "resources", "coverage", "intervals", "comparisons"]
     figures = ["scores-rank-{rank}", "tradeoff-rank-{rank}", "training-rank-{rank}", "resources"]
     figures += ["{model}/umap-rank-{rank}", "{model}/factors-rank-{rank}"]
     files = fits("<results>/{dataset}/tables/clustering_metrics_by_{label}_k{rank}.csv")

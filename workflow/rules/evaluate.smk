@@ -53,6 +53,7 @@ rule score_clusters:
         result="<results>/<fit>/result.h5ad",
     output:
         scores="<results>/<fit>/clustering.tsv",
+        counts="<results>/<fit>/cluster_counts.tsv.gz",
     log:
         "<logs>/score_clusters/<fit>.log",
     benchmark:
@@ -76,6 +77,7 @@ rule classify_embedding:
         neighbours="<results>/<fit>/neighbours.npz",
     output:
         folds="<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv",
+        counts="<results>/<fit>/classification/{label}/cv-seed-{cv_seed}-counts.tsv.gz",
     log:
         "<logs>/classify_embedding/<fit>/{label}-cv-seed-{cv_seed}.log",
     benchmark:
@@ -87,7 +89,13 @@ rule classify_embedding:
         mem_mb=memory(2000, 90),
         runtime=minutes(60, 10),
     params:
-        code=code("metrics/classif*.py", "metrics/candidates.py", "metrics/kernels.py", "metrics/labels.py"),
+        code=code(
+            "metrics/classif*.py",
+            "metrics/candidates.py",
+            "metrics/contingency.py",
+            "metrics/kernels.py",
+            "metrics/labels.py",
+        ),
         label=lambda wildcards: cfg.label_paths[wildcards.label],
         classification=cfg.classification.model_dump(exclude={"seeds"}),
     script:
@@ -242,6 +250,44 @@ rule collect_tables:
         scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
     script:
         "../../scripts/collect_tables.py"
+
+
+# How sure the scores are: intervals over training seeds and donors, and differences of models over folds and seeds.
+rule estimate_uncertainty:
+    input:
+        scores="<results>/{dataset}/tables/scores.tsv",
+        folds="<results>/{dataset}/tables/folds.tsv",
+        clusters=fits_of("<results>/<fit>/cluster_counts.tsv.gz"),
+        classes=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}-counts.tsv.gz"),
+    output:
+        intervals=report(
+            "<results>/{dataset}/tables/intervals.tsv",
+            caption="../report/intervals.rst",
+            category="Tables",
+            labels={"dataset": "{dataset}", "table": "intervals", "by": "", "rank": ""},
+        ),
+        comparisons=report(
+            "<results>/{dataset}/tables/comparisons.tsv",
+            caption="../report/comparisons.rst",
+            category="Tables",
+            labels={"dataset": "{dataset}", "table": "differences of models", "by": "", "rank": ""},
+        ),
+    log:
+        "<logs>/estimate_uncertainty/{dataset}.log",
+    benchmark:
+        "<benchmarks>/estimate_uncertainty/{dataset}.tsv"
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(120),
+    params:
+        code=code("metrics/uncertainty.py", "metrics/contingency.py", "tables/uncertainty.py"),
+        grid=expected_fits,
+        uncertainty=cfg.uncertainty.model_dump(),
+    script:
+        "../../scripts/estimate_uncertainty.py"
 
 
 # The scores of whatever is there already, with its gaps listed: for a run of which a part failed.

@@ -79,6 +79,13 @@ class Integration(Section):
     entropy_neighbours: int = Field(90, ge=3, description="Neighbours that `batch_entropy` counts.")
 
 
+class Uncertainty(Section):
+    """Intervals over donors, in `intervals.tsv`."""
+
+    replicates: int = Field(2000, ge=100, description="Draws of the bootstrap over donors.")
+    seed: Seed = Field(0, description="Seed of the draws.")
+
+
 class TensorBoard(Section):
     """Event files of the fits, for TensorBoard."""
 

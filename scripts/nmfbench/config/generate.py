@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
-from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap
+from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
 from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial, PoissonFactorisation
@@ -49,6 +49,7 @@ TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
     ("`clustering`", Clustering, None),
     ("`classification`", Classification, None),
     ("`integration`", Integration, None),
+    ("`uncertainty`", Uncertainty, None),
     ("`umap`", Umap, None),
     ("`tensorboard`", TensorBoard, None),
     ("`factors`", Factors, None),

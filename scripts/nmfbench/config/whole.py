@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
-from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap
+from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
 from nmfbench.config.statistics import RankSelection, Statistics
@@ -62,6 +62,7 @@ class Config(Section):
     clustering: Clustering = Field(Clustering(), description="Clustering scores.")
     classification: Classification = Field(Classification(), description="Classification scores.")
     integration: Integration = Field(Integration(), description="Integration scores.")
+    uncertainty: Uncertainty = Field(Uncertainty(), description="Intervals.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
     factors: Factors = Field(Factors(), description="What is said of the factors of each fit.")
     projections: dict[Name, Projection] = Field(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from nmfbench.metrics import CLASSIFICATION_METRICS
 from nmfbench.metrics.candidates import Candidates
 from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS, Classifier, Split, fit_and_predict
 from nmfbench.metrics.classifiers import make_classifier as _make_classifier
+from nmfbench.metrics.contingency import count_cells
 from nmfbench.metrics.labels import check_embedding, encode_labels, stratified_sample
 
 if TYPE_CHECKING:
@@ -52,9 +54,19 @@ FOLD_COLUMNS = (
 )
 
 
-def classify(
+COUNT_COLUMNS = ("classifier", "fold", "donor", "true", "predicted", "n")
+"""Columns of the table of counts: how many cells of a donor and a class were predicted as which."""
+
+
+def classify(H: Any, y: Any, **protocol: Any) -> pd.DataFrame:
+    """The folds of :func:`classify_and_count` alone."""
+    return classify_and_count(H, y, **protocol)[0]
+
+
+def classify_and_count(
     H: Any,
     y: Any,
+    donors: Any = None,
     *,
     cv_seed: int,
     n_folds: int = 5,
@@ -64,7 +76,7 @@ def classify(
     subsample_seed: int = 0,
     neighbours: Neighbours | None = None,
     n_jobs: int = 1,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predict a label of held-out cells with each classifier in each fold.
 
     Parameters
@@ -73,6 +85,8 @@ def classify(
         Embedding. float32 stays float32, which halves the time of the linear model.
     y : sequence of shape (n_cells,)
         Label of each cell; cells without one are left out.
+    donors : sequence of shape (n_cells,), optional
+        Donor of each cell, for the table of counts; by default all cells are one donor's.
     cv_seed : int
         Seed of the folds and of the random forest.
     n_folds : int
@@ -98,11 +112,14 @@ def classify(
 
     Returns
     -------
-    DataFrame of n_folds x len(classifiers) rows
+    folds : DataFrame of n_folds x len(classifiers) rows
         Columns :data:`FOLD_COLUMNS`. ``fit_seconds`` is the fit alone. ``converged`` is False where
         the linear model stopped at its last iteration. ``status`` is ``ok`` or ``failed``; a failed
         row has NaN scores and says why in ``message``. ``n_cells`` and ``n_classes`` count what was
         classified after rare classes and the sample.
+    counts : DataFrame
+        Columns :data:`COUNT_COLUMNS`, of the rows that did not fail; pairs of classes without a cell are
+        left out.
 
     Raises
     ------
@@ -113,7 +130,8 @@ def classify(
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
 
-    codes, _ = encode_labels(y)
+    codes, names = encode_labels(y)
+    donors, donor_names = encode_labels(np.full(codes.size, "all") if donors is None else donors)
     H = check_embedding(H, codes.size)
     _check_protocol(n_folds, min_cells_per_class, classifiers)
     cells, n_classes = _frequent_classes(codes, min_cells_per_class)
@@ -123,8 +141,11 @@ def classify(
     # the slow parts of a search are done once, for all folds
     candidates = None if neighbours is None or "knn" not in classifiers else Candidates(H, neighbours, cells)
     if cells.size < codes.size:
-        H, codes = H[cells], codes[cells]
-    codes = np.unique(codes, return_inverse=True)[1]
+        H, codes, donors = H[cells], codes[cells], donors[cells]
+    present, codes = np.unique(codes, return_inverse=True)
+    names = names[present]
+    shape = donor_names.size, n_classes, n_classes
+    counts_of: dict[tuple[int, str], list[tuple]] = defaultdict(list)
     counts = {"n_cells": codes.size, "n_classes": n_classes, "min_cells_per_class": min_cells_per_class}
 
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=cv_seed)
@@ -132,7 +153,14 @@ def classify(
 
     def run(name: Classifier, fold: int, threads: int) -> dict[str, Any]:
         split = Split(H, codes, *splits[fold], candidates)
-        row = _fit_and_score(name, split, watch, n_classes=n_classes, seed=cv_seed, n_jobs=threads)
+        row, predicted = _fit_and_score(name, split, watch, n_classes=n_classes, seed=cv_seed, n_jobs=threads)
+        if predicted is not None:
+            found = count_cells(donors[split.test], codes[split.test], predicted, *shape)
+            for place in zip(*np.nonzero(found), strict=True):
+                donor, true, guess = (
+                    part[i] for part, i in zip((donor_names, names, names), place, strict=True)
+                )
+                counts_of[fold, name].append((name, fold, donor, true, guess, int(found[place])))
         logger.info("fold %d, %s: %s", fold, name, row["message"] or f"F1 {row['F1']:.4f}")
         return {"cv_seed": cv_seed, "fold": fold, "classifier": name, **row, **counts}
 
@@ -154,7 +182,8 @@ def classify(
             f"{len(rows)} failures, the first: {rows[0]['message']}",
             "read the log of this step; every failure is there in full",
         )
-    return pd.DataFrame(rows, columns=list(FOLD_COLUMNS))
+    counted = [row for key in sorted(counts_of) for row in counts_of[key]]
+    return pd.DataFrame(rows, columns=list(FOLD_COLUMNS)), pd.DataFrame(counted, columns=list(COUNT_COLUMNS))
 
 
 def _check_protocol(n_folds: int, min_cells_per_class: int, classifiers: Sequence[str]) -> None:
@@ -198,7 +227,7 @@ def _fit_and_score(
     n_classes: int,
     seed: int,
     n_jobs: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray | None]:
     """Fit one classifier on one fold; an exception becomes a row that says so."""
     row: dict[str, Any] = dict.fromkeys(CLASSIFICATION_METRICS, np.nan)
     row |= {"fit_seconds": np.nan, "n_train": split.train.size, "n_test": split.test.size, "converged": False}
@@ -214,8 +243,8 @@ def _fit_and_score(
         logger.exception("%s failed in a fold of %d training cells", name, split.train.size)
         text = " ".join(str(error).split())
         row |= dict.fromkeys(CLASSIFICATION_METRICS, np.nan)
-        return row | {"status": "failed", "message": f"{type(error).__name__}: {text}"[:300]}
-    return row | {"status": "ok", "message": ""}
+        return row | {"status": "failed", "message": f"{type(error).__name__}: {text}"[:300]}, None
+    return row | {"status": "ok", "message": ""}, done.predicted
 
 
 class _ConvergenceWatch(warnings.catch_warnings):

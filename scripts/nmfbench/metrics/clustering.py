@@ -211,6 +211,36 @@ def _igraph_seed(seed: int) -> Iterator[None]:
         igraph.set_random_number_generator(random)
 
 
+def count_clusters(clusters: pd.DataFrame, labels: Sequence[Any], donors: Sequence[Any]) -> pd.DataFrame:
+    """Cells by donor, label and cluster, for every Leiden seed.
+
+    Parameters
+    ----------
+    clusters : DataFrame of int, shape (n_cells, n_seeds)
+        As :func:`leiden_labels` returns them.
+    labels, donors : sequence of shape (n_cells,)
+        Of each cell; cells without one are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``leiden_seed``, ``donor``, ``true``, ``cluster``, ``n``, where there is a cell.
+    """
+    import pandas as pd
+
+    cells = pd.DataFrame(
+        {"donor": pd.Series(donors).to_numpy(object), "true": pd.Series(labels).to_numpy(object)}
+    )
+    tables = []
+    for column in clusters.columns:
+        cells["cluster"] = clusters[column].to_numpy()
+        counts = cells.dropna().astype({"donor": str, "true": str}).value_counts(sort=False)
+        table = counts.rename("n").reset_index().sort_values(["donor", "true", "cluster"])
+        table.insert(0, "leiden_seed", int(str(column).rpartition("_")[2]))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
 def score_clusters(clusters: pd.DataFrame, labels: Sequence[Any]) -> pd.DataFrame:
     """Compare the clusters of every Leiden seed with a label.
 
