@@ -18,6 +18,8 @@ from nmfbench.data.size import Size, size_of_file
 
 #: Bytes of a compressed nonzero in an .h5ad, of value and place together.
 BYTES_PER_NONZERO = 2.5
+#: Of a published atlas, which holds counts and normalised values with little compression.
+BYTES_PER_PUBLISHED_NONZERO = 16
 #: Nonzeros of a cell, where only the size of a download is known.
 NONZEROS_PER_CELL = 1500
 GENES = 30_000
@@ -39,9 +41,9 @@ class ExpectedSizes:
     datasets: Mapping[str, Any]
 
     def megabytes(self, files: Iterable[str] | str) -> float:
-        """Size of files in MB (10^6 bytes): measured where they are, expected where they are not."""
+        """Size of files in MB (2^20 bytes): measured where they are, expected where they are not."""
         files = [files] if isinstance(files, str) else files
-        return sum(self._bytes(str(file)) for file in files) / 1e6
+        return sum(self._bytes(str(file)) for file in files) / 2**20
 
     def _bytes(self, file: str) -> float:
         try:
@@ -108,6 +110,5 @@ def _size(source: _Source) -> Size:
             )
         nonzeros = Path(source.path).stat().st_size / BYTES_PER_NONZERO
     else:
-        # a published atlas holds counts and normalised values
-        nonzeros = (source.bytes or 0) / BYTES_PER_NONZERO / 2
+        nonzeros = (source.bytes or 0) / BYTES_PER_PUBLISHED_NONZERO
     return Size(int(nonzeros / NONZEROS_PER_CELL), GENES, int(nonzeros))

@@ -10,7 +10,12 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nmfbench.asked import Asked
+
+if TYPE_CHECKING:
+    from nmfbench.expected import ExpectedSizes
 
 #: Of the messages that tell of Snakemake's own work, those that tell a person nothing.
 _CHATTER = (
@@ -31,7 +36,7 @@ _NAMING = ("dataset", "model", "rank", "seed", "label", "cv_seed", "part", "orde
 _MOST_LINES = 100
 
 
-def be_brief(logger: logging.Logger, *, dry_run: bool) -> None:
+def be_brief(logger: logging.Logger, *, dry_run: bool, sizes: ExpectedSizes | None = None) -> None:
     """Put a brief handler in the place of Snakemake's own on the terminal, where the call is a quiet one.
 
     Parameters
@@ -40,6 +45,8 @@ def be_brief(logger: logging.Logger, *, dry_run: bool) -> None:
         Snakemake's logger with its handlers.
     dry_run : bool
         Whether jobs are only listed.
+    sizes : ExpectedSizes, optional
+        For the disk that a dry run says will be needed.
 
     Notes
     -----
@@ -51,11 +58,11 @@ def be_brief(logger: logging.Logger, *, dry_run: bool) -> None:
         on_terminal = type(handler).__name__ == "ColorizingTextHandler"
         if on_terminal and "rules" in quiet and not quiet & {"all", "progress"}:
             logger.removeHandler(handler)
-            logger.addHandler(BriefHandler(handler.formatter, handler.stream, dry_run=dry_run))
+            logger.addHandler(BriefHandler(handler.formatter, handler.stream, dry_run=dry_run, sizes=sizes))
 
 
 class BriefHandler(logging.Handler):
-    """Prints finished jobs with the time left, errors and warnings, and at most once how many jobs there are.
+    """Prints finished jobs with the time left, errors and warnings; of a dry run what its jobs ask for.
 
     Parameters
     ----------
@@ -63,15 +70,22 @@ class BriefHandler(logging.Handler):
         Of the handler that it replaces: errors look as Snakemake has them, with the log of the job.
     stream : TextIO, optional
     dry_run : bool
+    sizes : ExpectedSizes, optional
     """
 
     def __init__(
-        self, formatter: logging.Formatter | None, stream: TextIO | None = None, *, dry_run: bool = False
+        self,
+        formatter: logging.Formatter | None,
+        stream: TextIO | None = None,
+        *,
+        dry_run: bool = False,
+        sizes: ExpectedSizes | None = None,
     ) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.stream = stream or sys.stderr
         self.dry_run = dry_run
+        self.asked = Asked(sizes)
         self.started = time.monotonic()
         self.jobs: dict[int, tuple[str, float]] = {}
         self.done: list[str] = []
@@ -93,6 +107,7 @@ class BriefHandler(logging.Handler):
         told = vars(record)
         if event == "job_info":
             self.jobs[told["jobid"]] = (_name(told), time.monotonic())
+            self.asked.add(told)
             return None
         if event == "job_finished":
             self.done.append(self._finished(told))
@@ -101,12 +116,14 @@ class BriefHandler(logging.Handler):
             return self._progress(told["done"], told["total"])
         if event == "run_info":
             first, self.counted = not self.counted, True
-            return self.format(record) if first and self.dry_run else self._counts(told) if first else None
+            return f"{told['stats']['total']} jobs to do" if first and not self.dry_run else None
         if event in ("job_error", "group_error", "error") or record.levelno >= logging.WARNING:
             return self.format(record)
         message = str(told.get("msg") or "")
         if event or not message.strip() or message.lstrip().startswith(_CHATTER):
             return None
+        if self.dry_run and message.startswith("This was a dry-run"):
+            return f"{self.asked}\n{message.split('.')[0]}; --quiet host lists every job."
         return message
 
     def _finished(self, told: Mapping[str, Any]) -> str:
@@ -124,10 +141,6 @@ class BriefHandler(logging.Handler):
         names, self.done = self.done, []
         finished = names[-1] if names else ""
         return f"[{done:{width}}/{total}] {duration(elapsed)}{left}: {finished}"
-
-    def _counts(self, told: Mapping[str, Any]) -> str | None:
-        total = told.get("total_job_count")
-        return f"{total} jobs to do" if total else None
 
 
 def _name(told: Mapping[str, Any]) -> str:

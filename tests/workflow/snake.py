@@ -20,10 +20,19 @@ class Call:
 
 
 def snakemake(
-    *arguments: str | Path, directory: Path | None = None, cwd: Path = REPOSITORY, timeout: int = 600
+    *arguments: str | Path,
+    directory: Path | None = None,
+    cwd: Path = REPOSITORY,
+    timeout: int = 600,
+    brief: bool = False,
 ) -> Call:
-    """Run ``snakemake`` (from the repository, or from `cwd`); stdout and stderr come back together."""
+    """Run ``snakemake`` (from the repository, or from `cwd`); stdout and stderr come back together.
+
+    Every job is printed, unless `brief` leaves it to the profile.
+    """
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *map(str, arguments)]
+    if not brief:
+        command += ["--quiet", "host"]
     if directory is not None:
         command += ["--directory", str(directory)]
     environment = {key: value for key, value in os.environ.items() if key != "SNAKEMAKE_PROFILE"}

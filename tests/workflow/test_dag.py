@@ -77,6 +77,20 @@ def test_the_published_benchmark_is_the_default(tmp_path):
     assert "rank-80" in call.text
 
 
+def test_a_dry_run_is_short_and_says_what_is_asked_for(tmp_path):
+    call = snakemake("-n", directory=tmp_path, brief=True)
+    assert call.code == 0, call.text
+    assert len(call.text.splitlines()) < 60
+    assert "never awaited" not in call.text
+    assert "TBD" not in call.text
+    rows = {line.split()[0]: line.split() for line in call.text.splitlines() if line.strip()}
+    assert rows["classify_embedding"][1] == "70"
+    assert float(rows["train_ae_nmf"][-2 - 2].replace(",", "")) > 0, "GPU hours"
+    assert "CPU hours and" in call.text
+    every = snakemake("-n", directory=tmp_path)
+    assert "TBD" not in every.text
+
+
 def test_a_file_of_ones_own(tmp_path):
     (tmp_path / "mydata.h5ad").touch()
     call = snakemake("-n", "--configfile", "config/example.yaml", directory=tmp_path)

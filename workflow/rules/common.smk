@@ -12,7 +12,7 @@ from types import SimpleNamespace
 REPOSITORY = Path(workflow.basedir).parent
 sys.path.append(str(REPOSITORY / "scripts"))
 
-from nmfbench import manifest
+from nmfbench import manifest, terminal
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files
 from nmfbench.data.source import source_state

@@ -1,8 +1,11 @@
 # What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
 
+from nmfbench.expected import ExpectedSizes
 from nmfbench.site import Site, do_without_accounting
 
 site = Site.of(workflow.resource_settings.default_resources)
+# Not the input's own size: that of a file which no job has made yet is unknown, and a dry run would say nothing.
+expected = ExpectedSizes(cfg.datasets)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
 
@@ -20,7 +23,7 @@ def memory(base, per_input_mb=0.0):
     """Megabytes of memory: a base and a share of the input's size, doubled with each further attempt."""
 
     def request(wildcards, input, attempt):
-        return site.megabytes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1))
+        return site.megabytes((base + per_input_mb * expected.megabytes(input)) * 2 ** (attempt - 1))
 
     return request
 
@@ -29,7 +32,9 @@ def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
     """Minutes of run time: a base and a share of the input's size, doubled with each further attempt."""
 
     def request(wildcards, input, attempt):
-        return site.minutes((base + per_input_mb * input.size_mb) * 2 ** (attempt - 1), gpus(wildcards))
+        return site.minutes(
+            (base + per_input_mb * expected.megabytes(input)) * 2 ** (attempt - 1), gpus(wildcards)
+        )
 
     return request
 
@@ -38,7 +43,7 @@ def fit_memory(n_files=1):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
 
     def request(wildcards, input, attempt):
-        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, input.size_mb)
+        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, expected.megabytes(input))
         return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
 
     return request
