@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nmfbench.rows.memory import RowSource
 
 ROLLING = 50
+LONGEST_LABEL = 400  # letters of a label in the projector
 PERFORMANCE_EVERY = 10
 _HISTOGRAM_VALUES = 100_000
 # of a history's row: the loss, the speed and the memory have tags of their own
@@ -312,7 +313,7 @@ def _metadata(frame: pd.DataFrame | None, rows: np.ndarray, name: str) -> dict[s
         return {"metadata": [str(row) for row in rows]}
     part = frame.iloc[rows]
     columns = [part.index, *(part[column] for column in part)]
-    texts = [[" ".join(str(value).split()) for value in column] for column in columns]
+    texts = [[" ".join(str(value)[:LONGEST_LABEL].split()) for value in column] for column in columns]
     header = [name[:-1], *map(str, part.columns)]
     if len(header) == 1:
         return {"metadata": texts[0]}

@@ -15,6 +15,7 @@ sys.path.append(str(REPOSITORY / "scripts"))
 from nmfbench import manifest, terminal
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files
+from nmfbench.data.size import require_ranks
 from nmfbench.data.source import source_state
 from nmfbench.errors import InputError, unwritable
 from nmfbench.metrics.neighbours import neighbour_widths
@@ -168,7 +169,14 @@ def dataset_settings(*keys):
 
 def state_of_source(wildcards):
     """What tells a person's own file from another under its name, older ones included; None for those we make."""
-    return source_state(cfg.datasets[wildcards.dataset].path or "")
+    dataset = cfg.datasets[wildcards.dataset]
+    if dataset.path is None:
+        return None
+    try:
+        require_ranks(dataset.path, dataset.matrix.source, cfg.ranks)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return source_state(dataset.path)
 
 
 def model_settings(wildcards):

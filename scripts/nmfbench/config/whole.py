@@ -104,6 +104,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _ranks_fit_the_data(self) -> Config:
+        for name, dataset in self.datasets.items():
+            limits = {}
+            if dataset.genes.select == "hvg":
+                limits["genes.n_top"] = dataset.genes.n_top
+            if dataset.simulate is not None:
+                limits |= {
+                    f"simulate.{key}": getattr(dataset.simulate, key) for key in ("n_cells", "n_genes")
+                }
+            for key, most in limits.items():
+                if max(self.ranks) > most:
+                    raise ValueError(f"ranks: {max(self.ranks)} is above datasets.{name}.{key} ({most})")
+        return self
+
+    @model_validator(mode="after")
     def _names_fit_together(self) -> Config:
         for key in ("ranks", "seeds", "labels"):
             values = getattr(self, key)

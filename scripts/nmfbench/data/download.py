@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; what came of the one that a break falls into is lost
 TIMEOUTS = (30.0, 60.0)  # seconds to connect, and to wait for the next bytes
 LOG_EVERY = 30.0  # seconds
 
@@ -118,6 +118,8 @@ class ResumingDownloader:
     def __init__(
         self, part: Path, size: int | None, *, attempts: int, pause: float, terminal: TextIO | None
     ) -> None:
+        if part.is_symlink():
+            part.unlink()  # never written through
         self.part = part
         self.size = size
         self.attempts = attempts

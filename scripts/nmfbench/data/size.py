@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,12 +40,12 @@ def size_of_file(path: str | Path, source: str = "auto") -> Size | None:
         Where the counts lie, as in :func:`nmfbench.data.counts.locate_counts`.
     """
     from nmfbench.data.counts import locate_counts
-    from nmfbench.data.h5ad import open_h5ad
+    from nmfbench.data.h5ad import open_h5ad, reading
 
     try:
-        with open_h5ad(path) as file:
+        with open_h5ad(path) as file, reading(path, source):
             return size_of(file, locate_counts(file, path, source))
-    except (InputError, OSError, KeyError):
+    except InputError:
         return None  # whoever reads the cells says what is wrong
 
 
@@ -59,3 +60,22 @@ def size_before(filtered: str | Path) -> Size | None:
             return Size(int(found["n_cells_before"][()]), int(found["n_genes_before"][()]), stored or None)
     except (InputError, OSError, KeyError):
         return None
+
+
+def require_ranks(path: str | Path, source: str, ranks: Sequence[int]) -> None:
+    """Refuse ranks that a file cannot carry, before anything of it is read; silent where its size is unknown.
+
+    Raises
+    ------
+    InputError
+        Naming the ranks and the size.
+    """
+    found = size_of_file(path, source)
+    largest = None if found is None else min(found.n_cells, found.n_genes)
+    if largest is not None and (too_large := sorted(rank for rank in ranks if rank > largest)):
+        raise InputError(
+            f"{path}: rank {', '.join(map(str, too_large))} is larger than the data",
+            f"ranks of at most {largest}",
+            f"{found.n_cells} cells x {found.n_genes} genes",
+            "lower `ranks` in the config",
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ SINGLE_COLUMN, DOUBLE_COLUMN = 89.0, 183.0  # mm, the two widths journals print
 DPI = 200
 # Points. Nothing printed is below 5.
 SMALL, NORMAL, LARGE = 5.5, 6.5, 8.0
+LONGEST_TEXT = 400  # letters: more than fit into the width of a page at the smallest size
+_UNSEEN = ("Cc", "Cf", "Cs")  # kinds of letters: control characters, writing direction, halves of characters
 LEGEND_ROW = 3.6  # mm, one line of a legend in NORMAL
 # Height over width that fits a window beside the report's menu: taller figures lose their top there.
 TALLEST = 0.55
@@ -127,12 +130,21 @@ def order_models(present: Iterable[str], display_names: Mapping[str, str] | None
 
 def natural_key(text: str) -> tuple:
     """Sort key under which 'donor 2' comes before 'donor 10'."""
-    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", text))
+    parts = re.split(r"(\d+)", text[:LONGEST_TEXT])
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts)
 
 
 def plain(text: object) -> str:
-    """Text that matplotlib shows to the letter: one line, no mathematics between dollar signs."""
-    return " ".join(str(text).split()).replace("$", r"\$")
+    """Text that matplotlib shows to the letter: one line, no mathematics between dollar signs.
+
+    It is cut before anything measures it, and holds no marks of writing direction, which would turn what
+    stands beside it.
+    """
+    words = " ".join(str(text)[: 4 * LONGEST_TEXT].split())
+    shown = "".join(letter for letter in words if unicodedata.category(letter) not in _UNSEEN)
+    if len(shown) > LONGEST_TEXT:
+        shown = shown[: LONGEST_TEXT - 1].rstrip() + "…"
+    return shown.replace("$", r"\$")
 
 
 def room_below(width: float) -> float:
@@ -196,12 +208,17 @@ def text_width(texts: str | Iterable[str], points: float = NORMAL, weight: str =
 
 def shorten(text: str, room: float, points: float = NORMAL) -> str:
     """Cut a text, ending it in an ellipsis, until it is at most room mm wide."""
-    if text_width(text, points) <= room:
+    if len(text) <= LONGEST_TEXT and text_width(text, points) <= room:
         return text
-    for end in range(len(text) - 1, 0, -1):
-        if text_width(cut := text[:end].rstrip(" ,\\") + "…", points) <= room:
-            return cut
-    return "…"
+
+    def cut(end: int) -> str:
+        return text[:end].rstrip(" ,\\") + "…"
+
+    fits, too_long = 0, min(len(text), LONGEST_TEXT)  # letters; found by halves
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        fits, too_long = (middle, too_long) if text_width(cut(middle), points) <= room else (fits, middle)
+    return cut(fits)
 
 
 def legend_grid(names: list[str], room: float, handle: float) -> tuple[int, int]:

@@ -92,7 +92,7 @@ def encode_conditions(conditions: Any, n: int) -> Conditions:
             raise InputError(
                 f"conditions: column {name!r} has one category",
                 "at least two, for a model that tells conditions apart",
-                f"{n} cells, all {values[0]!r}",
+                f"{n} cells, all {str(values[0])!r}",
                 "give data of several donors (lower min_cells_per_donor), or use ae_nmf",
             )
         codes.append(code + sum(map(len, categories)))
