@@ -9,12 +9,15 @@ with job(snakemake):
     import pandas as pd
 
     from nmfbench.figures import save, training_figure
+    from nmfbench.inapplicable import reason_in
     from nmfbench.tables.files import read_table
 
     histories = []
     for file, record, run in zip(
         snakemake.input.histories, snakemake.input.records, snakemake.params.runs, strict=True
     ):
+        if reason_in(record) is not None:
+            continue
         scale = json.loads(Path(record).read_text())["normalisation"]
         fitted_to = "normalised" if scale["log1p"] or scale["target_sum"] else "counts"
         which = {key: run[key] for key in ("model", "rank", "seed")}

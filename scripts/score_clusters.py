@@ -6,7 +6,7 @@ with job(snakemake):
     import pandas as pd
 
     from nmfbench.errors import InputError
-    from nmfbench.metrics.clustering import count_clusters, score_clusters
+    from nmfbench.metrics.clustering import count_clusters, score_label
     from nmfbench.results import read_embedding
     from nmfbench.tables.files import read_table, write_table
 
@@ -19,11 +19,12 @@ with job(snakemake):
             f"{len(clusters)} cells, or others",
             "remake the clusters from this result (snakemake --forcerun cluster_embedding)",
         )
-    scores = [score_clusters(clusters, obs[label]).assign(label=label) for label in snakemake.params.labels]
+    scores = [score_label(clusters, obs[label]).assign(label=label) for label in snakemake.params.labels]
     table = pd.concat(scores, ignore_index=True)
     counts = [
         count_clusters(clusters, obs[label], obs["donor_id"]).assign(label=label)
         for label in snakemake.params.labels
     ]
     write_table(pd.concat(counts, ignore_index=True), snakemake.output.counts)
-    write_table(table[["label", "leiden_seed", "ARI", "NMI", "n_clusters"]], snakemake.output.scores)
+    columns = ["label", "leiden_seed", "ARI", "NMI", "n_clusters", "message"]
+    write_table(table[columns], snakemake.output.scores)

@@ -43,6 +43,15 @@ class InputError(ValueError):
         )
 
 
+class NotApplicable(InputError):
+    """What was asked for has no meaning for these data; no other data or settings are wrong."""
+
+    @property
+    def reason(self) -> str:
+        """One line for tables and figures."""
+        return f"{self.thing}: {self.got}, where {self.expected} would be needed"
+
+
 class DeviceError(InputError):
     """The device that a fit was to run on is not there."""
 

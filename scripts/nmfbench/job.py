@@ -27,7 +27,8 @@ from typing import Any, TextIO
 
 from nmfbench.atomic import whole_file
 from nmfbench.caches import settle
-from nmfbench.errors import DeviceError, InputError
+from nmfbench.errors import DeviceError, InputError, NotApplicable
+from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
 from nmfbench.site import gpu_asked
 
@@ -159,12 +160,16 @@ def job(smk: Any) -> Iterator[Job]:
     start = "%s (%s) starts on %s with %d threads%s"
     log.info(start, smk.rule, wildcards, platform.node(), smk.threads, _scheduled_as())
     code = 0
+    _pass_on(smk)
     try:
         if gpu_asked(getattr(smk, "resources", {})):
             from nmfbench.device import check_granted
 
             check_granted()
         yield run
+    except NotApplicable as error:
+        log.warning("%s is not applicable.\n%s", smk.rule, error)
+        _leave_stubs(smk, error.reason)
     except InputError as error:
         log.error("%s cannot use its input.\n%s", smk.rule, error)
         code = EXIT_NO_DEVICE if isinstance(error, DeviceError) else EXIT_BAD_INPUT
@@ -189,6 +194,25 @@ def job(smk: Any) -> Iterator[Job]:
         log.error("%s ends with exit code %d: %s", smk.rule, code, ENDINGS[code])
         raise SystemExit(code)
     log.info("%s done in %.1f s, peak memory %.0f MB", smk.rule, time.monotonic() - run.started, peak_mb())
+
+
+def _pass_on(smk: Any) -> None:
+    """End a job of one fit well, where an input of it says that it is not applicable.
+
+    Tables and figures of many fits have no model among their wildcards; they show the gaps.
+    """
+    if "model" not in dict(smk.wildcards.items()):
+        return
+    reason = reason_among(str(path) for path in getattr(smk, "input", ()))
+    if reason is not None:
+        _leave_stubs(smk, reason)
+        raise SystemExit(0)
+
+
+def _leave_stubs(smk: Any, reason: str) -> None:
+    for path in smk.output:
+        write_stub(path, reason)
+    log.warning("%s: not applicable: %s", smk.rule, reason)
 
 
 def _scheduled_as() -> str:

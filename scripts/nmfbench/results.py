@@ -17,6 +17,7 @@ import numpy as np
 
 from nmfbench.data.checksum import as_stored, checksums, require_same, whole
 from nmfbench.errors import InputError
+from nmfbench.inapplicable import reason_in
 
 if TYPE_CHECKING:
     import anndata
@@ -179,6 +180,8 @@ def read_result(path: str | Path, fit: Mapping[str, Any] | None = None) -> annda
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file", "a result.h5ad", "nothing", "run the rule that trains it")
+    if (reason := reason_in(path)) is not None:
+        raise InputError(f"{path}: it holds no result", "a fit", f"not applicable: {reason}", "other data")
     try:
         _verify(path)
         adata = anndata.read_h5ad(path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.inapplicable import reason_in
 from nmfbench.metrics.matching import match_by_cosine
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def read_by_fit(paths: Sequence[str | Path], fits: Iterable[Mapping[str, Any]]) 
 
     parts = []
     for path, fit in zip(paths, fits, strict=True):
+        if reason_in(path) is not None:
+            continue
         table = read_table(path)
         for place, key in enumerate(key for key in RUN if key in fit):
             table.insert(place, key, fit[key])
@@ -56,9 +59,10 @@ def matched_with(results: Sequence[str | Path], models: Iterable[str], reference
 
     from nmfbench.factors.stored import StoredFit
 
-    loadings = {model: StoredFit(path).loadings for model, path in zip(models, results, strict=True)}
+    there = [each for each in zip(models, results, strict=True) if reason_in(each[1]) is None]
+    loadings = {model: StoredFit(path).loadings for model, path in there}
     parts = [pd.DataFrame(columns=["model", "factor", "other_factor", "cosine", "reciprocal"])]
     for model, W in loadings.items():
-        if model != reference:
+        if model != reference and reference in loadings:
             parts.append(match_by_cosine(W, loadings[reference])[1].assign(model=model))
     return pd.concat(parts[1:] or parts, ignore_index=True)

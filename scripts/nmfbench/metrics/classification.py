@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.errors import InputError
+from nmfbench.errors import InputError, NotApplicable
 from nmfbench.metrics import CLASSIFICATION_METRICS
 from nmfbench.metrics.candidates import Candidates
 from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS, Classifier, Split, fit_and_predict
@@ -210,7 +210,7 @@ def _frequent_classes(codes: np.ndarray, minimum: int) -> tuple[np.ndarray, int]
     frequent = sizes >= minimum
     n_classes = int(frequent.sum())
     if n_classes < 2:
-        raise InputError(
+        raise NotApplicable(
             "classification: label",
             f"two or more classes with at least {minimum} cells",
             f"{n_classes} of {sizes.size} classes; the largest has {max(sizes, default=0)} cells",

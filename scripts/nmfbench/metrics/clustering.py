@@ -288,3 +288,23 @@ def score_clusters(clusters: pd.DataFrame, labels: Sequence[Any]) -> pd.DataFram
             }
         )
     return pd.DataFrame(rows, columns=["leiden_seed", "ARI", "NMI", "n_clusters"])
+
+
+def score_label(clusters: pd.DataFrame, labels: Sequence[Any]) -> pd.DataFrame:
+    """:func:`score_clusters`, with gaps and a reason in ``message`` where a label has fewer than two classes.
+
+    With one class the adjusted Rand index is 0 or 1 whatever the clusters are.
+    """
+    import pandas as pd
+
+    _, classes = encode_labels(labels)
+    if len(classes) > 1:
+        return score_clusters(clusters, labels).assign(message="")
+    what = f"one class ({classes[0]})" if len(classes) else "no class"
+    seeds = [int(str(column).rpartition("_")[2]) for column in clusters.columns]
+    table = pd.DataFrame(
+        {"leiden_seed": seeds, "n_clusters": [clusters[name].nunique() for name in clusters]}
+    )
+    return table.assign(
+        ARI=float("nan"), NMI=float("nan"), message=f"the label has {what}, where two are needed"
+    )

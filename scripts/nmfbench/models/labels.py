@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nmfbench.errors import InputError
+from nmfbench.errors import InputError, NotApplicable
 from nmfbench.rows.memory import RowSource
 
 
@@ -89,9 +89,9 @@ def encode_conditions(conditions: Any, n: int) -> Conditions:
     for name, column in zip(names, columns, strict=True):
         values, code = _encode(column, n, f"conditions: column {name!r}")
         if len(values) < 2:
-            raise InputError(
+            raise NotApplicable(
                 f"conditions: column {name!r} has one category",
-                "at least two, for a model that tells conditions apart",
+                "at least two categories, for a model that tells conditions apart",
                 f"{n} cells, all {str(values[0])!r}",
                 "give data of several donors (lower min_cells_per_donor), or use ae_nmf",
             )

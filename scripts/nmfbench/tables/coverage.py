@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.inapplicable import MARK, reason_in
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS
 from nmfbench.paths import path_name
-from nmfbench.tables.failures import CRASH, NOT_RUN, Evidence, Failure
+from nmfbench.tables.failures import CRASH, NOT_APPLICABLE, NOT_RUN, Evidence, Failure
 from nmfbench.tables.runs import (
     RUN_COLUMNS,
     Cell,
@@ -131,14 +132,16 @@ class _Run:
         self.shared = shared
 
     def rows(self) -> list[dict[str, Any]]:
-        trained = (self.folder / "result.h5ad").is_file()
-        clustered = (self.folder / "clusters.tsv.gz").is_file()
+        trained = self._there("result.h5ad")
+        clustered = self._there("clusters.tsv.gz")
         waits = None if trained else Failure(NOT_RUN, "not run: the training has no result")
-        searched = (self.folder / "neighbours.npz").is_file()
+        if (reason := reason_in(self.folder / "result.h5ad")) is not None:
+            waits = Failure(NOT_APPLICABLE, reason)
+        searched = self._there("neighbours.npz")
         unsearched = None if searched else Failure(NOT_RUN, "not run: there are no neighbours")
         unclustered = None if clustered else Failure(NOT_RUN, "not run: there are no clusters")
         rows = [
-            self._row(TRAIN, None, 1, trained, self._untrained()),
+            self._row(TRAIN, None, 1, trained, self._untrained() if reason is None else waits),
             self._row(NEIGHBOURS, None, 1, searched, waits or self._failure(NEIGHBOURS)),
             self._row(CLUSTER, None, 1, clustered, waits or unsearched or self._failure(CLUSTER)),
             *self._clustering(waits or unclustered),
@@ -147,9 +150,13 @@ class _Run:
         if wanted := self.cell.get("integration", ()):
             rows.append(self._integration(len(wanted), waits or unsearched))
         if self.cell.get("umap", False):
-            laid_out = (self.folder / "umap.tsv.gz").is_file()
+            laid_out = self._there("umap.tsv.gz")
             rows.append(self._row(UMAP, None, 1, laid_out, waits or unsearched or self._failure(UMAP)))
         return rows
+
+    def _there(self, name: str) -> bool:
+        path = self.folder / name
+        return path.is_file() and reason_in(path) is None
 
     def _untrained(self) -> Failure:
         return self.shared.failure(self.cell.get("needs", ()), self._failure(TRAIN))
@@ -157,7 +164,7 @@ class _Run:
     def _clustering(self, waits: Failure | None) -> list[dict[str, Any]]:
         path = self.folder / "clustering.tsv"
         table, problem = try_read(path, partial(read_scores, columns=["label", *CLUSTERING_METRICS]))
-        failure = Failure(CRASH, problem) if problem else waits or self._failure(SCORE)
+        failure = _of_problem(problem) if problem else waits or self._failure(SCORE)
         rows = []
         for label in self.cell["labels"]:
             present = 0
@@ -165,7 +172,7 @@ class _Run:
                 present = int(
                     table.loc[table["label"] == label, list(CLUSTERING_METRICS)].notna().all(axis=1).sum()
                 )
-                failure = Failure(CRASH, f"{path.name} has no scores of this label for some seeds")
+                failure = _without_scores(path, table[table["label"] == label])
             rows.append(self._row(SCORE, label, expected_leiden(self.cell), present, failure))
         return rows
 
@@ -176,7 +183,7 @@ class _Run:
             path = classification_path(self.cell, self.directory, label, cv_seed)
             table, problem = try_read(path, read)
             if table is None:
-                failed = Failure(CRASH, problem) if problem else waits
+                failed = _of_problem(problem) if problem else waits
                 failures.append(failed or self._failure(CLASSIFY, label=label, cv_seed=cv_seed))
                 continue
             bad = table[table["status"] != "ok"]
@@ -196,7 +203,7 @@ class _Run:
         path = self.folder / "integration.tsv"
         table, problem = try_read(path, partial(read_scores, columns=["metric", "status", "message"]))
         if table is None:
-            failure = Failure(CRASH, problem) if problem else waits or self._failure(INTEGRATE)
+            failure = _of_problem(problem) if problem else waits or self._failure(INTEGRATE)
             return self._row(INTEGRATE, None, expected, 0, failure)
         bad = table[table["status"] == "failed"]
         reason = "; ".join(f"{row.metric}: {row.message}" for row in bad.itertuples())
@@ -215,6 +222,21 @@ class _Run:
         self, step: str, label: str | None, expected: int, present: int, failure: Failure
     ) -> dict[str, Any]:
         return identity(self.cell) | _entry(step, label, expected, int(present), failure)
+
+
+def _of_problem(problem: str) -> Failure:
+    """Why a file gives nothing: it cannot be read, or says that there is nothing to give."""
+    if problem.startswith(MARK):
+        return Failure(NOT_APPLICABLE, problem.removeprefix(MARK))
+    return Failure(CRASH, problem)
+
+
+def _without_scores(path: Path, rows: pd.DataFrame) -> Failure:
+    """Why a label has no clustering scores, for some seeds or any."""
+    said = [str(message) for message in rows.get("message", ()) if isinstance(message, str) and message]
+    if said:
+        return Failure(NOT_APPLICABLE, said[0])
+    return Failure(CRASH, f"{path.name} has no scores of this label for some seeds")
 
 
 #: The line of the overview for the steps that runs share.

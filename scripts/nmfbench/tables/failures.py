@@ -17,13 +17,14 @@ from nmfbench.tables.files import last_lines, reason_from_log
 from nmfbench.tables.scheduler import Accounted, job_of, log_of_job
 
 #: Classes that are not written by the job itself (those are in :data:`nmfbench.job.ENDINGS`).
-TIME, MEMORY, KILLED, CRASH, NOT_RUN, UNFINISHED = (
+TIME, MEMORY, KILLED, CRASH, NOT_RUN, UNFINISHED, NOT_APPLICABLE = (
     "time",
     "memory",
     "killed",
     "crash",
     "not run",
     "unfinished",
+    "not applicable",
 )
 
 _END = re.compile(r" ends with exit code (\d+): ")
@@ -57,7 +58,7 @@ class Failure:
     ----------
     kind : str
         ``memory``, ``time``, ``gpu missing``, ``bad input``, ``interrupted``, ``crash``, ``killed``,
-        ``unfinished`` or ``not run``.
+        ``unfinished``, ``not run`` or ``not applicable``.
     reason : str
         One line.
     """

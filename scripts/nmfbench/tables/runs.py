@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nmfbench.inapplicable import MARK, reason_in
 from nmfbench.paths import path_name
 from nmfbench.tables.files import read_table
 
@@ -86,6 +87,8 @@ def try_read(path: Path, read: Callable[[Path], T]) -> tuple[T | None, str | Non
     """
     if not path.is_file():
         return None, None
+    if (reason := reason_in(path)) is not None:
+        return None, f"{MARK}{reason}"
     try:
         return read(path), None
     # ValueError covers what pandas, json and the decoder say of a broken file
