@@ -33,9 +33,10 @@ def reason_in(path: str | Path) -> str | None:
         return start.decode("utf-8", "replace").removeprefix(MARK).strip()
     if start.startswith(b"{") and f'"{_KEY}"'.encode() in start[:64]:
         try:
-            return str(json.loads(start)[_KEY])
+            reason = json.loads(start).get(_KEY)
         except ValueError:
             return None
+        return None if reason is None else str(reason)
     return None
 
 

@@ -117,6 +117,51 @@ def test_killed_and_rerun_equals_unbroken(cells, tmp_path):
     same(resumed.fit(X, **labels, checkpoint=tmp_path), CASES["cae_nmf2"]().fit(X, **labels))
 
 
+KILLED_AT = """
+import os, random, signal, sys
+sys.path[:0] = {paths!r}
+import numpy as np
+from nmfbench.fitting import checkpoint
+from test_training_checkpoint import CASES, dense
+checkpoint.LARGEST_SHARE = float("inf")
+X, _, donor, kind = dense.planted(n=200, p=60)
+left = {after}
+
+def die_at_last(function):
+    def wrapper(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapper
+
+np.savez, os.fsync, os.replace = map(die_at_last, (np.savez, os.fsync, os.replace))
+for after in range(2):  # a second life goes on from what the first left
+    CASES[{name!r}]().fit(X, conditions=donor, strata=kind, progress=False, checkpoint={folder!r})
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_places_of_writing_and_rerun_equals_unbroken(cells, tmp_path):
+    """Before or after a state is written, flushed or renamed: the same bits in the end, nothing left over."""
+    X, labels = cells
+    rng = np.random.default_rng(19)
+    paths = [str(Path(module.__file__).parents[2]), str(Path(__file__).parent)]
+    for number, name in enumerate(["ae_nmf", "cae_nmf2"]):
+        folder = tmp_path / str(number)
+        for after in rng.integers(1, 24, size=2):
+            code = KILLED_AT.format(paths=paths, after=int(after), name=name, folder=str(folder))
+            assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+        resumed = CASES[name]()
+        same(resumed.fit(X, **labels, checkpoint=folder), CASES[name]().fit(X, **labels))
+        assert not list(folder.glob("writing-*"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_a_damaged_newest_state_gives_way_to_the_previous(damage, cells, tmp_path, caplog):
     X, labels = cells

@@ -93,6 +93,8 @@ class Checkpoint:
         InputError
             If the state is of other settings or other data, with the names of the settings.
         """
+        for left in self.folder.glob("writing-*.npz"):
+            left.unlink(missing_ok=True)  # by a kill in the middle of writing
         for path in (self.newest, self.previous):
             if not path.exists():
                 continue
