@@ -58,7 +58,7 @@ lint: .venv/.complete ## ruff, snakefmt, snakemake --lint
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint $(DEMO)
 
-schema: .venv/.complete ## write config/config.schema.json and the key tables of config/README.md
+schema: .venv/.complete ## write what follows from the cards: config.schema.json, tables of config/README.md, the profile
 	$(BIN)/python -m nmfbench.config.generate
 
 docs: ## build the documentation site into site/, every link checked

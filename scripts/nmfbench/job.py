@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from nmfbench.atomic import whole_file
 from nmfbench.caches import settle
+from nmfbench.checkout import check_package
 from nmfbench.errors import DeviceError, InputError, NotApplicable
 from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
@@ -162,6 +163,7 @@ def job(smk: Any) -> Iterator[Job]:
     code = 0
     _pass_on(smk)
     try:
+        check_package(getattr(smk, "scriptdir", None))
         if gpu_asked(getattr(smk, "resources", {})):
             from nmfbench.device import check_granted
 

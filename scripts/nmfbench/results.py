@@ -59,7 +59,8 @@ def write_result(
         Further keys of the published format, as :meth:`unstructured` gives them.
     record : mapping
         What goes into ``uns["nmfbench"]``: ``model``, ``display_name``, ``rank``, ``seed``,
-        ``embedding`` (the key of obsm that is scored) and ``uses_labels``.
+        ``embedding`` (the key of obsm that is scored) and ``uses_labels``; ``non_negative`` False where the
+        model does not claim that its numbers are not negative.
 
     Returns
     -------
@@ -137,14 +138,17 @@ def write_result_blocks(
             source.copy(name, new.hdf5)
         write_sections(new.hdf5, {"uns": uns, "varm": dict(varm)})
         n_cells, widths = frame_length(source["obs"]), {}
-        faults = [fault for key, values in varm.items() for fault in _faults_of(f"varm[{key!r}]", values)]
+        signed = _may_be_negative(uns)
+        faults = [
+            fault for key, values in varm.items() for fault in _faults_of(f"varm[{key!r}]", values, signed)
+        ]
         for start, parts in blocks:
             for key, values in parts.items():
                 if key not in widths:
                     widths[key] = values.shape[1]
                     begin_array(new.hdf5["obsm"], key, (n_cells, values.shape[1]), values.dtype)
                 new.hdf5["obsm"][key][start : start + len(values)] = values
-                faults += _faults_of(f"obsm[{key!r}], cells from {start}", values)
+                faults += _faults_of(f"obsm[{key!r}], cells from {start}", values, signed)
             new.check()
         columns = frame_columns(source["obs"])
         _refuse(path, _faults_of_keys(uns, columns, widths, varm) + faults)
@@ -259,7 +263,7 @@ def check_result(adata: anndata.AnnData, path: str | Path) -> None:
     faults = _faults_of_keys(adata.uns, adata.obs.columns, widths, adata.varm)
     for kind, arrays in (("obsm", adata.obsm), ("varm", adata.varm)):
         for key, values in arrays.items():
-            faults += _faults_of(f"{kind}[{key!r}]", values)
+            faults += _faults_of(f"{kind}[{key!r}]", values, _may_be_negative(adata.uns))
     _refuse(path, faults)
 
 
@@ -284,11 +288,15 @@ def _faults_of_keys(
     return faults
 
 
-def _faults_of(name: str, values: np.ndarray) -> list[str]:
+def _may_be_negative(uns: Mapping[str, Any]) -> bool:
+    return not uns.get("nmfbench", {}).get("non_negative", True)
+
+
+def _faults_of(name: str, values: np.ndarray, signed: bool) -> list[str]:
     """What is amiss with the numbers of one array, or of a block of it."""
     if not np.isfinite(values).all():
         return [f"{name} holds values that are not finite"]
-    if values.size and values.min() < 0:
+    if not signed and values.size and values.min() < 0:
         return [f"{name} holds negative values (smallest {values.min():.3g})"]
     return []
 

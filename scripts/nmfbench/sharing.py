@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmfbench.config.model import Autoencoder
 from nmfbench.data.size import Size, size_before, size_of_file
 from nmfbench.gram import gram_bytes
 from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
@@ -21,6 +20,7 @@ from nmfbench.rows.opening import place
 
 if TYPE_CHECKING:
     from nmfbench.config.whole import Config
+    from nmfbench.models.card import ModelSection
 
 JOB_SECONDS = 2.0
 """What a further job costs whatever its size: Python, the libraries, reading and writing."""
@@ -62,16 +62,9 @@ class Sharing:
         return asdict(self)
 
 
-def sharers(config: Config) -> dict[str, Autoencoder]:
+def sharers(config: Config) -> dict[str, ModelSection]:
     """Models of a config whose fits can begin from statistics, with their sections."""
-    return {
-        name: section
-        for name, section in config.models.items()
-        if isinstance(section, Autoencoder)
-        and not section.row_norm
-        and section.init != "uniform"
-        and section.solver != "minibatch"
-    }
+    return {name: section for name, section in config.models.items() if section.begins_from_statistics()}
 
 
 def decide(config: Config, dataset: str, filtered: str | Path) -> Sharing:
@@ -106,7 +99,7 @@ def decide(config: Config, dataset: str, filtered: str | Path) -> Sharing:
 
 
 def _weigh(
-    config: Config, dataset: str, models: Mapping[str, Autoencoder], size: Size, n_fits: int
+    config: Config, dataset: str, models: Mapping[str, ModelSection], size: Size, n_fits: int
 ) -> Sharing:
     """Compare the seconds of both ways."""
     n, p, nnz = size
@@ -126,8 +119,8 @@ def _weigh(
     in_memory = not place(nnz, config.out_of_core, config.in_memory_mb).out_of_core
     of_pass = pass_seconds(n, p, nnz, training)
     from_cells = from_statistics = 0.0
-    for section in models.values():
-        donors = _most_donors(config, dataset, n) if section.kind == "cae_nmf2" else 0
+    for name, section in models.items():
+        donors = _most_donors(config, dataset, n) if config.card(name).own_loadings else 0
         fits = gram_bytes(p, n_grams=max(donors, 1)) / _MIB
         for rank in config.ranks:
             one = fit_seconds(n, p, nnz, rank, section.max_epochs, donors, training, section.batch_size)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nmfbench.data.filtered import FilteredCounts
+    from nmfbench.models.card import ModelCard
     from nmfbench.tensorboard import TensorBoardLog
 
 log = logging.getLogger(__name__)
@@ -93,20 +94,20 @@ def train(
     from threadpoolctl import threadpool_limits
 
     from nmfbench.data import AS_COUNTED, read_filtered
-    from nmfbench.models import MODELS
+    from nmfbench.models import get_card
     from nmfbench.rows.disk import FilteredRows
     from nmfbench.rows.memory import InMemoryRows
     from nmfbench.rows.opening import open_rows, place
 
     started = time.monotonic()
-    entry = MODELS[kind]
-    normalisation = dict(normalisation) if entry.input == "normalised" else AS_COUNTED
+    card = get_card(kind)
+    normalisation = dict(normalisation) if card.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
-    model = _model(kind, rank, settings, seed, device)
+    model = _model(card, rank, settings, seed, device)
     checkpoint = Path(result).parent / "checkpoint"
     watched = {
-        "conditions": _conditions(data, condition_columns) if entry.conditional else None,
+        "conditions": _conditions(data, condition_columns) if card.conditional else None,
         "checkpoint": checkpoint,
         "should_stop": run.stop_requested,
         "progress": False,  # lines in the log, which job() also shows on a terminal
@@ -129,20 +130,21 @@ def train(
             )  # fmt: skip
         observer = None if tensorboard is None else _observer(tensorboard, data, in_order)
         if not gathered:
-            _fit(model, rows, data, watched | {"strata": data.label("cell_type")}, observer)
+            _fit(model, card, rows, data, watched | {"strata": data.label("cell_type")}, observer)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
             )
         trained = time.monotonic()
         _show_history(observer, model, in_order)
-        conditional = grouped or (entry.conditional and getattr(model, "uses_conditions_", True))
+        conditional = grouped or (card.conditional and getattr(model, "uses_conditions_", True))
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
+        claims = {} if card.non_negative else {"non_negative": False}
         checksum = _write_fit(
             model, data, in_order, result=result, history=history, normalisation=normalisation,
             record=named
-            | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)}
+            | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)} | claims
             | {"training_seed": int(model.seed_), "transform": model.transform_state()},
         )  # fmt: skip
     write_json(
@@ -174,13 +176,12 @@ def train(
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _model(kind: str, rank: int, settings: Mapping[str, Any], seed: int, device: str) -> Any:
+def _model(card: ModelCard, rank: int, settings: Mapping[str, Any], seed: int, device: str) -> Any:
     """The estimator, on `device` where it knows of devices."""
     from nmfbench.models import get_model
 
-    model_class = get_model(kind)
-    knows = "device" in inspect.signature(model_class).parameters
-    return model_class(rank, **settings, random_state=seed, **({"device": device} if knows else {}))
+    where = {"device": device} if card.gpu else {}
+    return get_model(card.kind)(rank, **settings, random_state=seed, **where)
 
 
 def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
@@ -189,7 +190,9 @@ def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: data.label(name) for name in columns})
 
 
-def _fit(model: Any, rows: Any, data: FilteredCounts, watched: dict[str, Any], observer: Any) -> None:
+def _fit(
+    model: Any, card: ModelCard, rows: Any, data: FilteredCounts, watched: dict[str, Any], observer: Any
+) -> None:
     """Fit to the rows themselves; an observer that the model can tell while it trains is told."""
     accepted = inspect.signature(model.fit).parameters
     if hasattr(model, "fit_rows"):
@@ -197,9 +200,9 @@ def _fit(model: Any, rows: Any, data: FilteredCounts, watched: dict[str, Any], o
         return
     if observer is not None and "observer" in accepted:
         watched["observer"] = observer
-    if "coordinates" in accepted:
+    if "coordinates" in card.needs:
         watched["coordinates"] = data.coordinates
-    if "gene_names" in accepted:  # what is given by name is aligned by name
+    if "names" in card.needs:  # what is given by name is aligned by name
         watched |= {"cell_names": data.obs.index, "gene_names": data.var.index}
     model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
 

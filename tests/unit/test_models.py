@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import nmfbench
 import reference_models as dense
 from nmfbench.errors import InputError
-from nmfbench.models import AENMF, CAENMF1, CAENMF2, MODELS, BaseNMF, get_model
+from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF, get_model
 
 SHORT = {
     "base_nmf": {"max_iter": 30},
@@ -69,24 +69,6 @@ def test_scikit_learn_conventions(estimator, check):
 
 
 # Registry ----------------------------------------------------------------------------------------------
-
-
-@every_model
-def test_the_registry_knows_the_class_and_its_name(name):
-    entry = MODELS[name]
-    assert (
-        entry.display_name
-        == {
-            "base_nmf": "Base_NMF",
-            "ae_nmf": "AE_NMF",
-            "cae_nmf1": "CAE_NMF1",
-            "cae_nmf2": "CAE_NMF2",
-        }[name]
-    )
-    assert entry.conditional == name.startswith("cae")
-    assert get_model(name).__name__ == entry.target.split(":")[1]
-    assert get_model(name)().n_components == 80
-    assert "{parameters}" not in get_model(name).__doc__
 
 
 def test_an_unknown_model_is_refused():

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from nmfbench.models import MODELS
+from nmfbench.models import MODELS, cards
 from snake import REPOSITORY, snakemake
 
 EVERY_RULE = {
@@ -160,7 +160,7 @@ def profile_with(tmp_path, old, new):
     return tmp_path / "site"
 
 
-CAN_USE_A_GPU = {f"train_{kind}" for kind, model in MODELS.items() if model.uses_gpu}
+CAN_USE_A_GPU = {f"train_{kind}" for kind, card in cards().items() if card.gpu}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ rule fetch_dataset:
     benchmark:
         "<benchmarks>/fetch_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset=datasets_from("url"),
+        dataset=plan.datasets_from("url"),
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -17,7 +17,7 @@ rule fetch_dataset:
         mem_mb=memory(1000),
         runtime=minutes(600),
     params:
-        source=dataset_settings("url", "sha256", "size"),
+        source=plan.dataset("url", "sha256", "size"),
     script:
         "../../scripts/fetch_dataset.py"
 
@@ -30,7 +30,7 @@ rule simulate_dataset:
     benchmark:
         "<benchmarks>/simulate_dataset/{dataset}.tsv"
     wildcard_constraints:
-        dataset=datasets_from("simulate"),
+        dataset=plan.datasets_from("simulate"),
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -38,8 +38,8 @@ rule simulate_dataset:
         mem_mb=memory(2000),
         runtime=minutes(60),
     params:
-        code=code("data/simulate.py", "data/labels.py"),
-        source=dataset_settings("simulate", "min_cells_per_donor"),
+        revision=revision("simulate_dataset"),
+        source=plan.dataset("simulate", "min_cells_per_donor"),
     script:
         "../../scripts/simulate_dataset.py"
 
@@ -66,9 +66,9 @@ rule filter_donors:
         mem_mb=memory(2000),
         runtime=minutes(20, 0.03),
     params:
-        code=code("data/[!s]*.py"),
+        revision=revision("filter_donors"),
         source=state_of_source,
-        dataset=dataset_settings(
+        dataset=plan.dataset(
             "cell_type_column",
             "donor_column",
             "condition_columns",

@@ -18,7 +18,7 @@ rule find_neighbours:
         mem_mb=memory(1500, 20),
         runtime=minutes(30, 4),
     params:
-        code=code("metrics/neighbours.py", "metrics/kernels.py", "metrics/clustering.py", "metrics/labels.py"),
+        revision=revision("find_neighbours"),
         widths=neighbour_widths(cfg),
     script:
         "../../scripts/find_neighbours.py"
@@ -41,7 +41,7 @@ rule cluster_embedding:
         mem_mb=memory(2000, 20),
         runtime=minutes(60, 4),
     params:
-        code=code("metrics/clustering.py", "metrics/labels.py"),
+        revision=revision("cluster_embedding"),
         clustering=cfg.clustering.model_dump(),
     script:
         "../../scripts/cluster_embedding.py"
@@ -65,7 +65,7 @@ rule score_clusters:
         mem_mb=memory(1500, 10),
         runtime=minutes(10, 0.1),
     params:
-        code=code("metrics/clustering.py", "metrics/labels.py"),
+        revision=revision("score_clusters"),
         labels=cfg.labels,
     script:
         "../../scripts/score_clusters.py"
@@ -89,13 +89,7 @@ rule classify_embedding:
         mem_mb=memory(2000, 90),
         runtime=minutes(60, 10),
     params:
-        code=code(
-            "metrics/classif*.py",
-            "metrics/candidates.py",
-            "metrics/contingency.py",
-            "metrics/kernels.py",
-            "metrics/labels.py",
-        ),
+        revision=revision("classify_embedding"),
         label=lambda wildcards: cfg.label_paths[wildcards.label],
         classification=cfg.classification.model_dump(exclude={"seeds"}),
     script:
@@ -119,7 +113,7 @@ rule compute_umap:
         mem_mb=memory(2000, 20),
         runtime=minutes(60),
     params:
-        code=code("metrics/projection.py", "metrics/clustering.py", "metrics/labels.py"),
+        revision=revision("compute_umap"),
         umap=cfg.umap.model_dump(),
         n_neighbours=cfg.clustering.n_neighbours,
     script:
@@ -143,7 +137,7 @@ rule make_reference:
         mem_mb=memory(2000, 2),
         runtime=minutes(30, 0.1),
     params:
-        code=code("metrics/reference.py", "metrics/separation.py"),
+        revision=revision("make_reference"),
     script:
         "../../scripts/make_reference.py"
 
@@ -166,10 +160,7 @@ rule score_integration:
         mem_mb=memory(2000, 10),
         runtime=minutes(30, 2),
     params:
-        code=code(
-            *("metrics/integration.py", "metrics/mixing.py", "metrics/separation.py"),
-            *("metrics/neighbours.py", "metrics/kernels.py", "metrics/labels.py"),
-        ),
+        revision=revision("score_integration"),
         integration=cfg.integration.model_dump(),
     script:
         "../../scripts/score_integration.py"
@@ -201,17 +192,17 @@ rule compare_fits:
         mem_mb=memory(1500, 12),
         runtime=minutes(20, 0.1),
     params:
-        code=code("comparison.py", "metrics/matching.py"),
+        revision=revision("compare_fits"),
     script:
         "../../scripts/compare_fits.py"
 
 
 rule collect_tables:
     input:
-        records=fits_of("<results>/<fit>/run.json"),
-        clusterings=fits_of("<results>/<fit>/clustering.tsv"),
-        integrations=fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
-        folds=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
+        records=plan.fits_of("<results>/<fit>/run.json"),
+        clusterings=plan.fits_of("<results>/<fit>/clustering.tsv"),
+        integrations=plan.fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
+        folds=plan.fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
         donors="<results>/{dataset}/donors.tsv",
         # not read, but their jobs stand in the tables of resources and of gaps
         sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),
@@ -242,12 +233,12 @@ rule collect_tables:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("tables/*.py"),
-        grid=expected_fits,
-        jobs=shared_jobs,
-        log_patterns=LOG_PATTERNS,
-        benchmark_patterns=BENCHMARK_PATTERNS,
-        scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
+        revision=revision("collect_tables"),
+        grid=plan.expected_fits,
+        jobs=plan.shared_jobs,
+        log_patterns=plan.logs,
+        benchmark_patterns=plan.benchmarks,
+        scheduler_logs=plan.place("<logs>/slurm"),
     script:
         "../../scripts/collect_tables.py"
 
@@ -257,8 +248,8 @@ rule estimate_uncertainty:
     input:
         scores="<results>/{dataset}/tables/scores.tsv",
         folds="<results>/{dataset}/tables/folds.tsv",
-        clusters=fits_of("<results>/<fit>/cluster_counts.tsv.gz"),
-        classes=fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}-counts.tsv.gz"),
+        clusters=plan.fits_of("<results>/<fit>/cluster_counts.tsv.gz"),
+        classes=plan.fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}-counts.tsv.gz"),
     output:
         intervals=report(
             "<results>/{dataset}/tables/intervals.tsv",
@@ -283,8 +274,8 @@ rule estimate_uncertainty:
         mem_mb=memory(2000),
         runtime=minutes(120),
     params:
-        code=code("metrics/uncertainty.py", "metrics/contingency.py", "tables/uncertainty.py"),
-        grid=expected_fits,
+        revision=revision("estimate_uncertainty"),
+        grid=plan.expected_fits,
         uncertainty=cfg.uncertainty.model_dump(),
     script:
         "../../scripts/estimate_uncertainty.py"
@@ -311,15 +302,15 @@ rule collect_partial_tables:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("tables/*.py"),
-        grid=expected_fits,
-        jobs=shared_jobs,
-        log_patterns=LOG_PATTERNS,
-        benchmark_patterns=BENCHMARK_PATTERNS,
-        scheduler_logs=workflow.pathvars.apply("<logs>/slurm"),
+        revision=revision("collect_tables"),
+        grid=plan.expected_fits,
+        jobs=plan.shared_jobs,
+        log_patterns=plan.logs,
+        benchmark_patterns=plan.benchmarks,
+        scheduler_logs=plan.place("<logs>/slurm"),
         # so that it is made again when something new is there, or something else failed
-        present=present_results,
-        logs=ages_of_logs,
+        present=plan.present_results,
+        logs=plan.ages_of_logs,
     script:
         "../../scripts/collect_tables.py"
 

@@ -1,34 +1,5 @@
 # What the factors of each fit are: their genes, their cells, how they overlap; new cells embedded by them.
 
-PROJECTION = "{dataset}/projections/{projection}/{model}-rank-{rank}-seed-{seed}"
-
-
-def projecting_fits(dataset, projection):
-    """The fits that embed some new cells: those of the first seed."""
-    models = cfg.projections[projection].models or list(cfg.models)
-    return [
-        {"dataset": dataset, "model": model, "rank": rank, "seed": cfg.seeds[0]}
-        for model in models
-        for rank in cfg.ranks
-    ]
-
-
-def projected_fits(pattern, dataset, projection):
-    """A pattern over the fits that embed some new cells."""
-    return [pattern.format(projection=projection, **fit) for fit in projecting_fits(dataset, projection)]
-
-
-def factor_targets():
-    """What is made of factors: tables, figures and pages of every dataset, and what the config asks for."""
-    figures = ["factor-statistics-rank-{rank}", "orthogonality-rank-{rank}"]
-    files = [f"<results>/{{dataset}}/figures/{figure}.png" for figure in figures]
-    files += ["<results>/{dataset}/tables/factor_summary.tsv", f"<results>/{FIRST_FIT}/factors.html"]
-    files += ["<results>/<fit>/starcat_reference.tsv"] * cfg.factors.starcat_reference
-    return [file for pattern in files for file in fits(pattern)] + [
-        workflow.pathvars.apply(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
-        for name, asked in cfg.projections.items()
-    ]
-
 
 rule describe_factors:
     input:
@@ -52,7 +23,7 @@ rule describe_factors:
         mem_mb=memory(2500),
         runtime=minutes(30, 0.05),
     params:
-        code=code("factors/*.py"),
+        revision=revision("describe_factors"),
         labels=cfg.labels,
         n_top_genes=cfg.factors.n_top_genes,
         normalisation=cfg.normalisation.model_dump(),
@@ -82,16 +53,16 @@ rule render_factor_page:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        code=code("factors/page.*"),
-        display_name=model_display_name,
+        revision=revision("render_factor_page"),
+        display_name=lambda wildcards: cfg.display_name(wildcards.model),
     script:
         "../../scripts/render_factor_page.py"
 
 
 rule collect_factors:
     input:
-        factors=fits_of("<results>/<fit>/factors.tsv"),
-        summaries=fits_of("<results>/<fit>/factor_summary.tsv"),
+        factors=plan.fits_of("<results>/<fit>/factors.tsv"),
+        summaries=plan.fits_of("<results>/<fit>/factor_summary.tsv"),
     output:
         factors="<results>/{dataset}/tables/factors.tsv",
         summary=report(
@@ -110,8 +81,8 @@ rule collect_factors:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("factors/tables.py", "tables/files.py"),
-        grid=expected_fits,
+        revision=revision("collect_factors"),
+        grid=plan.expected_fits,
     script:
         "../../scripts/collect_factors.py"
 
@@ -131,7 +102,7 @@ rule export_starcat_reference:
         mem_mb=memory(1500, 2),
         runtime=minutes(10),
     params:
-        code=code("factors/reference.py"),
+        revision=revision("export_starcat_reference"),
         n_genes=cfg.factors.n_reference_genes,
     script:
         "../../scripts/export_starcat_reference.py"
@@ -139,7 +110,7 @@ rule export_starcat_reference:
 
 rule project_cells:
     input:
-        cells=lambda wildcards: cfg.projections[wildcards.projection].path,
+        cells=lambda wildcards: local(cfg.projections[wildcards.projection].path),
         result="<results>/<fit>/result.h5ad",
         record="<results>/<fit>/run.json",
         filtered="<results>/{dataset}/filtered.h5ad",
@@ -161,7 +132,7 @@ rule project_cells:
         mem_mb=memory(3000, 2),
         runtime=minutes(60, 1),
     params:
-        code=code("factors/*.py"),
+        revision=revision("project_cells"),
         settings=lambda wildcards: cfg.projections[wildcards.projection].model_dump(
             include={"matrix", "labels", "n_neighbours"}
         ),
@@ -171,9 +142,7 @@ rule project_cells:
 
 rule collect_projections:
     input:
-        scores=lambda wildcards: projected_fits(
-            f"<results>/{PROJECTION}-scores.tsv", wildcards.dataset, wildcards.projection
-        ),
+        scores=plan.projected_fits(f"<results>/{PROJECTION}-scores.tsv"),
     output:
         scores=report(
             "<results>/{dataset}/projections/{projection}/scores.tsv",
@@ -193,16 +162,16 @@ rule collect_projections:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("factors/tables.py", "tables/files.py"),
-        grid=lambda wildcards: projecting_fits(wildcards.dataset, wildcards.projection),
+        revision=revision("collect_projections"),
+        grid=plan.projecting_fits,
     script:
         "../../scripts/collect_projections.py"
 
 
 rule plot_factor_statistics:
     input:
-        factors=fits_of(f"<results>/{FIRST_FIT}/factors.tsv", "rank"),
-        pairs=fits_of(f"<results>/{FIRST_FIT}/factor_pairs.tsv.gz", "rank"),
+        factors=plan.fits_of(f"<results>/{plan.first_fit}/factors.tsv", "rank"),
+        pairs=plan.fits_of(f"<results>/{plan.first_fit}/factor_pairs.tsv.gz", "rank"),
     output:
         png=report(
             "<results>/{dataset}/figures/factor-statistics-rank-{rank}.png",
@@ -220,17 +189,17 @@ rule plot_factor_statistics:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/factor_statistics.py", "figures/style.py", "figures/palette.py"),
-        display_names=display_names(),
+        revision=revision("plot_factor_statistics"),
+        display_names=plan.display_names(),
     script:
         "../../scripts/plot_factor_statistics.py"
 
 
 rule plot_orthogonality:
     input:
-        histories=fits_of(f"<results>/{FIRST_FIT}/history.tsv", "rank"),
-        summaries=fits_of(f"<results>/{FIRST_FIT}/factor_summary.tsv", "rank"),
-        results=fits_of(f"<results>/{FIRST_FIT}/result.h5ad", "rank"),
+        histories=plan.fits_of(f"<results>/{plan.first_fit}/history.tsv", "rank"),
+        summaries=plan.fits_of(f"<results>/{plan.first_fit}/factor_summary.tsv", "rank"),
+        results=plan.fits_of(f"<results>/{plan.first_fit}/result.h5ad", "rank"),
     output:
         png=report(
             "<results>/{dataset}/figures/orthogonality-rank-{rank}.png",
@@ -248,8 +217,8 @@ rule plot_orthogonality:
         mem_mb=memory(2000),
         runtime=minutes(10),
     params:
-        code=code("figures/orthogonality.py", "metrics/matching.py", "figures/style.py", "figures/palette.py"),
-        display_names=display_names(),
+        revision=revision("plot_orthogonality"),
+        display_names=plan.display_names(),
         reference=cfg.factors.matched_with or next(iter(cfg.models)),
     script:
         "../../scripts/plot_orthogonality.py"

@@ -22,9 +22,9 @@ rule plot_scores:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/scores.py", "figures/summary.py", "figures/style.py", "figures/palette.py"),
+        revision=revision("plot_scores"),
         rank=lambda wildcards: int(wildcards.rank),
-        display_names=display_names(),
+        display_names=plan.display_names(),
     script:
         "../../scripts/plot_scores.py"
 
@@ -50,23 +50,17 @@ rule plot_tradeoff:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code(
-            "figures/tradeoff.py",
-            "figures/scores.py",
-            "figures/summary.py",
-            "figures/style.py",
-            "figures/palette.py",
-        ),
+        revision=revision("plot_tradeoff"),
         rank=lambda wildcards: int(wildcards.rank),
-        display_names=display_names(),
+        display_names=plan.display_names(),
     script:
         "../../scripts/plot_tradeoff.py"
 
 
 rule plot_training:
     input:
-        histories=fits_of("<results>/<fit>/history.tsv", "rank"),
-        records=fits_of("<results>/<fit>/run.json", "rank"),
+        histories=plan.fits_of("<results>/<fit>/history.tsv", "rank"),
+        records=plan.fits_of("<results>/<fit>/run.json", "rank"),
     output:
         png=report(
             "<results>/{dataset}/figures/training-rank-{rank}.png",
@@ -84,16 +78,16 @@ rule plot_training:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/training.py", "figures/style.py", "figures/palette.py"),
-        runs=expected_fits,
+        revision=revision("plot_training"),
+        runs=plan.expected_fits,
     script:
         "../../scripts/plot_training.py"
 
 
 rule plot_umap:
     input:
-        umap=f"<results>/{FIRST_FIT}/umap.tsv.gz",
-        result=f"<results>/{FIRST_FIT}/result.h5ad",
+        umap=f"<results>/{plan.first_fit}/umap.tsv.gz",
+        result=f"<results>/{plan.first_fit}/result.h5ad",
     output:
         png=report(
             "<results>/{dataset}/figures/{model}/umap-rank-{rank}.png",
@@ -111,16 +105,16 @@ rule plot_umap:
         mem_mb=memory(2000, 10),
         runtime=minutes(20),
     params:
-        code=code("figures/umap.py", "figures/style.py", "figures/palette.py"),
+        revision=revision("plot_umap"),
         labels=cfg.labels,
-        display_name=model_display_name,
+        display_name=lambda wildcards: cfg.display_name(wildcards.model),
     script:
         "../../scripts/plot_umap.py"
 
 
 rule plot_factors:
     input:
-        result=f"<results>/{FIRST_FIT}/result.h5ad",
+        result=f"<results>/{plan.first_fit}/result.h5ad",
     output:
         png=report(
             "<results>/{dataset}/figures/{model}/factors-rank-{rank}.png",
@@ -143,9 +137,9 @@ rule plot_factors:
         mem_mb=memory(2000, 10),
         runtime=minutes(20),
     params:
-        code=code("figures/factors.py", "figures/style.py", "figures/palette.py"),
+        revision=revision("plot_factors"),
         label="cell_type",
-        display_name=model_display_name,
+        display_name=lambda wildcards: cfg.display_name(wildcards.model),
     script:
         "../../scripts/plot_factors.py"
 
@@ -170,8 +164,8 @@ rule plot_resources:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/resources.py", "figures/style.py", "figures/palette.py"),
-        display_names=display_names(),
+        revision=revision("plot_resources"),
+        display_names=plan.display_names(),
     script:
         "../../scripts/plot_resources.py"
 
@@ -202,7 +196,7 @@ rule plot_comparison:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/comparison.py", "figures/style.py", "figures/palette.py"),
-        names=compared_names,
+        revision=revision("plot_comparison"),
+        names=plan.compared_names,
     script:
         "../../scripts/plot_comparison.py"

@@ -43,30 +43,25 @@ def fit_memory(n_files=1):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
 
     def request(wildcards, input, attempt):
-        grams = min(n_files * cfg.models[wildcards.model].gram_memory_mb, expected.megabytes(input))
+        grams = min(n_files * plan.section(wildcards).gram_memory_mb, expected.megabytes(input))
         return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
 
     return request
 
 
-def train_memory(base, per_input_mb):
-    """Megabytes for training: from statistics, from the cells as `memory` has it, or from cells on disk."""
-    from_cells, from_disk = memory(base, per_input_mb), memory(base)
-    from_statistics = fit_memory()
-
-    def chosen(wildcards, input, attempt):
-        if getattr(input, "statistics", None):
-            return from_statistics(wildcards, input, attempt)
-        needed = from_disk if out_of_core(wildcards.dataset) else from_cells
-        return needed(wildcards, input, attempt)
-
-    return chosen
+def training_memory(wildcards, input, attempt):
+    """Megabytes for training: from statistics, from the cells as the model's card has it, or from cells on disk."""
+    if getattr(input, "statistics", None):
+        return fit_memory()(wildcards, input, attempt)
+    asked = plan.card(wildcards).resources
+    share = 0 if plan.out_of_core(wildcards) else asked.megabytes_per_input
+    return memory(asked.megabytes, share)(wildcards, input, attempt)
 
 
 def training_gpus(wildcards):
     """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
     wanted = cfg.device == "cuda" or (cfg.device == "auto" and not scheduler_is_unknown())
-    return int(MODELS[model_kind(wildcards)].uses_gpu and wanted)
+    return int(plan.card(wildcards).gpu and wanted)
 
 
 def gathering_gpus(wildcards):
@@ -87,6 +82,6 @@ def gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, gpus):
     }
 
 
-def training_resources(mem_mb, base_minutes=60, minutes_per_input_mb=2):
-    """What every rule that trains asks for; whether it holds a GPU follows from the registry and the config."""
+def training_resources(mem_mb, base_minutes, minutes_per_input_mb):
+    """What every rule that trains asks for; whether it holds a GPU follows from the card and the config."""
     return gpu_resources(mem_mb, base_minutes, minutes_per_input_mb, training_gpus)

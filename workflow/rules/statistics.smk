@@ -20,11 +20,11 @@ rule gather_statistics:
     resources:
         **gpu_resources(memory(2500 + int(cfg.statistics.memory_mb), 0.05), 60, 0.5, gathering_gpus),
     params:
-        code=code("statistics/*.py", "gram.py", "data/filtered.py"),
+        revision=revision("gather_statistics"),
         settings=cfg.statistics.model_dump(exclude={"shards"}),
-        donor_grams=donor_grams,
+        donor_grams=plan.donor_grams,
         normalisation=cfg.normalisation.model_dump(),
-        dataset=dataset_settings("condition_columns"),
+        dataset=plan.dataset("condition_columns"),
     script:
         "../../scripts/gather_statistics.py"
 
@@ -47,8 +47,8 @@ rule merge_statistics:
         mem_mb=memory(2000),
         runtime=minutes(20, 0.01),
     params:
-        code=code("statistics/merging.py", "statistics/store.py"),
-        shards=lambda wildcards: shards_in(wildcards.part),
+        revision=revision("merge_statistics"),
+        shards=lambda wildcards: plan.shards_in(wildcards.part),
     script:
         "../../scripts/merge_statistics.py"
 
@@ -69,11 +69,11 @@ rule select_ranks:
     resources:
         **training_resources(fit_memory(n_files=2), 240, 1),
     params:
-        code=code(*AUTOENCODER_CODE, "models/autoencoder/*.py"),
-        kind=model_kind,
-        settings=model_settings,
+        revision=revision("select_ranks"),
+        kind=lambda wildcards: plan.section(wildcards).kind,
+        settings=lambda wildcards: plan.section(wildcards).parameters(),
         sweep=cfg.rank_selection.model_dump(exclude={"models", "held_out_shards"}),
-        device=model_device,
+        device=plan.device,
     script:
         "../../scripts/select_ranks.py"
 
@@ -99,7 +99,7 @@ rule collect_rank_selection:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        code=code("tables/rank_selection.py"),
+        revision=revision("collect_rank_selection"),
         models=cfg.rank_selection.models,
     script:
         "../../scripts/collect_rank_selection.py"
@@ -126,7 +126,7 @@ rule plot_rank_selection:
         mem_mb=memory(1500),
         runtime=minutes(10),
     params:
-        code=code("figures/rank_selection.py", "figures/style.py", "figures/palette.py"),
-        display_names=display_names(),
+        revision=revision("plot_rank_selection"),
+        display_names=plan.display_names(),
     script:
         "../../scripts/plot_rank_selection.py"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
-from nmfbench.config.base import Name, Rank, Section, Seed
+from nmfbench.section import Name, Rank, Section, Seed
 
 
 class Fit(NamedTuple):

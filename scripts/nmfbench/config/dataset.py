@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nmfbench.config.base import Column, Section, Seed, no_value_twice
+from nmfbench.section import Column, Section, Seed, no_value_twice
 
 Columns = Annotated[list[Column], AfterValidator(no_value_twice)]
 

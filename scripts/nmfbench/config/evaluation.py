@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nmfbench.config.base import Section, Seed, no_value_twice
 from nmfbench.metrics import INTEGRATION_METRICS
+from nmfbench.section import Section, Seed, no_value_twice
 
 Seeds = Annotated[list[Seed], AfterValidator(no_value_twice)]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from nmfbench.config.base import Column, Name, Section
 from nmfbench.config.dataset import Dataset
+from nmfbench.section import Column, Name, Section
 
 
 class Projection(Section):

@@ -1,6 +1,6 @@
-"""Write what is generated from the config classes: the JSON schema and the key tables.
+"""Write what follows from the config and the cards: JSON schema, key tables, models in the cluster profile.
 
-``python -m nmfbench.config.generate`` (or ``make schema``) writes both;
+``python -m nmfbench.config.generate`` (or ``make schema``) writes them;
 ``--check`` only says whether they are stale.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,62 @@ from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Factors, Projection
-from nmfbench.config.model import AENMF, CAENMF1, CAENMF2, Autoencoder, BaseNMF, Model
-from nmfbench.config.pnmf import PNMF, PNMFDonor, PNMFSpatial, PoissonFactorisation
+from nmfbench.config.model import CARDS
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
+from nmfbench.models.card import ModelSection
 
 BEGIN, END = "<!-- keys: made by `make schema`, do not edit -->", "<!-- end of the keys -->"
-# title, section, section whose keys are explained already
-TABLES: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
-    ("The top level", Config, None),
-    ("`datasets.<name>`", Dataset, None),
-    ("`datasets.<name>.matrix`", Matrix, None),
-    ("`datasets.<name>.genes`", Genes, None),
-    ("`datasets.<name>.simulate`", Simulation, None),
-    ("`normalisation`", Normalisation, None),
-    ("`models.<name>`, every model", Model, None),
-    ("`models.base_nmf`", BaseNMF, Model),
-    ("`models.ae_nmf`, `cae_nmf1` and `cae_nmf2`", Autoencoder, Model),
-    ("`models.ae_nmf` alone", AENMF, Autoencoder),
-    ("`models.cae_nmf1` alone", CAENMF1, Autoencoder),
-    ("`models.cae_nmf2` alone", CAENMF2, Autoencoder),
-    ("`statistics`", Statistics, None),
-    ("`rank_selection`", RankSelection, None),
-    ("`models.pnmf` and `pnmf_donor`", PoissonFactorisation, Model),
-    ("`models.pnmf` alone", PNMF, PoissonFactorisation),
-    ("`models.pnmf_donor` alone", PNMFDonor, PoissonFactorisation),
-    ("`models.pnmf_spatial` alone", PNMFSpatial, PoissonFactorisation),
-    ("`clustering`", Clustering, None),
-    ("`classification`", Classification, None),
-    ("`integration`", Integration, None),
-    ("`uncertainty`", Uncertainty, None),
-    ("`umap`", Umap, None),
-    ("`tensorboard`", TensorBoard, None),
-    ("`factors`", Factors, None),
-    ("`projections.<name>`", Projection, None),
-    ("`comparisons`, each entry", Comparison, None),
-    ("`comparisons`: `first` and `second`", ComparedFit, None),
-]
+
+
+def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
+    """Title, section and keys of every table of ``config/README.md``."""
+    yield from _whole(
+        ("The top level", Config),
+        ("`datasets.<name>`", Dataset),
+        ("`datasets.<name>.matrix`", Matrix),
+        ("`datasets.<name>.genes`", Genes),
+        ("`datasets.<name>.simulate`", Simulation),
+        ("`normalisation`", Normalisation),
+    )
+    yield from model_tables()
+    yield from _whole(
+        ("`statistics`", Statistics),
+        ("`rank_selection`", RankSelection),
+        ("`clustering`", Clustering),
+        ("`classification`", Classification),
+        ("`integration`", Integration),
+        ("`uncertainty`", Uncertainty),
+        ("`umap`", Umap),
+        ("`factors`", Factors),
+        ("`projections.<name>`", Projection),
+        ("`tensorboard`", TensorBoard),
+        ("`comparisons`, each entry", Comparison),
+        ("`comparisons`: `first` and `second`", ComparedFit),
+    )
+
+
+def model_tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
+    """A table for what every model has, for what a family shares, and for what a model has alone."""
+    families: dict[type[BaseModel], list[str]] = {}
+    for kind, card in CARDS.items():
+        for section in reversed(card.section.mro()):
+            if issubclass(section, ModelSection):
+                families.setdefault(section, []).append(kind)
+    for section, kinds in families.items():
+        if section is ModelSection:
+            title = "`models.<name>`, every model"
+        elif section is CARDS[kinds[0]].section:
+            shares = section.mro()[1] is not ModelSection
+            title = f"`models.{kinds[0]}`" + " alone" * shares
+        else:
+            *first, last = (f"`{kind}`" for kind in kinds)
+            title = f"{', '.join(first)} and {last}".replace("`", "`models.", 1)
+        yield title, section, [key for key in section.model_fields if key in section.__annotations__]
+
+
+def _whole(*sections: tuple[str, type[BaseModel]]) -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
+    yield from ((title, section, section.model_fields) for title, section in sections)
 
 
 def json_schema() -> str:
@@ -71,16 +91,16 @@ def markdown_tables() -> str:
 
 
 def _lines() -> Iterator[str]:
-    for title, section, explained in TABLES:
-        yield f"### {title}\n"
-        yield "| key | default | meaning |"
-        yield "|---|---|---|"
-        skip = set(explained.model_fields) if explained else set()
-        for key, field in section.model_fields.items():
-            if key not in skip and field.description:
+    for title, section, keys in tables():
+        rows = [(key, field) for key in keys if (field := section.model_fields[key]).description]
+        if rows:
+            yield f"### {title}\n"
+            yield "| key | default | meaning |"
+            yield "|---|---|---|"
+            for key, field in rows:
                 description = field.description.replace("|", "\\|")
                 yield f"| `{key}` | {_shown(field.default)} | {description} |"
-        yield ""
+            yield ""
 
 
 def _shown(default: Any) -> str:
@@ -96,18 +116,31 @@ def _shown(default: Any) -> str:
     return f"`{json.dumps(default)}`"
 
 
+def profile(text: str) -> str:
+    """A cluster profile with a line of cores for the training of every model; numbers in it stay."""
+    line = re.compile(r"^  train_(\w+): (\d+)\n", re.MULTILINE)
+    cores = dict(line.findall(text))
+    first = line.search(text).start()
+    lines = (f"  train_{kind}: {cores.get(kind, 8)}\n" for kind, card in CARDS.items() if card.trained)
+    return text[:first] + "".join(lines) + line.sub("", text[first:])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write or check the generated files; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether the files are stale")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[3] / "config")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parents[3] / "config", help="config/ of the checkout"
+    )
     options = parser.parse_args(arguments)
+    slurm = options.folder.parent / "profiles" / "slurm" / "profile.yaml"
     readme = options.folder / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     wanted = {
         options.folder / "config.schema.json": json_schema(),
         readme: f"{before}{BEGIN}\n\n{markdown_tables()}\n{after}",
+        slurm: profile(slurm.read_text(encoding="utf-8")),
     }
     stale = [path for path, new in wanted.items() if not path.exists() or path.read_text("utf-8") != new]
     for path in stale:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nmfbench.config.base import Name, Rank, Section, Seed
+from nmfbench.section import Name, Rank, Section, Seed
 
 
 class Statistics(Section):

@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from nmfbench.config.base import Column, Device, Name, Rank, Section, Seed
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Factors, Projection
-from nmfbench.config.model import DISPLAY_NAMES, MODEL_KINDS, Autoencoder, Models
+from nmfbench.config.model import CARDS, Models
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
+from nmfbench.models.card import ModelCard
 from nmfbench.paths import path_name
+from nmfbench.section import Column, Device, Name, Rank, Section, Seed
 
 _FOLDERS_OF_RESULTS = {"logs", "benchmarks"}
 _FOLDERS_OF_A_DATASET = {"comparisons", "figures", "partial_tables", "statistics", "tables"}
@@ -129,9 +130,7 @@ class Config(Section):
             if missing := [label for label in self.labels if label not in known]:
                 raise ValueError(f"labels: add {missing} to datasets.{name}.keep_obs, so that they are kept")
             if len(dataset.condition_columns) > 1 and (
-                models := [
-                    key for key, model in self.models.items() if model.kind in ("cae_nmf2", "pnmf_donor")
-                ]
+                models := [key for key, model in self.models.items() if CARDS[model.kind].one_condition]
             ):
                 raise ValueError(
                     f"datasets.{name}.condition_columns: {models[0]} is conditioned on one column, "
@@ -165,7 +164,7 @@ class Config(Section):
     def _rank_selection_has_its_models(self) -> Config:
         chosen = self.rank_selection
         for name in chosen.models:
-            able = [key for key, model in self.models.items() if isinstance(model, Autoencoder)]
+            able = [key for key, model in self.models.items() if "statistics" in CARDS[model.kind].needs]
             if name not in able:
                 raise ValueError(f"rank_selection.models: {name!r} is no autoencoder of `models`; {able} are")
         if chosen.models and chosen.held_out_shards >= self.statistics.shards:
@@ -189,7 +188,11 @@ class Config(Section):
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""
         section = self.models[name]
-        return section.display_name or (DISPLAY_NAMES[section.kind] if name == section.kind else name)
+        return section.display_name or (self.card(name).display_name if name == section.kind else name)
+
+    def card(self, name: str) -> ModelCard:
+        """Card of the model that a name in the config stands for."""
+        return CARDS[self.models[name].kind]
 
 
 def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
@@ -228,31 +231,30 @@ def _mistake(entry: Mapping[str, Any]) -> str:
     """One line for one of pydantic's findings."""
     location = [part for part in entry["loc"] if part != "[key]"]
     # pydantic puts the kind of a model between its name and its keys
-    if location[:1] == ["models"] and len(location) > 2:
-        del location[2]
+    kind = location.pop(2) if location[:1] == ["models"] and len(location) > 2 else None
     path = ".".join(str(part) for part in location) or "the whole"
     if entry["type"] == "extra_forbidden":
-        known = _keys_beside(location)
+        known = _keys_beside(location, kind)
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
     if entry["type"] == "union_tag_invalid":
-        near = difflib.get_close_matches(str(entry["ctx"]["tag"]), MODEL_KINDS, n=1)
+        near = difflib.get_close_matches(str(entry["ctx"]["tag"]), CARDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "give `kind` for a variant with a name of its own"
-        return f"{path}: no such model; known: {', '.join(MODEL_KINDS)}; {hint}"
+        return f"{path}: no such model; known: {', '.join(CARDS)}; {hint}"
     message = entry["msg"].removeprefix("Value error, ")
     got = "" if entry["type"] in ("missing", "value_error") else f", got {entry['input']!r}"
     return f"{path}: {message}{got}"
 
 
-def _keys_beside(location: list[Any]) -> list[str]:
-    """Known keys of the section in which an unknown key was found."""
+def _keys_beside(location: list[Any], kind: str | None) -> list[str]:
+    """Known keys of the section in which an unknown key was found; `kind` is that of the model there."""
     section: Any = Config
     for part in location[:-1]:
         if isinstance(part, int):  # an entry of a list
             continue
         if isinstance(section, str):  # the name of a dataset or model was just passed
-            section = Dataset if section == "datasets" else MODEL_KINDS.get(str(part), MODEL_KINDS["ae_nmf"])
+            section = Dataset if section == "datasets" else CARDS[kind].section
         elif part in ("datasets", "models"):
             section = part
         else:

@@ -1,99 +1,85 @@
-"""The models, by name. A model's file is imported only when the model is asked for."""
+"""The models: one line for each kind, and what is found by that line.
+
+A kind's line names its module, ``family.module``. The card lies beside it, in ``models/family/card.py``; it
+is light and read by the workflow. The module itself holds the estimator, and is imported only where a model
+is fitted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nmfbench.errors import InputError
 
+if TYPE_CHECKING:
+    from nmfbench.models.card import ModelCard
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """One line of the registry.
-
-    Attributes
-    ----------
-    display_name : str
-        The name in tables and figures.
-    target : str
-        ``module:Class`` of the estimator.
-    conditional : bool
-        Whether it is conditioned on columns of obs (donors), or can be; its ``uses_conditions_`` then tells.
-    uses_gpu : bool
-        Whether a GPU speeds it up.
-    input : {"normalised", "counts"}
-        What ``fit`` is given: normalised values, or the counts as they are.
-    """
-
-    display_name: str
-    target: str
-    conditional: bool
-    uses_gpu: bool
-    input: Literal["normalised", "counts"] = "normalised"
-
-
-MODELS: dict[str, ModelEntry] = {
-    "base_nmf": ModelEntry("Base_NMF", "nmfbench.models.base_nmf.estimator:BaseNMF", False, False),
-    "ae_nmf": ModelEntry("AE_NMF", "nmfbench.models.autoencoder.ae_nmf:AENMF", False, True),
-    "cae_nmf1": ModelEntry("CAE_NMF1", "nmfbench.models.autoencoder.cae_nmf1:CAENMF1", True, True),
-    "cae_nmf2": ModelEntry("CAE_NMF2", "nmfbench.models.autoencoder.cae_nmf2:CAENMF2", True, True),
-    "pyro_gamma_nb": ModelEntry(
-        "Pyro_GammaNB", "nmfbench.models.bayesian.pyro_gamma_nb:PyroGammaNB", True, True, "counts"
-    ),
-    "pyro_exponential": ModelEntry(
-        "Pyro_Exponential",
-        "nmfbench.models.bayesian.pyro_exponential:PyroExponential",
-        True,
-        True,
-        "counts",
-    ),
-    "pnmf": ModelEntry("PNMF", "nmfbench.models.pnmf.estimator:PNMF", False, True, "counts"),
-    "pnmf_donor": ModelEntry("PNMF_donor", "nmfbench.models.pnmf.donor:PNMFDonor", True, True, "counts"),
-    "pnmf_spatial": ModelEntry(
-        "PNMF_spatial", "nmfbench.models.pnmf.spatial.estimator:SpatialPNMF", False, True, "counts"
-    ),
+MODELS: dict[str, str] = {
+    "base_nmf": "base_nmf.estimator",
+    "ae_nmf": "autoencoder.ae_nmf",
+    "cae_nmf1": "autoencoder.cae_nmf1",
+    "cae_nmf2": "autoencoder.cae_nmf2",
+    "pyro_gamma_nb": "bayesian.pyro_gamma_nb",
+    "pyro_exponential": "bayesian.pyro_exponential",
+    "pnmf": "pnmf.estimator",
+    "pnmf_donor": "pnmf.donor",
+    "pnmf_spatial": "pnmf.spatial.estimator",
 }
 
-_CLASSES = {entry.target.split(":")[1]: name for name, entry in MODELS.items()}
-
-__all__ = [
-    "AENMF",
-    "CAENMF1",
-    "CAENMF2",
-    "MODELS",
-    "PNMF",
-    "BaseNMF",
-    "ModelEntry",
-    "PNMFDonor",
-    "PyroExponential",
-    "PyroGammaNB",
-    "SpatialPNMF",
-    "get_model",
-]
+__all__ = ["MODELS", "cards", "get_card", "get_model"]
 
 
-def get_model(name: str) -> type:
-    """The estimator class registered as `name`.
+@cache
+def get_card(kind: str) -> ModelCard:
+    """The card of the model registered as `kind`.
 
     Raises
     ------
     InputError
         If there is no such model.
     """
-    if name not in MODELS:
+    if kind not in MODELS:
         raise InputError(
-            f"model {name!r}",
+            f"model {kind!r}",
             f"one of {', '.join(MODELS)}",
-            repr(name),
+            repr(kind),
             "mend the name in the `models` section",
         )
-    module, _, target = MODELS[name].target.partition(":")
-    return getattr(import_module(module), target)
+    family = f"nmfbench.models.{MODELS[kind].partition('.')[0]}.card"
+    found = {card.kind: card for card in import_module(family).CARDS}
+    if kind not in found:
+        raise InputError(
+            f"model {kind!r}", f"its card in {family}.CARDS", ", ".join(found) or "none", "add the card"
+        )
+    return found[kind]
+
+
+def cards() -> dict[str, ModelCard]:
+    """The cards of all models, by kind."""
+    return {kind: get_card(kind) for kind in MODELS}
+
+
+def get_model(kind: str) -> type:
+    """The estimator class of the model registered as `kind`; imports its module.
+
+    Raises
+    ------
+    InputError
+        If there is no such model.
+    """
+    estimator = get_card(kind).estimator
+    return getattr(import_module(f"nmfbench.models.{MODELS[kind]}"), estimator)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CLASSES:
-        return get_model(_CLASSES[name])
+    if not name.startswith("_"):
+        for kind, card in cards().items():
+            if card.estimator == name:
+                return get_model(kind)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *(card.estimator for card in cards().values())])

@@ -11,13 +11,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nmfbench.errors import InputError
 from nmfbench.linalg import as_sorted_csr
-from nmfbench.models.limits import Limit, real
+from nmfbench.models.limits import Limit
 
 
 class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Input checks and names that all models share."""
 
-    _limits: ClassVar[dict[str, Limit]] = {"n_components": real(1, whole=True)}
+    _limits: ClassVar[dict[str, Limit]] = {}  # by @parameters
     _embedding_name = "H_shared"
     #: Whether `transform` gives the training cells their embedding, to rounding.
     transform_is_embedding = False

@@ -1,12 +1,15 @@
-"""Checks of constructor parameters, by name."""
+"""Checks of an estimator's parameters, made from the fields of its section."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
+from pydantic.fields import FieldInfo
 
 from nmfbench.errors import InputError
 
@@ -17,55 +20,94 @@ class Limit:
 
     Attributes
     ----------
-    text : str
-        In words.
     options : tuple
         The allowed values; empty: a number.
     low : float
         Smallest number.
     above : bool
         Whether `low` itself is too small.
+    below : float
+        The number must be less than this.
     whole : bool
         Whether it must be a whole number.
     none : bool
         Whether None is allowed beside.
     """
 
-    text: str
     options: tuple = ()
-    low: float = 0.0
+    low: float = -math.inf
     above: bool = False
+    below: float = math.inf
     whole: bool = False
     none: bool = False
 
-    def or_none(self) -> Limit:
-        """The same, and None."""
-        return replace(self, text=f"{self.text}, or None", none=True)
+    @classmethod
+    def of(cls, field: FieldInfo) -> Limit | None:
+        """What a field of a section allows; None where that is no matter of options or of a number."""
+        kinds, none = [], False
+        for kind in get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,):
+            none |= kind is NoneType
+            kinds += [] if kind is NoneType else [kind]
+        options = tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
+        if options or kinds == [bool]:
+            return cls(options=options or (True, False), none=none)
+        if kinds not in ([int], [float]):
+            return None
+        bounds = {
+            name: getattr(note, name)
+            for note in field.metadata
+            for name in ("ge", "gt", "lt")
+            if hasattr(note, name)
+        }
+        return cls(
+            low=bounds.get("gt", bounds.get("ge", -math.inf)),
+            above="gt" in bounds,
+            below=bounds.get("lt", math.inf),
+            whole=kinds == [int],
+            none=none,
+        )
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.options:
+            said = f"one of {', '.join(map(repr, self.options))}"
+        else:
+            said = "a whole number" if self.whole else "a number"
+            if self.low > -math.inf:
+                said += f" {'above' if self.above else 'of at least'} {self.low}"
+            if self.below < math.inf:
+                said += f" and below {self.below}"
+        return f"{said}, or None" if self.none else said
 
     def admits(self, value: Any) -> bool:
-        if value is None and self.none:
-            return True
+        if value is None:
+            return self.none
         if self.options:
             return any(type(value) is type(option) and value == option for option in self.options) or (
                 isinstance(value, np.bool_) and bool(value) in self.options
             )
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral if self.whole else Real):
             return False
-        return bool(np.isfinite(value)) and (value > self.low if self.above else value >= self.low)
+        enough = value > self.low if self.above else value >= self.low
+        return bool(np.isfinite(value)) and enough and value < self.below
+
+
+def _is_union(annotation: Any) -> bool:
+    return NoneType in get_args(annotation)
 
 
 def real(low: float, *, above: bool = False, whole: bool = False) -> Limit:
     """A finite number from `low` on (or above it)."""
-    kind = "whole number" if whole else "number"
-    return Limit(f"a {kind} {'above' if above else 'of at least'} {low}", low=low, above=above, whole=whole)
+    return Limit(low=low, above=above, whole=whole)
 
 
 def one_of(*options: Any) -> Limit:
     """One of the values given."""
-    return Limit(f"one of {', '.join(map(repr, options))}", options=options)
+    return Limit(options=options)
 
 
-def check_parameters(estimator: Any, limits: dict[str, Limit]) -> None:
+def check_parameters(estimator: Any) -> None:
     """Refuse parameters outside their limits.
 
     Raises
@@ -73,35 +115,32 @@ def check_parameters(estimator: Any, limits: dict[str, Limit]) -> None:
     InputError
         Naming the first parameter that is not as it must be.
     """
-    for name, limit in limits.items():
+    for name, limit in estimator._limits.items():
         value = getattr(estimator, name)
         if not limit.admits(value):
-            raise InputError(
-                f"{type(estimator).__name__}: parameter {name}",
-                limit.text,
-                repr(value),
-                f"set {name} accordingly",
-            )
-    device = getattr(estimator, "device", "cpu")
-    if str(device).split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-        raise InputError(
-            f"{type(estimator).__name__}: parameter device",
-            "'auto', 'cpu', 'cuda' or 'mps'",
-            repr(device),
-            "set device accordingly",
-        )
+            _refuse(estimator, name, limit.text)
+    if str(getattr(estimator, "device", "cpu")).split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        _refuse(estimator, "device", "'auto', 'cpu', 'cuda' or 'mps'")
     seed = estimator.random_state
     if not (
         seed is None
         or isinstance(seed, (np.random.RandomState, np.random.Generator))
         or (real(0, whole=True).admits(seed) and seed < 2**32)
     ):
-        raise InputError(
-            f"{type(estimator).__name__}: parameter random_state",
+        _refuse(
+            estimator,
+            "random_state",
             "a whole number from 0 to 2³² - 1, a RandomState, a Generator or None",
-            repr(seed),
-            "set random_state accordingly",
         )
+
+
+def _refuse(estimator: Any, name: str, expected: str) -> None:
+    raise InputError(
+        f"{type(estimator).__name__}: parameter {name}",
+        expected,
+        repr(getattr(estimator, name)),
+        f"set {name} accordingly",
+    )
 
 
 def seed_from(random_state: Any) -> int:

@@ -1,44 +1,131 @@
-"""The part of the estimators' docstrings that the autoencoders share."""
+"""From the fields of a section to an estimator's constructor, its checks and the text of its parameters.
+
+``@parameters(section)`` above a class writes what every estimator would have to write by hand: a constructor
+that keeps each parameter as it is given (scikit-learn's rule), with the section's defaults in a signature
+that ``get_params``, ``clone`` and ``help`` read; the limits that ``fit`` checks; and the paragraph of the
+docstring where the class says ``{parameters}``.
+"""
 
 from __future__ import annotations
 
-SHARED_PARAMETERS = """Parameters
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from nmfbench.models.card import ModelSection
+from nmfbench.models.limits import Limit
+from nmfbench.section import Section
+
+LAST = ("random_state", "device", "verbose")
+
+
+def parameters(*sections: type[Section], without: Iterable[str] = ()) -> Callable[[type], type]:
+    """Make a class decorator that writes the constructor of an estimator.
+
+    Parameters
     ----------
-    n_components : int, default=80
-        Number of factors k.
-    solver : {"auto", "statistics", "minibatch"}, default="auto"
-        ``statistics``: all cells at once, by coordinate descent (docs/solvers.md). ``minibatch``: Adam.
-        ``auto``: what :mod:`nmfbench.models.autoencoder.solver_choice` estimates to be sooner at the same
-        objective; ``minibatch`` with `row_norm` or ``init="uniform"``, which only it has.
-    max_sweeps : int, default=500
-        Sweeps over the genes, at most (statistics).
-    solver_tol : float, default=1e-5
-        Three sweeps in a row that lower the objective by less than this share end the fit (statistics).
-    gram_memory_mb : float, default=6144
-        Memory for Gram matrices, in MiB; where they need more, the nonzeros are used (statistics).
-    max_epochs : int, default=100
-        Passes over the cells, at most. This and all that follows, up to `tol`, is for ``minibatch`` alone,
-        except the penalties and `init`.
-    batch_size : int, default=512
-        Cells in a minibatch, at most.
-    learning_rate_W, learning_rate_U : float
-        Adam's learning rates.
-    learning_rate_schedule : {"constant", "cosine"}
-        ``cosine``: the learning rates fall to zero along a half cosine over `max_epochs`.
-    penalty_W, penalty_U : float
-        Weights of the squared norms (lambda_W, lambda_U).
-    row_norm : bool
-        Bring the rows of W to unit norm after each step.
-    init : {"nndsvd", "random", "uniform"}
-        Start of W, see :func:`nmfbench.models.start.start_loadings`; ``uniform`` is the published one.
-    batches : {"proportional", "round_robin", "random"} (and "by_condition", model 2)
-        How minibatches are drawn, see :class:`nmfbench.rows.batches.Sampler`. The first two follow
-        `strata` and are ``random`` without them.
-    patience : int, default=6
-        Epochs without a better objective after which training ends.
-    tol : float, default=1e-6
-        Better means lower by more than this share.
-    random_state : int, RandomState, Generator or None
-    device : {"auto", "cpu", "cuda", "mps"}, default="auto"
-    verbose : int, default=0
-        Above 0: a progress bar, whether or not stderr is a terminal."""
+    *sections : type of Section
+        Their fields are the parameters. Where several have one, the first decides.
+    without : iterable of str
+        Fields that are no parameters.
+    """
+    left_out = set(without).union(
+        *(section.not_parameters for section in sections if issubclass(section, ModelSection))
+    )
+    found: dict[str, FieldInfo] = {}
+    for section in sections:
+        for name, field in section.model_fields.items():
+            if name not in left_out:
+                found.setdefault(name, field)
+    names = ["n_components", *(name for name in found if name not in ("n_components", *LAST))]
+    fields = {name: found[name] for name in (*names, *LAST) if name in found}
+
+    def write(cls: type) -> type:
+        cls.__init__ = _constructor(cls, fields)
+        cls._limits = {name: limit for name, field in fields.items() if (limit := _limit(name, field))}
+        cls.__doc__ = _documented(cls.__doc__ or "", fields)
+        return cls
+
+    return write
+
+
+def _constructor(cls: type, fields: dict[str, FieldInfo]) -> Callable[..., None]:
+    """A constructor that keeps what it is given; n_components comes first, the others by name."""
+    of_self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.Signature(
+        [
+            of_self,
+            *(
+                inspect.Parameter(
+                    name,
+                    of_self.kind if name == "n_components" else inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                )
+                for name, field in fields.items()
+            ),
+        ]
+    )
+
+    def __init__(self, *given, **named) -> None:
+        try:
+            bound = signature.bind(self, *given, **named)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
+        bound.apply_defaults()
+        for name in fields:
+            setattr(self, name, bound.arguments[name])
+
+    __init__.__signature__ = signature
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+    __init__.__module__ = cls.__module__
+    return __init__
+
+
+def _limit(name: str, field: FieldInfo) -> Limit | None:
+    # A device may also be one of several, "cuda:1": check_parameters sees to it.
+    return None if name == "device" else Limit.of(field)
+
+
+def _documented(text: str, fields: dict[str, FieldInfo]) -> str:
+    """A docstring with the section of its parameters, as numpydoc has it, in place of ``{parameters}``."""
+
+    def lines(indent: str) -> str:
+        room = max(60, 110 - len(indent))
+        said = ["Parameters", "----------"]
+        for name, field in fields.items():
+            said.append(f"{name} : {_type_text(field)}, default={_shown(field.default)}")
+            said += textwrap.wrap(
+                field.description or "", room, initial_indent="    ", subsequent_indent="    "
+            )
+        return "\n".join(indent + line for line in said)
+
+    return re.sub(r"^([ \t]*)\{parameters\}", lambda found: lines(found.group(1)), text, flags=re.MULTILINE)
+
+
+def _shown(default: Any) -> str:
+    return f'"{default}"' if isinstance(default, str) else repr(default)
+
+
+def _type_text(field: FieldInfo) -> str:
+    """The type of a field in numpydoc's words."""
+    said = [note for note in field.metadata if isinstance(note, str)]
+    if said:
+        return said[0]
+    limit = Limit.of(field)
+    if limit is None:
+        kinds = get_args(field.annotation) or (field.annotation,)
+        return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    if limit.options == (True, False):
+        kind = "bool"
+    elif limit.options:
+        kind = "{" + ", ".join(
+            f'"{option}"' if isinstance(option, str) else repr(option) for option in limit.options
+        )
+        kind += "}"
+    else:
+        kind = "int" if limit.whole else "float"
+    return f"{kind} or None" if limit.none else kind

@@ -9,6 +9,7 @@ import torch
 
 from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows
+from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.estimator import Autoencoder, FitData
 from nmfbench.models.autoencoder.exact import SolverResult, fit_ae_nmf
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -16,6 +17,8 @@ from nmfbench.models.autoencoder.exact.objective import tied
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
 from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram
+from nmfbench.models.card import OnDevice
+from nmfbench.models.parameters import parameters
 from nmfbench.rows.batches import Batch
 
 
@@ -44,6 +47,7 @@ class TiedProblem(AutoencoderProblem):
         return self.evaluation(squared_error)
 
 
+@parameters(card.AENMF, OnDevice)
 class AENMF(Autoencoder):
     """Autoencoding NMF with tied weights (projective NMF).
 

@@ -10,6 +10,7 @@ import torch
 
 from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows, moved
+from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf1
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -24,8 +25,9 @@ from nmfbench.models.autoencoder.penalties import (
     group_sums,
     hsic_half_gradient,
 )
+from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import FitData
-from nmfbench.models.limits import one_of, real
+from nmfbench.models.parameters import parameters
 from nmfbench.models.start import start_conditions
 from nmfbench.rows.batches import Batch
 
@@ -161,6 +163,7 @@ class AdditiveProblem(AutoencoderProblem):
         return T
 
 
+@parameters(card.CAENMF1, OnDevice)
 class CAENMF1(ConditionalAutoencoder):
     """Conditional AE-NMF, model 1: every condition adds a profile of its own.
 
@@ -175,83 +178,9 @@ class CAENMF1(ConditionalAutoencoder):
     the first `warmup_epochs` epochs of minibatches. Inv is off without `strata`.
 
     {parameters}
-    penalty_invariance : float, default=1e-3
-        Weight of Inv (gamma).
-    penalty_hsic : float, default=5e-4
-        Weight of HSIC (eta).
-    warmup_epochs : int, default=5
-        Epochs before the two penalties are switched on.
-    centred_invariance : bool, default=False
-        Penalise the conditions' means about the mean of their cell type, not that mean itself.
-    update_U : {"closed_form", "adam"}, default="closed_form"
-        ``closed_form``: U is set to its optimum given W before each step; `learning_rate_U` is not used.
     """
 
     _model_name = "CNMF_1st_donor_only"
-    _limits = ConditionalAutoencoder._limits | {
-        "penalty_invariance": real(0),
-        "penalty_hsic": real(0),
-        "warmup_epochs": real(0, whole=True),
-        "centred_invariance": one_of(True, False),
-        "update_U": one_of("closed_form", "adam"),
-    }
-
-    def __init__(
-        self,
-        n_components=80,
-        *,
-        solver="auto",
-        max_sweeps=500,
-        solver_tol=1e-5,
-        gram_memory_mb=6144,
-        max_epochs=100,
-        batch_size=512,
-        learning_rate_W=1e-3,
-        learning_rate_U=5e-4,
-        learning_rate_schedule="constant",
-        penalty_W=1e-2,
-        penalty_U=1e-1,
-        penalty_invariance=1e-3,
-        penalty_hsic=5e-4,
-        warmup_epochs=5,
-        centred_invariance=False,
-        update_U="closed_form",
-        row_norm=False,
-        init="nndsvd",
-        batches="proportional",
-        patience=6,
-        tol=1e-6,
-        random_state=None,
-        device="auto",
-        verbose=0,
-    ):
-        super().__init__(
-            n_components,
-            solver=solver,
-            max_sweeps=max_sweeps,
-            solver_tol=solver_tol,
-            gram_memory_mb=gram_memory_mb,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            learning_rate_W=learning_rate_W,
-            learning_rate_schedule=learning_rate_schedule,
-            penalty_W=penalty_W,
-            row_norm=row_norm,
-            init=init,
-            batches=batches,
-            patience=patience,
-            tol=tol,
-            random_state=random_state,
-            device=device,
-            verbose=verbose,
-        )
-        self.learning_rate_U = learning_rate_U
-        self.penalty_U = penalty_U
-        self.penalty_invariance = penalty_invariance
-        self.penalty_hsic = penalty_hsic
-        self.warmup_epochs = warmup_epochs
-        self.centred_invariance = centred_invariance
-        self.update_U = update_U
 
     def _problem(self, data: FitData, W: torch.Tensor) -> AdditiveProblem:
         U = start_conditions((data.conditions.size, data.source.n_columns), self.init, self.seed_, W)

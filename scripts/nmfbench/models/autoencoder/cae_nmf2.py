@@ -11,6 +11,7 @@ import torch
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows
+from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf2
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -18,8 +19,9 @@ from nmfbench.models.autoencoder.exact.objective import donor_loadings
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
 from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import Conditions, FitData
-from nmfbench.models.limits import one_of
+from nmfbench.models.parameters import parameters
 from nmfbench.models.start import start_conditions
 from nmfbench.rows.batches import Batch
 
@@ -95,6 +97,7 @@ class LoadingsProblem(AutoencoderProblem):
         return self.evaluation(squared_error, penalty_U=self.penalty_U * norm_U)
 
 
+@parameters(card.CAENMF2, OnDevice)
 class CAENMF2(ConditionalAutoencoder):
     """Conditional AE-NMF, model 2: every condition has loadings of its own beside the shared ones.
 
@@ -105,65 +108,10 @@ class CAENMF2(ConditionalAutoencoder):
     with the embedding ``H = X Wᵀ`` and c(i) the condition of cell i.
 
     {parameters}
-    save_u : bool, default=False
-        Give all of U to ``unstructured()``: conditions x k x genes numbers.
     """
 
     _own_loadings = True
     _model_name = "CNMF_2nd_donorOnly"
-    _limits = ConditionalAutoencoder._limits | {
-        "batches": one_of("by_condition", "proportional", "round_robin", "random"),
-        "save_u": one_of(True, False),
-    }
-
-    def __init__(
-        self,
-        n_components=80,
-        *,
-        solver="auto",
-        max_sweeps=500,
-        solver_tol=1e-5,
-        gram_memory_mb=6144,
-        max_epochs=100,
-        batch_size=512,
-        learning_rate_W=1e-3,
-        learning_rate_U=5e-4,
-        learning_rate_schedule="constant",
-        penalty_W=1e-2,
-        penalty_U=5e-2,
-        row_norm=False,
-        init="nndsvd",
-        batches="by_condition",
-        patience=6,
-        tol=1e-6,
-        random_state=None,
-        device="auto",
-        save_u=False,
-        verbose=0,
-    ):
-        super().__init__(
-            n_components,
-            solver=solver,
-            max_sweeps=max_sweeps,
-            solver_tol=solver_tol,
-            gram_memory_mb=gram_memory_mb,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            learning_rate_W=learning_rate_W,
-            learning_rate_schedule=learning_rate_schedule,
-            penalty_W=penalty_W,
-            row_norm=row_norm,
-            init=init,
-            batches=batches,
-            patience=patience,
-            tol=tol,
-            random_state=random_state,
-            device=device,
-            verbose=verbose,
-        )
-        self.learning_rate_U = learning_rate_U
-        self.penalty_U = penalty_U
-        self.save_u = save_u
 
     def _check_conditions(self, conditions: Conditions) -> None:
         if len(conditions.names) > 1:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from nmfbench.models.autoencoder.estimator import Autoencoder
-from nmfbench.models.limits import Limit, real
 
 
 class ConditionalAutoencoder(Autoencoder):
@@ -16,10 +15,6 @@ class ConditionalAutoencoder(Autoencoder):
 
     _conditional = True
     _loadings_name = "W_concat"
-    _limits: ClassVar[dict[str, Limit]] = Autoencoder._limits | {
-        "learning_rate_U": real(0, above=True),
-        "penalty_U": real(0),
-    }
 
     def embedding_parts(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
         """As in the parent: the shared embedding, the conditions' part, and both side by side."""

@@ -24,9 +24,8 @@ from nmfbench.models.autoencoder.minibatch import AutoencoderProblem
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver, with_batches_of
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
-from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
-from nmfbench.models.parameters import SHARED_PARAMETERS
-from nmfbench.models.start import STARTS, start_loadings
+from nmfbench.models.limits import check_parameters, seed_from
+from nmfbench.models.start import start_loadings
 from nmfbench.rows.batches import Sampler, WindowSampler
 from nmfbench.rows.memory import InMemoryRows, RowSource
 from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
@@ -48,68 +47,6 @@ class Autoencoder(Embedding):
         "max_sweeps",
         "gram_memory_mb",
     }
-    _limits: ClassVar[dict[str, Limit]] = Embedding._limits | {
-        "solver": one_of("auto", "statistics", "minibatch"),
-        "max_sweeps": real(1, whole=True),
-        "solver_tol": real(0),
-        "gram_memory_mb": real(0),
-        "max_epochs": real(1, whole=True),
-        "batch_size": real(1, whole=True),
-        "learning_rate_W": real(0, above=True),
-        "learning_rate_schedule": one_of("constant", "cosine"),
-        "penalty_W": real(0),
-        "row_norm": one_of(True, False),
-        "init": one_of(*STARTS),
-        "batches": one_of("proportional", "round_robin", "random"),
-        "patience": real(1, whole=True),
-        "tol": real(0),
-        "verbose": real(0, whole=True),
-    }
-
-    def __init__(
-        self,
-        n_components=80,
-        *,
-        solver="auto",
-        max_sweeps=500,
-        solver_tol=1e-5,
-        gram_memory_mb=6144,
-        max_epochs=100,
-        batch_size=512,
-        learning_rate_W=1e-3,
-        learning_rate_schedule="constant",
-        penalty_W=1e-2,
-        row_norm=False,
-        init="nndsvd",
-        batches="proportional",
-        patience=6,
-        tol=1e-6,
-        random_state=None,
-        device="auto",
-        verbose=0,
-    ):
-        self.n_components = n_components
-        self.solver = solver
-        self.max_sweeps = max_sweeps
-        self.solver_tol = solver_tol
-        self.gram_memory_mb = gram_memory_mb
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate_W = learning_rate_W
-        self.learning_rate_schedule = learning_rate_schedule
-        self.penalty_W = penalty_W
-        self.row_norm = row_norm
-        self.init = init
-        self.batches = batches
-        self.patience = patience
-        self.tol = tol
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
-
-    def __init_subclass__(cls, **arguments) -> None:
-        super().__init_subclass__(**arguments)
-        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", SHARED_PARAMETERS)
 
     def fit(
         self,
@@ -148,7 +85,7 @@ class Autoencoder(Embedding):
         -------
         self
         """
-        check_parameters(self, self._limits)
+        check_parameters(self)
         self._check_solver()
         resolve_device(self.device)
         source = InMemoryRows(self._check_input(X, reset=True), fingerprint)
@@ -188,7 +125,7 @@ class Autoencoder(Embedding):
         self
             Without ``embedding_``.
         """
-        check_parameters(self, self._limits)
+        check_parameters(self)
         self._check_solver()
         device = resolve_device(self.device)
         self._check_rank(source.n_rows, source.n_columns)

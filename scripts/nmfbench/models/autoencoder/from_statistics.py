@@ -94,7 +94,7 @@ def fit_statistics(
     InputError
         If the model needs minibatches, its rank is too large, or its statistics are not among these.
     """
-    check_parameters(model, model._limits)
+    check_parameters(model)
     if only := model._minibatch_only():
         raise InputError(
             f"{type(model).__name__}: a fit from statistics with {' and '.join(only)}",

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,17 @@ from nmfbench.fitting.observer import Observer
 from nmfbench.fitting.progress import Progress
 from nmfbench.linalg import SparseRows
 from nmfbench.memory import peak_mb
+from nmfbench.models.base_nmf import card
+from nmfbench.models.card import OnCpu
 from nmfbench.models.estimator import Embedding
-from nmfbench.models.limits import Limit, check_parameters, one_of, real, seed_from
+from nmfbench.models.limits import check_parameters, seed_from
+from nmfbench.models.parameters import parameters
 from nmfbench.rows.memory import InMemoryRows
 
 log = logging.getLogger(__name__)
 
 
+@parameters(card.BaseNMF, OnCpu)
 class BaseNMF(Embedding):
     """Non-negative matrix factorisation, the baseline: scikit-learn's NMF by coordinate descent.
 
@@ -38,40 +42,12 @@ class BaseNMF(Embedding):
     ``sklearn.decomposition.NMF(n_components, init=init, solver="cd", max_iter=max_iter, tol=tol,
     random_state=random_state)``; the two sparse products of a sweep use all threads.
 
-    Parameters
-    ----------
-    n_components : int, default=80
-        Number of factors k.
-    init : {"nndsvda", "nndsvd", "nndsvdar", "random"}, default="nndsvda"
-    max_iter : int, default=100
-        Sweeps, at most.
-    tol : float, default=1e-4
-        Training ends when the violation (the change of a sweep, in the projected gradient) falls to this
-        share of the first sweep's.
-    random_state : int, RandomState, Generator or None
-    verbose : int, default=0
-        Above 0: a progress bar, whether or not stderr is a terminal.
+    {parameters}
     """
 
     _embedding_name = "H_sklearn_nmf"
-    _limits: ClassVar[dict[str, Limit]] = Embedding._limits | {
-        "init": one_of("nndsvda", "nndsvd", "nndsvdar", "random"),
-        "max_iter": real(1, whole=True),
-        "tol": real(0),
-        "verbose": real(0, whole=True),
-    }
     device_ = "cpu"
     uses_labels_ = False
-
-    def __init__(
-        self, n_components=80, *, init="nndsvda", max_iter=100, tol=1e-4, random_state=None, verbose=0
-    ):
-        self.n_components = n_components
-        self.init = init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.random_state = random_state
-        self.verbose = verbose
 
     def fit(
         self,
@@ -103,7 +79,7 @@ class BaseNMF(Embedding):
         -------
         self
         """
-        check_parameters(self, self._limits)
+        check_parameters(self)
         X = self._check_input(X, reset=True)
         self._check_rank(*X.shape)
         keeper, stored = None, None

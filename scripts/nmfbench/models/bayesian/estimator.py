@@ -22,12 +22,11 @@ from nmfbench.models.bayesian.device_counts import place_counts
 from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.given import check_together, gather
 from nmfbench.models.bayesian.loop import run
-from nmfbench.models.bayesian.parameters import LIMITS, SHARED_PARAMETERS
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
 from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
-from nmfbench.models.limits import Limit, check_parameters, seed_from
+from nmfbench.models.limits import check_parameters, seed_from
 from nmfbench.rows.memory import InMemoryRows
 
 INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
@@ -38,76 +37,6 @@ class BayesianNMF(Results):
     """Counts as negative binomial about ``theta = P A``, with a posterior for every entry of P and A."""
 
     _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_epochs", "num_steps", "marker_draws"}
-    _limits: ClassVar[dict[str, Limit]] = LIMITS
-    _shape_parameters = ""
-
-    def __init_subclass__(cls, **arguments) -> None:
-        super().__init_subclass__(**arguments)
-        text = SHARED_PARAMETERS.replace("{shape_parameters}", cls._shape_parameters)
-        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", text)
-
-    def __init__(
-        self,
-        n_components=80,
-        *,
-        inference="cavi",
-        batch_size=None,
-        max_epochs=200,
-        tol=1e-5,
-        patience=3,
-        forgetting=0.5,
-        delay=10.0,
-        local_steps=5,
-        num_steps=2000,
-        lr=0.1,
-        clip_norm=None,
-        param_P=True,
-        nb_probs=0.5,
-        learn_probs="fixed",
-        learn_rates="matrix",
-        prior_rate=1.0,
-        use_pois=False,
-        use_chisq=False,
-        fixed_genes=None,
-        fixed_samples=None,
-        post_full_P_steps=0,
-        held_out_fraction=0.0,
-        marker_draws=50,
-        storage_device="auto",
-        keep_on_cpu=False,
-        random_state=None,
-        device="auto",
-        verbose=0,
-    ):
-        self.n_components = n_components
-        self.inference = inference
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.tol = tol
-        self.patience = patience
-        self.forgetting = forgetting
-        self.delay = delay
-        self.local_steps = local_steps
-        self.num_steps = num_steps
-        self.lr = lr
-        self.clip_norm = clip_norm
-        self.param_P = param_P
-        self.nb_probs = nb_probs
-        self.learn_probs = learn_probs
-        self.learn_rates = learn_rates
-        self.prior_rate = prior_rate
-        self.use_pois = use_pois
-        self.use_chisq = use_chisq
-        self.fixed_genes = fixed_genes
-        self.fixed_samples = fixed_samples
-        self.post_full_P_steps = post_full_P_steps
-        self.held_out_fraction = held_out_fraction
-        self.marker_draws = marker_draws
-        self.storage_device = storage_device
-        self.keep_on_cpu = keep_on_cpu
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
 
     def fit(
         self,
@@ -145,7 +74,7 @@ class BayesianNMF(Results):
         -------
         self
         """
-        check_parameters(self, self._limits)
+        check_parameters(self)
         check_together(self)
         device = resolve_device(self.device)
         cell_names = getattr(X, "index", None) if cell_names is None else cell_names

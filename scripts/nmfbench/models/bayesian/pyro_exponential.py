@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from nmfbench.models.bayesian import card
 from nmfbench.models.bayesian.estimator import BayesianNMF
 from nmfbench.models.bayesian.prior import GammaPrior
+from nmfbench.models.parameters import parameters
 
 
+@parameters(card.Given, card.PyroExponential)
 class PyroExponential(BayesianNMF):
     """Exponential priors: ``P_ik ~ Exp(rate_P)``, ``A_kg ~ Exp(rate_A)``.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
 from nmfbench.models.labels import encode_conditions
-from nmfbench.models.limits import Limit, real
+from nmfbench.models.parameters import parameters
+from nmfbench.models.pnmf import card
 from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.estimator import PNMF
 from nmfbench.models.pnmf.infer import embed_cells
@@ -20,6 +20,7 @@ from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.scales import RateScales
 
 
+@parameters(card.Details, card.PNMFDonor, card.PNMF, card.PNMFSpatial)
 class PNMFDonor(PNMF):
     """PNMF with a multiplier for every gene of every donor: ``R_nd = s_n γ_bd Σ_l exp(F_nl) W_dl``.
 
@@ -27,12 +28,7 @@ class PNMFDonor(PNMF):
     of the factors: ``γ_bd = (κ + counts of d in b) / (κ + what the factors expect of d in b)``. Trained by
     coordinate ascent (and its polish) on all cells. `transform` uses γ = 1: new cells may be of new donors.
 
-    Parameters
-    ----------
-    donor_strength : float, default=10.0
-        κ, in counts.
-    n_components, exposure, ...
-        As in :class:`PNMF`.
+    {parameters}
 
     Attributes
     ----------
@@ -42,11 +38,6 @@ class PNMFDonor(PNMF):
     """
 
     _conditional = True
-    _limits: ClassVar[dict[str, Limit]] = PNMF._limits | {"donor_strength": real(0)}
-
-    def __init__(self, n_components=10, *, donor_strength=10.0, **parameters):
-        super().__init__(n_components, **parameters)
-        self.donor_strength = donor_strength
 
     def transform(
         self, X, coordinates: Any = None, groups: Any = None, *, conditions=None, method="vi", layer=None
@@ -94,13 +85,3 @@ class PNMFDonor(PNMF):
             return super()._scales(counts)
         codes = self.conditions_.codes[:, 0]
         return RateScales.of(counts, self._exposure_of(counts), codes, self.donor_strength)
-
-
-def _signature() -> inspect.Signature:
-    """Of PNMF's constructor and the parameter added here: scikit-learn and the workflow read it."""
-    base = inspect.signature(PNMF.__init__)
-    more = inspect.Parameter("donor_strength", inspect.Parameter.KEYWORD_ONLY, default=10.0)
-    return base.replace(parameters=[*base.parameters.values(), more])
-
-
-PNMFDonor.__init__.__signature__ = _signature()

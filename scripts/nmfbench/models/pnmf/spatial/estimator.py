@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
+from nmfbench.models.parameters import parameters
+from nmfbench.models.pnmf import card
 from nmfbench.models.pnmf.estimator import PNMF
 
 
+@parameters(card.Details, card.PNMFSpatial, card.PNMF, without=["spatial"])
 class SpatialPNMF(PNMF):
     """``PNMF(spatial=True, exposure="total")``: factors are Gaussian processes over the cells' coordinates.
 
@@ -18,10 +19,7 @@ class SpatialPNMF(PNMF):
 
     A process is smooth and cannot follow the depth of each cell, so `exposure` is ``"total"`` by default.
 
-    Parameters
-    ----------
-    n_components, mode, lengthscale, ...
-        As in :class:`PNMF`, but for `spatial`, which is True.
+    {parameters}
 
     Attributes
     ----------
@@ -42,18 +40,4 @@ class SpatialPNMF(PNMF):
     (1, 2)
     """
 
-    def __init__(self, n_components=10, *, exposure="total", **parameters):
-        if "spatial" in parameters:
-            raise TypeError("SpatialPNMF.__init__() got an unexpected keyword argument 'spatial'")
-        super().__init__(n_components, exposure=exposure, spatial=True, **parameters)
-
-
-def _signature() -> inspect.Signature:
-    """Of PNMF's constructor with other defaults, for scikit-learn and the workflow."""
-    parameters = dict(inspect.signature(PNMF.__init__).parameters)
-    parameters["exposure"] = parameters["exposure"].replace(default="total")
-    del parameters["spatial"]
-    return inspect.Signature(list(parameters.values()))
-
-
-SpatialPNMF.__init__.__signature__ = _signature()
+    spatial = True

@@ -11,35 +11,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.models.limits import Limit, one_of, real
 from nmfbench.models.pnmf.coordinate import LARGEST_EXPONENT
-from nmfbench.models.pnmf.spatial.inducing import ALLOCATIONS
 from nmfbench.models.pnmf.spatial.kernels import Points
-from nmfbench.models.pnmf.spatial.neighbours import NEIGHBOURS
-from nmfbench.models.pnmf.spatial.svgp import CHOLESKY_MODES
 
 if TYPE_CHECKING:
     from nmfbench.models.pnmf.estimator import PNMF
 
-SPATIAL_LIMITS: dict[str, Limit] = {
-    "spatial": one_of(True, False),
-    "local": one_of(True, False),
-    "multigroup": one_of(True, False),
-    "kernel": one_of("Matern32"),
-    "num_inducing": real(1, whole=True),
-    "lengthscale": real(0, above=True),
-    "sigma": real(0, above=True),
-    "group_diff_param": real(-1e9),
-    "jitter": real(0, above=True),
-    "train_lengthscale": one_of(True, False),
-    "cholesky_mode": one_of(*CHOLESKY_MODES),
-    "diagonal_only": one_of(True, False),
-    "inducing_allocation": one_of(*ALLOCATIONS),
-    "K": real(1, whole=True),
-    "precompute_knn": one_of(True, False),
-    "neighbors": one_of(*NEIGHBOURS),
-    "scale_kl_NM": one_of(True, False),
-}
 _MANY_INDUCING = 3000  # the default of num_inducing
 _SHORT = 0.25  # of the usual distance to the nearest cell: below it neighbours are as good as independent
 

@@ -1,4 +1,7 @@
-"""What every section of the configuration shares."""
+"""What every section of the configuration is, and the values that several of them hold.
+
+Light on purpose: the config, the cards of the models and the estimators all begin from here.
+"""
 
 from __future__ import annotations
 

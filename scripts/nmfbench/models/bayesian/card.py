@@ -1,22 +1,20 @@
-"""Config sections of the Bayesian models."""
+"""Cards of the Bayesian models, and their sections of the configuration."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nmfbench.config.base import Fraction, Section
+from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
+from nmfbench.section import Fraction
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Bayesian(Section):
+class Bayesian(ModelSection):
     """What the two Bayesian models of counts share."""
 
-    display_name: str | None = Field(
-        None, description="Name in CSVs and figures; by default the model's own, or this key."
-    )
     inference: Literal["cavi", "svi", "map"] = Field(
         "cavi",
         description="`cavi`: closed-form coordinate ascent, its ELBO never falls. `svi`: Pyro's stochastic "
@@ -98,7 +96,6 @@ class Bayesian(Section):
         return self
 
     def pattern_files(self) -> list[str]:
-        """Files that the fit reads beside the counts."""
         given = [self.fixed_genes, None if self.fixed_samples == "donors" else self.fixed_samples]
         return [path for path in given if path is not None]
 
@@ -118,3 +115,41 @@ class PyroGammaNB(Bayesian):
     learn_shapes: Literal["fixed", "matrix", "pattern"] = Field(
         "matrix", description="Keep the shapes, or learn one for each matrix or each pattern."
     )
+
+
+class Given(OnDevice):
+    """What the estimators take otherwise than the config has it, and what it has not."""
+
+    n_components: int = Field(
+        80, ge=0, description="Number of learnt patterns k; 0 is for `fixed_genes` alone."
+    )
+    fixed_genes: Annotated[Any, "DataFrame, path or None"] = Field(
+        None, description="Constant patterns of genes (genes x patterns), aligned by name."
+    )
+    fixed_samples: Annotated[Any, 'DataFrame, path, "donors" or None'] = Field(
+        None,
+        description="Constant patterns of cells (cells x patterns), aligned by name; `donors`: an additive "
+        "profile of genes for each donor.",
+    )
+
+
+def _card(section: type[Bayesian], estimator: str, display_name: str, colour: str, marker: str) -> ModelCard:
+    return ModelCard(
+        section=section,
+        estimator=estimator,
+        display_name=display_name,
+        colour=colour,
+        marker=marker,
+        revision=1,
+        # the counts by cell and by gene, and those set aside
+        resources=Resources(4000, 40, 60, 4),
+        input="counts",
+        conditional=True,
+        needs=frozenset({"patterns", "names"}),
+    )
+
+
+CARDS = (
+    _card(PyroGammaNB, "PyroGammaNB", "Pyro_GammaNB", "#4D4D4D", "*"),
+    _card(PyroExponential, "PyroExponential", "Pyro_Exponential", "#F0E442", "X"),
+)

@@ -1,4 +1,4 @@
-"""Config sections of Poisson factorisation."""
+"""Cards of Poisson factorisation, and its sections of the configuration."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from nmfbench.config.base import Fraction, Section
+from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
+from nmfbench.section import Fraction
 
 
-class PoissonFactorisation(Section):
-    """What the two share."""
+class PoissonFactorisation(ModelSection):
+    """What the three share."""
 
-    display_name: str | None = Field(
-        None, description="Name in CSVs and figures; by default the model's own, or this key."
-    )
     mode: Literal["expanded", "simple", "lower-bound"] = Field(
         "expanded",
         description="What is maximised: the evidence bound (two Monte-Carlo estimates of it), or Jensen's "
@@ -108,3 +106,75 @@ class PNMFSpatial(PoissonFactorisation):
     )
     batch_size: int | None = Field(None, ge=1, description="Cells of a step of Adam; null: all at once.")
     learning_rate: float = Field(0.01, gt=0, description="Adam's step, where there is no closed form.")
+
+
+class Details(OnDevice):
+    """What the estimators have beside their sections, and what they take more widely."""
+
+    n_components: int = Field(10, ge=1, description="Number of factors k.")
+    verbose: bool = Field(False, description="A progress bar, whether or not stderr is a terminal.")
+    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means"] | None = Field(
+        "random", description="Start of the factors, see :func:`nmfbench.models.pnmf.initialize_factors`."
+    )
+    scheduler_patience: int = Field(200, ge=0, description="Of `plateau`: steps without a gain.")
+    scheduler_factor: float = Field(0.8, gt=0, description="Of `plateau`: what the rate is multiplied by.")
+    min_lr: float = Field(1e-5, ge=0, description="Of `plateau`: the smallest rate.")
+    scheduler_pct_start: float = Field(0.3, ge=0, description="Of `one_cycle`: the share of rising steps.")
+    scheduler_div_factor: float = Field(25.0, gt=0, description="Of `one_cycle`: highest over first rate.")
+    scheduler_final_div_factor: float = Field(1e4, gt=0, description="Of `one_cycle`: first over last rate.")
+    shuffle: bool = Field(True, description="Whether each pass takes the cells (genes) in a new order.")
+    scale_ll_D: bool = Field(
+        True,
+        description="With `y_batch_size`: the sum over nonzeros is scaled to all genes, and the rates are "
+        "those of all genes, exactly. False: the likelihood of the batch's genes as it is.",
+    )
+    tol_mode: Literal["relative", "absolute"] = Field(
+        "relative", description="`absolute`: stop where two neighbouring ELBOs differ by less than `tol`."
+    )
+    eval_every: int = Field(25, ge=1, description="Steps between evaluations of a Monte-Carlo ELBO.")
+    patience: int = Field(
+        3, ge=1, description="Evaluations without a gain after which gradient training ends."
+    )
+    spatial: bool = Field(
+        False, description="Whether factors are Gaussian processes over the cells' coordinates."
+    )
+    kernel: Literal["Matern32"] = Field("Matern32", description="`spatial`: the covariance.")
+    jitter: float = Field(1e-5, gt=0, description="`spatial`: added to the diagonal of the covariance.")
+    cholesky_mode: Literal["exp", "softplus"] = Field(
+        "exp", description="`spatial`: how the diagonal of q's factor is kept positive."
+    )
+    diagonal_only: bool = Field(
+        False,
+        description="`spatial`: whether q of the inducing values has a diagonal covariance (in the whitened "
+        "values).",
+    )
+    inducing_allocation: Literal["proportional", "equal", "derived"] = Field(
+        "proportional", description="`multigroup`: how groups share the inducing points."
+    )
+    precompute_knn: bool = Field(True, description="`local`: whether neighbours are found once and kept.")
+    scale_kl_NM: bool = Field(
+        False,
+        description="Without `local`: whether the divergence is multiplied by cells / inducing points. The "
+        "objective is then no bound; for comparison with software that does it.",
+    )
+
+
+def _card(section, estimator, display_name, colour, marker, **more) -> ModelCard:
+    return ModelCard(
+        section=section,
+        estimator=estimator,
+        display_name=display_name,
+        colour=colour,
+        marker=marker,
+        revision=1,
+        resources=Resources(3000, 24, 60, 4),  # the counts by cell and by gene
+        input="counts",
+        **more,
+    )
+
+
+CARDS = (
+    _card(PNMF, "PNMF", "PNMF", "#CC79A7", "v"),
+    _card(PNMFDonor, "PNMFDonor", "PNMF_donor", "#D55E00", "P", conditional=True, one_condition=True),
+    _card(PNMFSpatial, "SpatialPNMF", "PNMF_spatial", "#8700FF", "p", needs=frozenset({"coordinates"})),
+)

@@ -1,0 +1,240 @@
+"""The grid of a config: datasets, models, ranks and seeds, and the files that their jobs leave.
+
+Pure functions of the config. Paths are written with Snakemake's path variables and wildcards,
+``<results>/<fit>/run.json``; `spell` puts in what the variables stand for. Methods that a rule hands to
+Snakemake take a job's wildcards: anything with ``dataset``, ``model``, ``rank`` ... as attributes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nmfbench.config import Config
+    from nmfbench.models.card import ModelCard
+
+NOTHING = "(?!)"
+"""A pattern that matches nothing, for the wildcards of a rule without any job."""
+
+COMPARISON = (
+    "{dataset}/comparisons/{model}-rank-{rank}-seed-{seed}"
+    "-with-{other_model}-rank-{other_rank}-seed-{other_seed}"
+)
+"""Two fits whose factors are matched; names of models have no hyphen, so the parts stay apart."""
+
+PROJECTION = "{dataset}/projections/{projection}/{model}-rank-{rank}-seed-{seed}"
+"""New cells, embedded by one fit."""
+
+TABLES = (
+    *("leaderboard", "scores", "folds", "resources", "coverage", "intervals", "comparisons"),
+    "factor_summary",
+)
+FIGURES = (
+    *("scores-rank-{rank}", "tradeoff-rank-{rank}", "training-rank-{rank}", "resources"),
+    *("{model}/umap-rank-{rank}", "{model}/factors-rank-{rank}"),
+    *("factor-statistics-rank-{rank}", "orthogonality-rank-{rank}"),
+)
+CSVS = ("clustering_metrics_by_{label}_k{rank}", "classification_summary_by_{label}_k{rank}")
+
+STEPS = (
+    *("train", "find_neighbours", "cluster_embedding", "score_clusters", "score_integration"),
+    "compute_umap",
+)
+"""What is done once for each fit; beside them it is classified, once for each label and shuffle."""
+
+
+def expand(pattern: str, **values: Any) -> list[str]:
+    """Fill a pattern's wildcards with every combination of their values, the last one running fastest.
+
+    Examples
+    --------
+    >>> expand("{model}/{rank}", rank=[3, 4], model=["a", "b"], seed=[1])
+    ['a/3', 'b/3', 'a/4', 'b/4']
+    """
+    used = {field for _, field, *_ in string.Formatter().parse(pattern) if field}
+    lists = {
+        key: [value] if isinstance(value, (str, int)) else list(value)
+        for key, value in values.items()
+        if key in used
+    }
+    return [
+        pattern.format(**dict(zip(lists, chosen, strict=True)))
+        for chosen in itertools.product(*lists.values())
+    ]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a config asks for, as fits and files.
+
+    Parameters
+    ----------
+    config : Config
+    spell : callable
+        Puts in the path variables of a pattern: ``<results>/x`` becomes ``results/x``. Rules are given this.
+    locate : callable
+        Says where such a path lies, seen from the working directory: Snakemake puts the prefix of a module
+        before the files of its rules, and before nothing else.
+    """
+
+    config: Config
+    spell: Callable[[str], str]
+    locate: Callable[[str], str] = str
+
+    def place(self, pattern: str) -> str:
+        """Where the file of a pattern lies; for what is no input or output of a rule."""
+        return self.locate(self.spell(pattern))
+
+    # ---- names
+
+    def fit_of(self, kind: str) -> str:
+        """Folder of a fit, for the models of one kind only."""
+        names = "|".join(name for name, section in self.config.models.items() if section.kind == kind)
+        return f"{{dataset}}/{{model,{names or NOTHING}}}/rank-{{rank}}/seed-{{seed}}"
+
+    @property
+    def first_fit(self) -> str:
+        """Folder of the fit that things are drawn for: of the first training seed."""
+        return f"{{dataset}}/{{model}}/rank-{{rank}}/seed-{self.config.seeds[0]}"
+
+    def datasets_from(self, source: str) -> str:
+        """Pattern of the datasets that come from `url` or `simulate`."""
+        sections = self.config.datasets.items()
+        return "|".join(name for name, section in sections if getattr(section, source) is not None) or NOTHING
+
+    def display_names(self) -> dict[str, str]:
+        """Name in figures and CSVs of every model, in the order of the config."""
+        return {name: self.config.display_name(name) for name in self.config.models}
+
+    def kinds(self) -> dict[str, str]:
+        """Kind of every model, in the order of the config; figures take colours by it."""
+        return {name: section.kind for name, section in self.config.models.items()}
+
+    # ---- files
+
+    def fits(self, pattern: str, **fixed: Any) -> list[str]:
+        """Expand a pattern over the grid of fits, with some of its wildcards fixed or widened."""
+        config = self.config
+        values = {
+            **{"dataset": list(config.datasets), "model": list(config.models)},
+            **{"rank": config.ranks, "seed": config.seeds},
+            **{"label": list(config.label_paths), "cv_seed": config.classification.seeds},
+        }
+        return expand(self.spell(pattern), **{**values, **fixed})
+
+    def fits_of(self, pattern: str, *given: str) -> Callable[[Any], list[str]]:
+        """An input function: the pattern over the fits of a job's dataset; wildcards named are the job's."""
+        return lambda wildcards: self.fits(
+            pattern, dataset=wildcards.dataset, **{key: getattr(wildcards, key) for key in given}
+        )
+
+    def compared_fits(self, pattern: str) -> list[str]:
+        """Expand a pattern over the comparisons that the config asks for, in every dataset."""
+        return [
+            self.spell(pattern).format(
+                dataset=dataset,
+                **first._asdict(),
+                **{f"other_{key}": value for key, value in second._asdict().items()},
+            )
+            for dataset in self.config.datasets
+            for first, second in self.config.compared_fits()
+        ]
+
+    def projecting_fits(self, wildcards: Any) -> list[dict[str, Any]]:
+        """The fits that embed a job's new cells: those of the first seed."""
+        config = self.config
+        return [
+            {"dataset": wildcards.dataset, "model": model, "rank": rank, "seed": config.seeds[0]}
+            for model in config.projections[wildcards.projection].models or list(config.models)
+            for rank in config.ranks
+        ]
+
+    def projected_fits(self, pattern: str) -> Callable[[Any], list[str]]:
+        """An input function: the pattern over the fits that embed a job's new cells."""
+        return lambda wildcards: [
+            self.spell(pattern).format(projection=wildcards.projection, **fit)
+            for fit in self.projecting_fits(wildcards)
+        ]
+
+    def targets(self) -> list[str]:
+        """Everything the benchmark makes: tables and figures of every dataset."""
+        wanted = [f"tables/{name}.csv" for name in CSVS]
+        wanted += [f"tables/{name}.tsv" for name in TABLES] + [f"figures/{name}.png" for name in FIGURES]
+        if self.config.rank_selection.models:
+            wanted += ["tables/rank_selection.tsv", "figures/rank_selection.png"]
+        files = [file for name in wanted for file in self.fits(f"<results>/{{dataset}}/{name}")]
+        files += self.fits(f"<results>/{self.first_fit}/factors.html")
+        if self.config.factors.starcat_reference:
+            files += self.fits("<results>/<fit>/starcat_reference.tsv")
+        files += [
+            self.spell(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
+            for name, asked in self.config.projections.items()
+        ]
+        files += self.compared_fits(f"<results>/{COMPARISON}.tsv")
+        files += self.compared_fits(f"<results>/{COMPARISON}.png")
+        return sorted(set(files))
+
+    def source_file(self, wildcards: Any) -> str:
+        """The .h5ad a dataset starts from: the person's own file, or the one we download or simulate."""
+        name = wildcards.dataset
+        return self.config.datasets[name].path or self.spell(f"<results>/{name}/source.h5ad")
+
+    # ---- what the tables are told
+
+    def step_patterns(self, folder: str, suffix: str) -> dict[str, str]:
+        """Path of the log or benchmark file of each step of a fit, with the wildcards left in."""
+        steps = dict.fromkeys(STEPS, "<fit>")
+        steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
+        return {step: self.place(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
+
+    @cached_property
+    def logs(self) -> dict[str, str]:
+        """Where each step of a fit leaves its log."""
+        return self.step_patterns("<logs>", "log")
+
+    @cached_property
+    def benchmarks(self) -> dict[str, str]:
+        """Where each step of a fit leaves its benchmark."""
+        return self.step_patterns("<benchmarks>", "tsv")
+
+    # ---- parameters of the rules
+
+    def section(self, wildcards: Any) -> Any:
+        """Section of a job's model."""
+        return self.config.models[wildcards.model]
+
+    def card(self, wildcards: Any) -> ModelCard:
+        """Card of a job's model."""
+        return self.config.card(wildcards.model)
+
+    def dataset(self, *keys: str) -> Callable[[Any], dict[str, Any]]:
+        """A function that gives some keys of a dataset's section to a rule."""
+        return lambda wildcards: self.config.datasets[wildcards.dataset].model_dump(include=set(keys))
+
+    def device(self, wildcards: Any) -> str:
+        """Where a model trains: one that cannot use a GPU, such as scikit-learn's NMF, always on the CPU."""
+        return self.config.device if self.card(wildcards).gpu else "cpu"
+
+    def compared_names(self, wildcards: Any) -> list[str]:
+        """What the two fits of a comparison are called in its figure."""
+        return [
+            f"{self.config.display_name(model)}, rank {rank}, seed {seed}"
+            for model, rank, seed in (
+                (wildcards.model, wildcards.rank, wildcards.seed),
+                (wildcards.other_model, wildcards.other_rank, wildcards.other_seed),
+            )
+        ]
+
+    def tensorboard(self, wildcards: Any) -> dict[str, Any] | None:
+        """Where and how the event files of a fit are written; None when they are off."""
+        settings = self.config.tensorboard
+        if not settings.enabled:
+            return None
+        fit = f"{wildcards.dataset}/{wildcards.model}/rank-{wildcards.rank}/seed-{wildcards.seed}"
+        folder = self.place(f"<logs>/tensorboard/{fit}")
+        return {"folder": folder, **settings.model_dump(exclude={"enabled"})}

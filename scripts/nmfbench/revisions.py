@@ -1,0 +1,57 @@
+"""One number for each stage of the workflow, raised by hand where the stage's results change.
+
+A rule hands its number to Snakemake as a parameter, so that results of an earlier one are made again, and
+the reason shown is ``revision: 'filter_donors 1' -> 'filter_donors 2'``. Nothing else about the code makes
+a job run again. Models have theirs on their cards. A test holds small results of every stage
+(``tests/golden``) and asks for a raise where they move; docs/reruns.md says what a raise costs.
+"""
+
+from __future__ import annotations
+
+from nmfbench.models import get_card
+
+REVISIONS: dict[str, int] = {
+    "simulate_dataset": 1,
+    "filter_donors": 1,
+    "shuffle_cells": 1,
+    "gather_statistics": 1,
+    "merge_statistics": 1,
+    "select_ranks": 1,
+    "collect_rank_selection": 1,
+    "find_neighbours": 1,
+    "cluster_embedding": 1,
+    "score_clusters": 1,
+    "classify_embedding": 1,
+    "compute_umap": 1,
+    "make_reference": 1,
+    "score_integration": 1,
+    "compare_fits": 1,
+    "describe_factors": 1,
+    "render_factor_page": 1,
+    "collect_factors": 1,
+    "export_starcat_reference": 1,
+    "project_cells": 1,
+    "collect_projections": 1,
+    "collect_tables": 1,
+    "estimate_uncertainty": 1,
+    "plot_scores": 1,
+    "plot_tradeoff": 1,
+    "plot_training": 1,
+    "plot_umap": 1,
+    "plot_factors": 1,
+    "plot_factor_statistics": 1,
+    "plot_orthogonality": 1,
+    "plot_resources": 1,
+    "plot_rank_selection": 1,
+    "plot_comparison": 1,
+}
+
+
+def revision(stage: str) -> str:
+    """A stage and its number, ``filter_donors 1``."""
+    return f"{stage} {REVISIONS[stage]}"
+
+
+def training_revision(kind: str) -> str:
+    """A model and the number on its card, ``train ae_nmf 1``."""
+    return f"train {kind} {get_card(kind).revision}"
