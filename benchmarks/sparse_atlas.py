@@ -8,6 +8,7 @@ alias method (1977, doi:10.1145/355744.355749). The cost goes with the transcrip
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numba
@@ -80,7 +81,7 @@ def blocks(atlas: Atlas) -> Iterator[sparse.csr_matrix]:
     tables = [_alias_table(np.asarray(profile, np.float64)) for profile in profiles]
     keep, other = (np.stack(parts) for parts in zip(*tables, strict=True))
     first_ambient = 1 + design.all_donors * n_programs
-    h, spread = atlas.shared_weight, design.library_spread
+    h, spread = atlas.shared_weight, asdict(design)["library_spread"]
     for number, start in enumerate(range(0, design.n_cells, BLOCK_CELLS)):
         rng = np.random.default_rng([design.seed, 1, number])
         cells = slice(start, start + BLOCK_CELLS)

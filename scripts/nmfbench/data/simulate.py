@@ -174,7 +174,7 @@ class Atlas:
             rates[mine] = (1 - share) * (1 - self.shared_weight) * (theta[mine] @ self.donor_programs[donor])
             rates[mine] += (1 - share) * self.shared_weight * self.base
             rates[mine] += share * self.ambient_profiles[donor]
-        spread = design.library_spread
+        spread = asdict(design)["library_spread"]
         rates *= design.mean_counts * rng.lognormal(-(spread**2) / 2, spread, (donors.size, 1))
         if design.dispersion > 0:
             rates *= rng.standard_gamma(1 / design.dispersion, rates.shape) * design.dispersion
