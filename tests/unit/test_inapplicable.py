@@ -134,3 +134,26 @@ def test_coverage_of_a_label_with_one_class(tmp_path):
     row = coverage([cell], tmp_path).set_index("step").loc["score_clusters"]
     assert (row["present"], row["failure"]) == (0, NOT_APPLICABLE)
     assert "one class" in row["reason"]
+
+
+def test_warnings_of_runs_stand_on_the_first_page(tmp_path):
+    from nmfbench.tables.cautions import cautions
+
+    grid = [
+        {"dataset": "d", "model": model, "display_name": model.upper(), "rank": 3, "seed": 1}
+        for model in "abc"
+    ]
+    for cell, notes in zip(
+        grid, (["few cells `hold`\nmost"], ["few cells `hold`\nmost", "diverged"], None), strict=True
+    ):
+        folder = tmp_path / f"d/{cell['model']}/rank-3/seed-1"
+        folder.mkdir(parents=True)
+        if notes is None:
+            write_stub(folder / "run.json", REASON)
+        else:
+            (folder / "run.json").write_text(json.dumps({"warnings": notes}), encoding="utf-8")
+    said = cautions(grid, tmp_path)
+    assert said[0] == "Warning of A, B: few cells 'hold' most."
+    assert "Warning of B: diverged." in said
+    assert f"Warning of C: {MARK}{REASON}." in said
+    assert cautions([], tmp_path) == []

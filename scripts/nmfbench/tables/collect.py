@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nmfbench.paths import path_name
+from nmfbench.tables.cautions import cautions
 from nmfbench.tables.coverage import coverage, overview
 from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import read_table, write_table
@@ -97,7 +98,7 @@ def collect_dataset(
         tables[f"clustering_metrics_by_{path_name(label)}_k{rank}.csv"] = clustering
         tables[f"classification_summary_by_{path_name(label)}_k{rank}.csv"] = classification
 
-    sentence = headline(tables["leaderboard.tsv"])
+    sentence = " ".join([headline(tables["leaderboard.tsv"]), *cautions(grid, directory)]).strip()
     donors, _ = try_read(Path(directory, dataset, "donors.tsv"), read_table)
     for name, page in pages(dataset, tables | {"donors.tsv": donors}, sentence).items():
         write_page(Path(out_dir, name), page)

@@ -1,0 +1,44 @@
+"""What the runs of a dataset warn of, for the first page of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nmfbench.tables.runs import Cell, read_run_record, run_folder, try_read
+
+MOST, LONGEST = 6, 400
+
+
+def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
+    """Every warning of the ``run.json`` of some runs once, with the models that it concerns where not all.
+
+    Parameters
+    ----------
+    grid, directory
+        As of :func:`~nmfbench.tables.scores.collect_clusterings`.
+
+    Returns
+    -------
+    list of str
+        Sentences of plain text, the commonest first.
+    """
+    concerned: dict[str, dict[str, None]] = {}
+    seen: dict[str, None] = {}
+    for cell in grid:
+        name = str(cell.get("display_name", cell["model"]))
+        record, problem = try_read(run_folder(cell, directory) / "run.json", read_run_record)
+        notes = [problem] if problem else list((record or {}).get("warnings", ()))
+        if record is not None or problem:
+            seen[name] = None
+        for note in notes:
+            text = " ".join(str(note).replace("`", "'").split())
+            concerned.setdefault(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…", {})[name] = None
+    order = sorted(concerned, key=lambda note: -len(concerned[note]))
+    said = [
+        f"Warning{'' if len(concerned[note]) == len(seen) else ' of ' + ', '.join(concerned[note])}: {note}."
+        for note in order[:MOST]
+    ]
+    if len(order) > MOST:
+        said.append(f"{len(order) - MOST} further warnings are in the run.json of the fits.")
+    return said
