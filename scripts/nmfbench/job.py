@@ -32,6 +32,7 @@ from nmfbench.errors import DeviceError, InputError, NotApplicable
 from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
 from nmfbench.site import gpu_asked
+from nmfbench.threads import let_waiting_threads_sleep
 
 EXIT_CRASH = 1
 EXIT_BAD_INPUT = 2
@@ -104,16 +105,6 @@ class Job:
         self.signals.append(name)
         if number != signal.SIGUSR1 and (not self.listens or (again and number == signal.SIGINT)):
             raise BrokenOff(name)
-
-
-def let_waiting_threads_sleep() -> None:
-    """Have threads that wait for work sleep; to be called before NumPy and torch are first imported.
-
-    Spinning ones made a fit three times slower beside another job (OpenMP's), and 2.8 times slower alone on
-    two cores (OpenBLAS's, which spin some 20 ms after each product; docs/solvers.md).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # 2^16 cycles in place of 2^26
 
 
 class BrokenOff(BaseException):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,7 +133,17 @@ def test_files_and_columns_to_the_letter(results):
     assert headers["coverage.tsv"].split("\t") == COVERAGE
     assert headers["folds.tsv"].split("\t")[: len(FOLDS_START)] == FOLDS_START
     assert headers["resources.tsv"].split("\t")[: len(RESOURCES_START)] == RESOURCES_START
-    assert set(results.joinpath("demo/tables").iterdir()) == set(paths.values())
+    written = set(results.joinpath("demo/tables").iterdir())
+    assert {path for path in written if path.suffix in (".tsv", ".csv")} == set(paths.values())
+    pages = {
+        "leaderboard",
+        "coverage",
+        "overview",
+        "resources",
+        *(Path(n).stem for n in paths if n[-3:] == "csv"),
+    }
+    beside = {path.name for path in written - set(paths.values())}
+    assert beside == {f"{page}.html" for page in pages} | {"leaderboard.txt"}
 
 
 def test_means_and_deviations_are_over_all_repeats(results):

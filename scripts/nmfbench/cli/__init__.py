@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from nmfbench.errors import InputError
-from nmfbench.job import EXIT_BAD_INPUT, let_waiting_threads_sleep
+from nmfbench.job import EXIT_BAD_INPUT
 
 #: Subcommand: module, and what it does.
 COMMANDS = {
@@ -34,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, or 2 where the input cannot be used; the message stands on stderr.
     """
-    # before NumPy is imported, so that the library is as fast here as in a job
-    let_waiting_threads_sleep()
     parser = argparse.ArgumentParser(
         "nmfbench", description="Non-negative embeddings of single-cell atlases."
     )

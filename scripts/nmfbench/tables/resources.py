@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RESOURCE_COLUMNS = (
     *(*RUN_COLUMNS, "step"),
     *("seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device", "label", "cv_seed", "part"),
-    *("cpu_efficiency", "queue_seconds", "job"),
+    *("cpu_efficiency", "queue_seconds", "job", "compile_seconds"),
 )
 
 #: Seconds below which Snakemake's benchmark has hardly sampled a job.
@@ -101,7 +101,8 @@ def collect_resources(
         Columns :data:`RESOURCE_COLUMNS`; ``part`` tells the jobs of a shared step apart. Training takes
         its seconds, peaks and device from run.json where there is one. A step of several jobs has a row for
         each. ``cpu_efficiency`` is the CPU time of the whole job over its time on all its threads;
-        ``queue_seconds`` the time it waited in the queue.
+        ``queue_seconds`` the time it waited in the queue; ``compile_seconds`` what a training compiled before
+        its seconds were counted.
     """
     import pandas as pd
 
@@ -130,7 +131,10 @@ def collect_resources(
 def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:
     record, _ = try_read(run_folder(cell, directory) / "run.json", read_run_record)
     names = ("seconds", "peak_mb", "gpu_peak_mb", "threads", "device")
-    return {name: record[name] for name in names if record and record.get(name) is not None}
+    found = {name: record[name] for name in names if record and record.get(name) is not None}
+    if record and "seconds_to_compile" in record:
+        found["compile_seconds"] = record["seconds_to_compile"]
+    return found
 
 
 def _scheduled(path: Path | None, accounted: Mapping[str, Accounted]) -> dict[str, Any]:
