@@ -1,0 +1,132 @@
+"""Consensus of fits: planted programs recovered from many seeds, and a curve that says so; outliers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.optimize import nnls
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_samples
+from sklearn.neighbors import NearestNeighbors
+
+from nmfbench.errors import InputError
+from nmfbench.factors.consensus import find_consensus, refit
+from nmfbench.metrics.matching import match_by_cosine
+from nmfbench.models import BaseNMF
+from planted import Planted
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return Planted.draw(n_types=13, n_cells=420, depth=900)  # the donor's program is the fourteenth
+
+
+@pytest.fixture(scope="module")
+def X(planted):
+    counts = planted.counts
+    return sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def fits(X, rank, n=20):
+    return [
+        BaseNMF(rank, init="random", max_iter=60, random_state=seed).fit(X).components_.T for seed in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def by_rank(X):
+    return {rank: fits(X, rank) for rank in (11, 14, 17)}
+
+
+def test_fourteen_planted_programs_are_recovered_from_twenty_seeds_and_the_curve_says_so(by_rank, X, planted):
+    found = {rank: find_consensus(loadings, density_threshold=2.0) for rank, loadings in by_rank.items()}
+    assert max(found, key=lambda rank: found[rank].stability) == 14
+    errors = {}
+    for rank, consensus in found.items():
+        _, error = refit([(0, X)], consensus.programs, X.shape[0])
+        errors[rank] = error["relative_error"]
+    assert errors[11] - errors[14] > 1.2 * (errors[14] - errors[17]), "the error bends at 14"
+    consensus = find_consensus(by_rank[14])
+    match = match_by_cosine(consensus.programs, planted.programs.T)[1]
+    assert match["reciprocal"].all()
+    assert match["cosine"].min() > 0.75
+    genes = np.argsort(-(consensus.programs / consensus.programs.mean(axis=1, keepdims=True)), axis=0)[:10]
+    for _, row in match.iterrows():
+        own = set(range(10 * (row["other_factor"] - 1), 10 * row["other_factor"]))
+        assert len(own & set(genes[:, row["factor"] - 1])) >= 8
+    single = np.mean([match_by_cosine(W, planted.programs.T)[1]["cosine"].min() for W in by_rank[14]])
+    assert match["cosine"].min() > single, "better than its fits"
+
+
+def test_it_is_the_published_procedure(by_rank):
+    """The slow twin works on the loadings themselves, as the definition is written."""
+    loadings = by_rank[14]
+    units = np.concatenate([W.T for W in loadings]).astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    near = NearestNeighbors(n_neighbors=7).fit(units).kneighbors(units)[0]
+    density = near.sum(axis=1) / 6
+    found = find_consensus(loadings)
+    np.testing.assert_allclose(found.density, density, atol=1e-3)
+    kept = density < 0.5
+    np.testing.assert_array_equal(found.clusters >= 0, kept)
+    labels = KMeans(14, n_init=10, random_state=1).fit_predict(units[kept])
+    medians = np.array([np.median(units[kept][labels == j], axis=0) for j in range(14)])
+    match = match_by_cosine(found.programs, medians.T)[1]
+    assert match["cosine"].min() > 0.999
+    np.testing.assert_allclose(found.programs.sum(axis=0), 1, rtol=1e-5)
+    everyone = KMeans(14, n_init=10, random_state=1).fit_predict(units)
+    assert found.stability == pytest.approx(silhouette_samples(units, everyone).mean(), abs=0.01)
+
+
+def test_silhouettes_are_scikit_learns():
+    from nmfbench.factors.consensus import _silhouette
+
+    points = np.random.default_rng(0).normal(size=(30, 3))
+    labels = np.repeat([0, 1, 2], [14, 15, 1])
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(_silhouette(distances, labels), silhouette_samples(points, labels), atol=1e-9)
+    assert np.isnan(_silhouette(distances, np.zeros(30, dtype=int))).all()
+
+
+def test_outliers_and_dead_factors_are_left_out():
+    rng = np.random.default_rng(0)
+    true = rng.gamma(0.3, size=(80, 3))
+    loadings = [true * rng.gamma(5, size=3) + 0.01 * rng.random((80, 3)) for _ in range(8)]
+    loadings[2][:, 1] = rng.gamma(0.3, size=80)  # a factor that no other fit has
+    loadings[5][:, 0] = 0
+    found = find_consensus(loadings)
+    outliers = {3 * 2 + 1, 3 * 5}
+    assert set(np.flatnonzero(found.clusters < 0)) == outliers
+    assert found.n_outliers == 2
+    assert sorted(found.fits) == [7, 7, 8]
+    assert match_by_cosine(found.programs, true)[1]["cosine"].min() > 0.99
+
+
+def test_fits_that_do_not_agree_or_do_not_belong_together_are_refused():
+    rng = np.random.default_rng(0)
+    apart = [rng.gamma(0.1, size=(200, 6)) for _ in range(5)]
+    with pytest.raises(InputError, match="seeds do not agree"):
+        find_consensus(apart)
+    with pytest.raises(InputError, match="two fits at least"):
+        find_consensus(apart[:1])
+    with pytest.raises(InputError, match="same genes and rank"):
+        find_consensus([apart[0], apart[1][:, :4]])
+
+
+def test_rank_one_has_a_consensus_and_no_stability():
+    rng = np.random.default_rng(0)
+    found = find_consensus([rng.gamma(1, size=(30, 1)) * 0 + np.arange(1.0, 31)[:, None] for _ in range(4)])
+    assert found.programs.shape == (30, 1)
+    assert np.isnan(found.stability)
+
+
+def test_usages_are_refitted_by_non_negative_least_squares(X, planted):
+    programs = planted.programs.T
+    usages, error = refit([(0, X[:100]), (100, X[100:])], programs, X.shape[0])
+    dense = X.toarray().astype(float)
+    expected = np.array([nnls(programs, cell)[0] for cell in dense[:20]])
+    np.testing.assert_allclose(usages[:20], expected, rtol=1e-3, atol=1e-2 * expected.max())
+    direct = np.square(dense - usages @ programs.T).sum()
+    assert error["squared_error"] == pytest.approx(direct, rel=1e-4)
+    assert error["relative_error"] == pytest.approx(direct / np.square(dense).sum(), rel=1e-4)
