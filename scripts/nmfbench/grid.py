@@ -169,6 +169,9 @@ class Grid:
             wanted += ["tables/rank_selection.tsv", "figures/rank_selection.png"]
         files = [file for name in wanted for file in self.fits(f"<results>/{{dataset}}/{name}")]
         files += self.fits(f"<results>/{self.first_fit}/factors.html")
+        if self.config.factors.enrichment.gene_sets:
+            files += self.fits("<results>/{dataset}/tables/enrichment_summary.tsv")
+            files += self.fits("<results>/{dataset}/figures/enrichment-rank-{rank}.png")
         if self.config.factors.starcat_reference:
             files += self.fits("<results>/<fit>/starcat_reference.tsv")
         files += [

@@ -31,11 +31,89 @@ rule describe_factors:
         "../../scripts/describe_factors.py"
 
 
+rule enrich_factors:
+    input:
+        programs="<results>/<fit>/programs.h5ad",
+        gene_sets=local(cfg.factors.enrichment.gene_sets) if cfg.factors.enrichment.gene_sets else [],
+    output:
+        enrichment="<results>/<fit>/enrichment.tsv.gz",
+    log:
+        "<logs>/enrich_factors/<fit>.log",
+    benchmark:
+        "<benchmarks>/enrich_factors/<fit>.tsv"
+    conda:
+        f"../../envs/{cfg.factors.enrichment.environment}.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(2000, 4),
+        runtime=minutes(120),
+    params:
+        revision=revision("enrich_factors"),
+        settings=cfg.factors.enrichment.model_dump(exclude={"gene_sets"}),
+    script:
+        "../../scripts/enrich_factors.py"
+
+
+rule collect_enrichment:
+    input:
+        enrichment=plan.fits_of("<results>/<fit>/enrichment.tsv.gz"),
+        factors=plan.fits_of("<results>/<fit>/factors.tsv"),
+    output:
+        summary=report(
+            "<results>/{dataset}/tables/enrichment_summary.tsv",
+            caption="../report/enrichment_summary.rst",
+            category="Factors",
+            labels={"dataset": "{dataset}", "what": "factors with enriched gene sets"},
+        ),
+    log:
+        "<logs>/collect_enrichment/{dataset}.log",
+    localrule: True
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        revision=revision("collect_enrichment"),
+        grid=plan.expected_fits,
+    script:
+        "../../scripts/collect_enrichment.py"
+
+
+rule plot_enrichment:
+    input:
+        summary="<results>/{dataset}/tables/enrichment_summary.tsv",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/enrichment-rank-{rank}.png",
+            caption="../report/enrichment.rst",
+            category="Factors",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "what": "enriched gene sets"},
+        ),
+        pdf="<results>/{dataset}/figures/enrichment-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_enrichment/{dataset}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        revision=revision("plot_enrichment"),
+        display_names=plan.display_names(),
+        seed=cfg.seeds[0],
+    script:
+        "../../scripts/plot_enrichment.py"
+
+
 rule render_factor_page:
     input:
         factors="<results>/<fit>/factors.tsv",
         labels="<results>/<fit>/factor_labels.tsv",
         top_genes="<results>/<fit>/top_genes.tsv",
+        enrichment="<results>/<fit>/enrichment.tsv.gz" if cfg.factors.enrichment.gene_sets else [],
     output:
         page=report(
             "<results>/<fit>/factors.html",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,31 @@ class Projection(Section):
             raise ValueError(f"{where}.labels: add {missing} to datasets.{self.dataset}.keep_obs")
 
 
+class Enrichment(Section):
+    """Gene sets that the factors are tested for."""
+
+    gene_sets: str | None = Field(
+        None, description="A GMT file with symbols or Ensembl ids; none: factors are not tested."
+    )
+    method: Literal["ulm", "prerank"] = Field(
+        "ulm",
+        description="`ulm`: linear model of the gene scores on a set's membership, two-sided. `prerank`: "
+        "GSEA's preranked test, as in the manuscript; needs gseapy (docs/factors.md).",
+    )
+    min_size: int = Field(5, ge=2, description="Genes that a set must have among those ranked.")
+    max_size: int = Field(500, ge=2, description="Genes that a set may have among those ranked.")
+    universe: Literal["gene_sets", "measured"] = Field(
+        "gene_sets", description="Rank the genes that are in a set of the file, or all genes with a score."
+    )
+    n_permutations: int = Field(1000, ge=10, description="`prerank`: permutations.")
+    seed: int = Field(0, ge=0, description="`prerank`: their seed.")
+
+    @property
+    def environment(self) -> str:
+        """Which of ``envs/*.yaml`` has what the method needs: gseapy is in one alone."""
+        return "enrichment" if self.method == "prerank" else "evaluation"
+
+
 class Factors(Section):
     """What is said of the factors of each fit."""
 
@@ -47,6 +72,7 @@ class Factors(Section):
         description="Model of `models` whose loadings the other models' are matched with in the figure of "
         "orthogonality; none: the first.",
     )
+    enrichment: Enrichment = Field(Enrichment(), description="Gene sets that the factors are tested for.")
     starcat_reference: bool = Field(
         False, description="Write the programs of each fit in the form that starCAT reads."
     )

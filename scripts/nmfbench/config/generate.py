@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
-from nmfbench.config.factors import Factors, Projection
+from nmfbench.config.factors import Enrichment, Factors, Projection
 from nmfbench.config.model import CARDS
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
@@ -49,6 +49,7 @@ def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         ("`uncertainty`", Uncertainty),
         ("`umap`", Umap),
         ("`factors`", Factors),
+        ("`factors.enrichment`", Enrichment),
         ("`projections.<name>`", Projection),
         ("`tensorboard`", TensorBoard),
         ("`comparisons`, each entry", Comparison),

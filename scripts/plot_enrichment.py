@@ -1,0 +1,13 @@
+"""Draw how many factors of each model lead gene sets: a table in; PNG and PDF out."""
+
+from nmfbench.job import job
+
+with job(snakemake):
+    from nmfbench.figures import save
+    from nmfbench.figures.enrichment import enrichment_figure
+    from nmfbench.tables.files import read_table
+
+    rank = int(snakemake.wildcards.rank)
+    summary = read_table(snakemake.input.summary).query("rank == @rank and seed == @snakemake.params.seed")
+    figure = enrichment_figure(summary, snakemake.params.display_names, rank)
+    save(figure, [snakemake.output.png, snakemake.output.pdf])
