@@ -164,3 +164,46 @@ def test_a_script_without_glyphs_does_not_stop_a_figure(tmp_path):
     style.add_text(figure, 5, 5, "免疫細胞")
     style.save(figure, [tmp_path / "f.png"])
     assert style.text_width("免疫細胞") > 0
+
+
+def cut_letter_by_letter(text, room, points=style.NORMAL):
+    """The slow twin of `shorten`."""
+    if style.text_width(text, points) <= room:
+        return text
+    for end in range(len(text) - 1, 0, -1):
+        if style.text_width(cut := text[:end].rstrip(" ,\\") + "…", points) <= room:
+            return cut
+    return "…"
+
+
+@pytest.mark.parametrize("room", [1.0, 8.0, 20.0, 45.0])
+def test_text_is_cut_where_letter_by_letter_would_cut_it(room):
+    words = [
+        "CD4-positive, alpha-beta T cell",
+        "iiiiiiiiiiiiiiiiiiiiiiiiiiii",
+        "W" * 30,
+        "a, b, c, d, e, f, g, h",
+        "x",
+    ]
+    for text in words:
+        assert style.shorten(text, room) == cut_letter_by_letter(text, room)
+
+
+def test_text_of_thousands_of_letters_is_cut_before_it_is_measured(monkeypatch):
+    longest = []
+    really = style._text_width
+
+    def measured(text, points, weight):
+        longest.append(len(text))
+        return really(text, points, weight)
+
+    monkeypatch.setattr(style, "_text_width", measured)
+    assert style.shorten(style.plain("cell " * 5000), 40).endswith("…")
+    assert style.shorten("y" * 100_000, 40).endswith("…")
+    assert max(longest) <= style.LONGEST_TEXT
+    assert len(longest) < 40
+    assert style.natural_key("9" * 100_000) > style.natural_key("8")
+
+
+def test_marks_of_writing_direction_turn_nothing():
+    assert style.plain("T\u202e cell\u2066\x00\x07 $x$") == r"T cell \$x\$"
