@@ -143,6 +143,7 @@ def train(
         _show_history(observer, model, in_order)
         conditional = grouped or (card.conditional and getattr(model, "uses_conditions_", True))
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
+        seen += [column for column in getattr(model, "uses_columns_", []) if column not in seen]
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
         claims = {} if card.non_negative else {"non_negative": False}
         checksum = _write_fit(
@@ -151,6 +152,8 @@ def train(
             | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)} | claims
             | {"training_seed": int(model.seed_), "transform": model.transform_state()},
         )  # fmt: skip
+    if card.files:
+        model.write_files(Path(result).parent)
     write_json(
         record,
         {
@@ -209,6 +212,8 @@ def _fit(
         watched["coordinates"] = data.coordinates
     if "names" in card.needs:  # what is given by name is aligned by name
         watched |= {"cell_names": data.obs.index, "gene_names": data.var.index}
+    if "tables" in card.needs:
+        watched |= {"obs": data.obs, "var": data.var}
     model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
 
 
@@ -226,7 +231,10 @@ def _write_fit(model, data, in_order, *, result, history, normalisation, record)
 
         blocks = embed_blocks(model, in_order)
         return write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
-    return write_result(result, obs=data.obs, var=data.var, obsm=model.embeddings(), **learnt)
+    obs, var = data.obs, data.var
+    if hasattr(model, "cell_columns"):
+        obs, var = obs.assign(**model.cell_columns()), var.assign(**model.gene_columns())
+    return write_result(result, obs=obs, var=var, obsm=model.embeddings(), **learnt)
 
 
 def _outcome(model: Any) -> dict[str, Any]:
@@ -242,6 +250,7 @@ def _outcome(model: Any) -> dict[str, Any]:
         "objective": float(model.objective_),
         "relative_error": float(model.relative_error_),
         "held_out_log_likelihood": getattr(model, "held_out_log_likelihood_", None),
+        **(model.outcome() if hasattr(model, "outcome") else {}),
     }
 
 

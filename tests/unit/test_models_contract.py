@@ -32,6 +32,7 @@ SMALL = {
     "pnmf": {"max_iter": 5, "mode": "lower-bound"},
     "pnmf_donor": {"max_iter": 5, "mode": "lower-bound"},
     "pnmf_spatial": {"max_iter": 5, "mode": "lower-bound", "lengthscale": 3.0, "num_inducing": 20},
+    "nb_hierarchical": {"max_steps": 20, "draws": 5},
 }
 K, N, G = 3, 90, 40
 FIT_ARGUMENTS = ("conditions", "strata", "checkpoint", "fingerprint", "should_stop", "progress")

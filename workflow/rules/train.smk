@@ -40,6 +40,7 @@ for card in cards().values():
             result="<results>/<fit>/result.h5ad",
             history="<results>/<fit>/history.tsv",
             record="<results>/<fit>/run.json",
+            files=[f"<results>/<fit>/{name}" for name in card.files],
         log:
             "<logs>/train/<fit>.log",
         benchmark:

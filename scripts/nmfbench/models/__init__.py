@@ -26,6 +26,7 @@ MODELS: dict[str, str] = {
     "pnmf": "pnmf.estimator",
     "pnmf_donor": "pnmf.donor",
     "pnmf_spatial": "pnmf.spatial.estimator",
+    "nb_hierarchical": "nb_hierarchical.estimator",
 }
 
 __all__ = ["MODELS", "cards", "get_card", "get_model"]

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from nmfbench.section import Device, DisplayName, Section
 
-Need = Literal["statistics", "shuffled", "patterns", "coordinates", "names"]
+Need = Literal["statistics", "shuffled", "patterns", "coordinates", "names", "tables"]
 """What a fit may begin from beside the counts: the shared sums, the shuffled store, tables of constant
-patterns, the cells' places, the names of cells and genes."""
+patterns, the cells' places, the names of cells and genes, the
+tables of both."""
 
 Role = Literal["model", "baseline", "control", "external"]
 """Why a model is in the benchmark. The embedding of an ``external`` one is given: no job trains it."""
@@ -124,7 +125,9 @@ class ModelCard:
         Whether a GPU speeds it up; ``fit`` then has a ``device``.
     non_negative : bool
         Whether it claims that loadings and embedding are not negative; a result that breaks it is refused.
-    needs : frozenset of {"statistics", "shuffled", "patterns", "coordinates", "names"}
+    needs : frozenset of {"statistics", "shuffled", "patterns", "coordinates", "names", "tables"}
+    files : tuple of str
+        Names of further files that a fit writes beside its result (``write_files``).
     environment : str
         Which of ``envs/*.yaml`` its job uses.
     """
@@ -144,6 +147,7 @@ class ModelCard:
     gpu: bool = True
     non_negative: bool = True
     needs: frozenset[Need] = field(default_factory=frozenset)
+    files: tuple[str, ...] = ()
     environment: str = "models"
 
     @property
