@@ -67,8 +67,6 @@ def build_engine(problem: Problem, ready: Prepared, settings: Mapping[str, Any],
         )
     from nmfbench.models.nb_hierarchical.plates import PlatesEngine
 
-    if resumed:
-        problem.family = replace(family, forms=forms)
     return PlatesEngine(
         *counted,
         batch_cells=settings["batch_size"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,7 @@ class PlatesEngine:
 
     def load_state(self, arrays: dict[str, np.ndarray], forms: dict[str, bool]) -> None:
         """Go on from a checkpoint."""
+        self.problem.family = self.model.family = replace(self.problem.family, forms=dict(forms))
         self.step_number = int(arrays["clock"])
         self.loc, self.log_sd = arrays["loc"].copy(), arrays["log_sd"].copy()
         states = {}
