@@ -1,4 +1,4 @@
-"""The hierarchical negative binomial as an estimator: recovery, symmetries, offsets, files, resume, messages."""
+"""The hierarchical negative binomial as an estimator: recovery, symmetries, offsets, files, messages."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -73,7 +73,12 @@ def model_tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         else:
             *first, last = (f"`{kind}`" for kind in kinds)
             title = f"{', '.join(first)} and {last}".replace("`", "`models.", 1)
-        yield title, section, [key for key in section.model_fields if key in section.__annotations__]
+        own = [key for key in section.model_fields if key in section.__annotations__]
+        yield title, section, own
+        for key in own:
+            for kind in get_args(section.model_fields[key].annotation):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    yield f"`{key}`, within a model's section", kind, kind.model_fields
 
 
 def _whole(*sections: tuple[str, type[BaseModel]]) -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:

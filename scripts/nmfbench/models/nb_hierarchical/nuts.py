@@ -239,8 +239,8 @@ def held_out(posterior: Posterior, sampled: Sampled, ready: Prepared, seed: int)
 def summarise(table: pd.DataFrame, divergences: int, scores: tuple[float, float]) -> pd.DataFrame:
     """One row for each identified quantity, with columns :data:`SUMMARY_COLUMNS`.
 
-    ``status`` is ``unreliable`` where NUTS itself has not settled: an R-hat above 1.01 (identified quantities),
-    an effective sample size below 400, or a divergence.
+    ``status`` is ``unreliable`` where NUTS itself has not settled: an R-hat above 1.01, an
+    effective sample size below 400, or a divergence.
     """
     import pandas as pd
 
