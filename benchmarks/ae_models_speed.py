@@ -89,7 +89,7 @@ def problem_of(case: str, genes: int, options: argparse.Namespace):
     data = FitData(InMemoryRows(X), encode_conditions(donor, len(donor)), encode_strata(kind, len(kind)))
     model.seed_ = 0
     W = start_loadings(data.source, options.rank, "random", 0, unit_rows=False, device=torch.device("cpu"))
-    return X, data, model, model._problem(data, W), model._sampler(data, 0), before
+    return X, data, model, model._batch_objective(data, W), model._sampler(data, 0), before
 
 
 def run_ours(case: str, genes: int, options: argparse.Namespace, target: float | None) -> dict:

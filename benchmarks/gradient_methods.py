@@ -10,10 +10,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nmfbench.models.autoencoder.exact.objective import tied
 from nmfbench.models.autoencoder.exact.operators import Operator, gram
 
 Step = tuple[float, float, np.ndarray]
+
+
+def tied(operator: Operator, W: np.ndarray, lambda_W: float) -> Step:
+    """Objective of ae_nmf, ``||X - X Wᵀ W||²/n + λ_W ||W||²``, with ``||E||²`` and the gradient.
+
+    The gradient is (2/n) [A W + (G - 2I) S] + 2 λ_W W.
+    """
+    S, A = operator.product(W)
+    G = gram(np.ascontiguousarray(W.T))
+    error = operator.squared_norm - 2 * np.trace(A) + float((A * G).sum())
+    n = operator.n_cells
+    left = A / n + lambda_W * np.eye(len(A))
+    right = (G - 2 * np.eye(len(G))) / n
+    gradient = 2 * (left.astype(W.dtype) @ W + right.astype(W.dtype) @ S)
+    return error / n + lambda_W * float(np.trace(G)), error, gradient
 
 
 def multiplicative(

@@ -26,15 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import gradient_methods
 
+from nmfbench.fitting.loop import Run
 from nmfbench.models.autoencoder.exact import (
+    DonorObjective,
     GramOperator,
     SparseOperator,
-    fit_ae_nmf,
-    fit_cae_nmf1,
-    fit_cae_nmf2,
+    TiedObjective,
+    minimise,
+    start,
     sums_of_blocks,
 )
-from nmfbench.models.autoencoder.exact.start import start
 
 MARKS = (10, 20, 30, 60)
 GRADIENT = {
@@ -45,6 +46,7 @@ GRADIENT = {
     "Adam 1e-3": ("adam", {"step": 1e-3}),
     "Adam 5e-3": ("adam", {"step": 5e-3}),
 }
+ADDITIVE = {"penalty_U": 0.1, "penalty_invariance": 1e-3, "penalty_hsic": 5e-4}
 COORDINATE = {"coordinate 1.0": 1.0, "coordinate 1.5": 1.5, "coordinate 1.8": 1.8, "coordinate 1.9": 1.9}
 
 
@@ -64,11 +66,11 @@ def main() -> None:
     sums = sums_of_blocks(X, donors, types)
     runs = {}
     for name, relax in COORDINATE.items():
-        runs[name] = lambda data, relax=relax: coordinate(fit_ae_nmf, data, options, relax=relax)
+        runs[name] = lambda data, relax=relax: coordinate(TiedObjective, data, options, relax)
     for name, (method, settings) in GRADIENT.items():
         runs[name] = lambda data, m=method, s=settings: follow(data, options, m, s)
-    runs["cae_nmf1"] = lambda data: coordinate(fit_cae_nmf1, data, options, sums)
-    runs["cae_nmf2"] = lambda data: coordinate(fit_cae_nmf2, data, options, donors=donors)
+    runs["cae_nmf1"] = lambda data: coordinate(TiedObjective, data, options, conditions=sums, **ADDITIVE)
+    runs["cae_nmf2"] = lambda data: coordinate(DonorObjective, data, options, donors=donors, penalty_U=5e-2)
     chosen = options.solvers or list(runs)
     head = ["solver", "ends", "seconds", "steps", "products", *(f"at {m} s" for m in MARKS), "reached"]
     rows = []
@@ -123,24 +125,29 @@ def operator_of(X: sp.csr_matrix, options, donors=None):
     return GramOperator([(part.T @ part).toarray() for part in parts], n_cells=X.shape[0])
 
 
-def coordinate(fit, X, options, *more, donors=None, **settings):
+def coordinate(objective, X, options, relax=1.8, *, donors=None, **penalties):
+    """Sweeps over an objective, stopped at the limit."""
     operator = operator_of(X, options, donors)
-    fit(operator, options.rank, *more, max_iter=1, **settings)  # compiles
-    operator.n_products = 0.0
+
+    def begin():
+        W = start(operator, options.rank, "nndsvd", ridge=1e-2 * operator.n_cells)
+        return objective(operator, W, penalty_W=1e-2, **penalties)
+
+    minimise(begin(), relax=relax, max_iter=1)  # compiles
+    operator.n_products, products = 0.0, []
     began = time.perf_counter()
-    result = fit(
-        operator,
-        options.rank,
-        *more,
-        tol=options.tol,
-        max_iter=100_000,
-        max_seconds=options.seconds,
-        **settings,
-    )
-    wait = time.perf_counter() - began - result.history[-1]["seconds"]
-    rows = [
-        (r["seconds"] + wait, i, r["products"], r["relative_error"]) for i, r in enumerate(result.history)
-    ]
+
+    def watch() -> bool:
+        products.append(operator.n_products)
+        return time.perf_counter() - began > options.seconds
+
+    first = begin()
+    wait = time.perf_counter() - began
+    run = Run(should_stop=watch, progress=False)
+    result = minimise(first, relax=relax, tol=options.tol, max_iter=100_000, run=run)
+    products.insert(0, products[0])  # of the start: not told
+    steps = zip(result.history, products, strict=True)
+    rows = [(r["seconds"] + wait, i, n, r["relative_error"]) for i, (r, n) in enumerate(steps)]
     return rows, result.stop_reason
 
 

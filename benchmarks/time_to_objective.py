@@ -40,7 +40,6 @@ def run(options, folder: Path) -> dict[str, float]:
     """Print the table; returns how many times shorter each way is (0 where it does not get there)."""
     from nmfbench.data import load_normalised, read_filtered
     from nmfbench.models import get_model
-    from nmfbench.models.autoencoder.from_statistics import fit_statistics
     from nmfbench.statistics import load, merge_files
 
     data = read_filtered(filtered_atlas(options, folder))
@@ -56,12 +55,12 @@ def run(options, folder: Path) -> dict[str, float]:
     merge_files(gather(data.path, options.shards), folder / "all.h5")
     of_pass = time.perf_counter() - began
     statistics = load(folder / "all.h5")
-    fit_statistics(AENMF(2, max_sweeps=2, solver_tol=0.0, **common), statistics, progress=False)
+    AENMF(2, max_sweeps=2, solver_tol=0.0, **common).fit_statistics(statistics, progress=False)
     AENMF(2, solver="statistics", max_sweeps=2, solver_tol=0.0, **common).fit(X[:500], progress=False)
 
     minibatch = AENMF(options.rank, **PUBLISHED, **common).fit(X, strata=types, progress=False)
     target, of_minibatches = minibatch.objective_, minibatch.history_[-1]["seconds"]
-    gathered = fit_statistics(AENMF(options.rank, **common), statistics, progress=False)
+    gathered = AENMF(options.rank, **common).fit_statistics(statistics, progress=False)
     nonzeros = {"solver": "statistics", "gram_memory_mb": 0, "max_sweeps": 20}  # enough to pass the target
     cells = AENMF(options.rank, **nonzeros, **common).fit(X, progress=False)
 

@@ -247,22 +247,6 @@ class TensorBoardLog:
         self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
 
-def log_history(observer: TensorBoardLog, history: list[dict], state: Mapping[str, Any]) -> None:
-    """Tell an observer of a fit that is over, of a model that tells nothing while it trains.
-
-    Parameters
-    ----------
-    observer : TensorBoardLog
-    history : list of dict
-        Rows of ``history_`` of a model: ``epoch``, ``objective``, its parts, ``seconds``.
-    state : mapping
-        The end; see :meth:`TensorBoardLog.state`.
-    """
-    for row in history:
-        observer.step(int(row["epoch"]), {"loss": row["objective"], **row})
-    observer.end(int(history[-1]["epoch"]), state)
-
-
 def column_moments(X: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance (population) of every column of a CSR matrix, float64."""
     n = max(X.shape[0], 1)

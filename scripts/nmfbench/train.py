@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import shutil
@@ -107,23 +106,24 @@ def train(
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
     model = _model(card, rank, settings, seed, device)
     checkpoint = Path(result).parent / "checkpoint"
-    watched = {
-        "conditions": _conditions(data, condition_columns) if card.conditional else None,
-        "checkpoint": checkpoint,
-        "should_stop": run.stop_requested,
-        "progress": False,  # lines in the log, which job() also shows on a terminal
-    }
+    labels = {"conditions": _conditions(data, condition_columns) if card.conditional else None}
     grouped = getattr(model, "multigroup", False)
     if grouped:
-        watched["groups"] = _conditions(data, condition_columns).astype(str).agg(" ".join, axis=1)
+        labels["groups"] = _conditions(data, condition_columns).astype(str).agg(" ".join, axis=1)
     placement = place(data.nnz, out_of_core if hasattr(model, "fit_rows") else False, in_memory_mb)
     with threadpool_limits(run.threads), ExitStack() as opened:
         loaded, rows = time.monotonic(), None
         in_order = FilteredRows(data, normalisation)
+        observer = None if tensorboard is None else _observer(tensorboard, data, in_order)
+        # lines in the log, which job() also shows on a terminal, in place of a bar
+        around = {"checkpoint": checkpoint, "should_stop": run.stop_requested, "progress": False}
+        around["observer"] = observer
         strata = data.label("cell_type")
-        compiled = warm_up(model, in_order, watched["conditions"], strata)
+        compiled = warm_up(model, in_order, labels["conditions"], strata)
         loaded = time.monotonic()
-        gathered = statistics is not None and _fit_gathered(model, statistics, data, normalisation, watched)
+        gathered = statistics is not None and _fit_gathered(
+            model, statistics, data, normalisation, labels, None if observer is None else in_order, around
+        )
         if not gathered:
             rows = opened.enter_context(open_rows(data, normalisation, placement, shuffled))
             in_order = rows if isinstance(rows, InMemoryRows) else in_order
@@ -132,15 +132,12 @@ def train(
                 "%d cells x %d genes, %d nonzeros, there in %.1f s",
                 data.n_cells, data.n_genes, data.nnz, loaded - started - compiled,
             )  # fmt: skip
-        observer = None if tensorboard is None else _observer(tensorboard, data, in_order)
-        if not gathered:
-            _fit(model, card, rows, data, watched | {"strata": strata}, observer)
+            _fit(model, card, rows, data, labels | {"strata": strata}, around)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
             )
         trained = time.monotonic()
-        _show_history(observer, model, in_order)
         conditional = grouped or (card.conditional and getattr(model, "uses_conditions_", True))
         seen = ["cell_type"] * model.uses_labels_ + list(condition_columns) * conditional
         seen += [column for column in getattr(model, "uses_columns_", []) if column not in seen]
@@ -199,15 +196,18 @@ def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _fit(
-    model: Any, card: ModelCard, rows: Any, data: FilteredCounts, watched: dict[str, Any], observer: Any
+    model: Any,
+    card: ModelCard,
+    rows: Any,
+    data: FilteredCounts,
+    labels: dict[str, Any],
+    around: dict[str, Any],
 ) -> None:
-    """Fit to the rows themselves; an observer that the model can tell while it trains is told."""
-    accepted = inspect.signature(model.fit).parameters
+    """Fit to the rows themselves."""
     if hasattr(model, "fit_rows"):
-        model.fit_rows(rows, **watched)
+        model.fit_rows(rows, **labels, **around)
         return
-    if observer is not None and "observer" in accepted:
-        watched["observer"] = observer
+    watched = labels | around
     if "coordinates" in card.needs:
         watched["coordinates"] = data.coordinates
     if "names" in card.needs:  # what is given by name is aligned by name
@@ -227,9 +227,7 @@ def _write_fit(model, data, in_order, *, result, history, normalisation, record)
     published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
     learnt = {"varm": model.loadings(), "uns": model.unstructured(**published), "record": record}
     if hasattr(model, "fit_rows"):
-        from nmfbench.models.autoencoder.embed import embed_blocks  # loads torch
-
-        blocks = embed_blocks(model, in_order)
+        blocks = model.embedding_blocks(in_order)
         return write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
     obs, var = data.obs, data.var
     if hasattr(model, "cell_columns"):
@@ -268,22 +266,19 @@ def _observer(settings: Mapping[str, Any], data: FilteredCounts, rows: Any) -> T
     )
 
 
-def _show_history(observer: Any, model: Any, in_order: Any) -> None:
-    """Tell the observer of a fit that could not tell it while it went on."""
-    if observer is None or "observer" in inspect.signature(model.fit).parameters:
-        return
-    from nmfbench.models.autoencoder.embed import embed
-    from nmfbench.tensorboard import log_history
-
-    W = model.components_
-    H = model.embedding_ if hasattr(model, "embedding_") else embed(W, in_order)
-    log_history(observer, model.history_, {"cell_factors": H, "gene_factors": W})
-
-
-def _fit_gathered(model: Any, statistics: str, data: Any, normalisation: Mapping[str, Any], watched) -> bool:
+def _fit_gathered(
+    model: Any,
+    statistics: str,
+    data: Any,
+    normalisation: Mapping[str, Any],
+    labels,
+    rows: Any,
+    around: dict[str, Any],
+) -> bool:
     from nmfbench.models.autoencoder.from_statistics import fit_file  # loads torch
 
-    return fit_file(model, statistics, data, normalisation, **watched)
+    conditions = labels["conditions"]
+    return fit_file(model, statistics, data, normalisation, conditions=conditions, rows=rows, **around)
 
 
 def _check_rank(path: str, rank: int, n_cells: int, n_genes: int) -> None:

@@ -22,9 +22,9 @@ from nmfbench.data.filtered import FilteredCounts
 from nmfbench.errors import InputError
 from nmfbench.job import Interrupted
 from nmfbench.models import get_model
-from nmfbench.models.autoencoder.embed import embed, embed_blocks
+from nmfbench.models.autoencoder.embed import embed
 from nmfbench.models.autoencoder.from_cells import gram_operator
-from nmfbench.models.autoencoder.from_statistics import fit_file, fit_statistics, gram_of
+from nmfbench.models.autoencoder.from_statistics import fit_file
 from nmfbench.rows.disk import FilteredRows
 from nmfbench.rows.memory import InMemoryRows
 from nmfbench.statistics import load, merge_files
@@ -105,7 +105,7 @@ def test_the_same_fit_as_from_the_cells(name, files):
     assert model.solver_choice_.solver == "statistics"
     assert set(model.loadings()) == set(expected.loadings())
     parts: dict = {}
-    for _, block in embed_blocks(model, FilteredRows(data, NORMALISATION), size=64):
+    for _, block in model.embedding_blocks(FilteredRows(data, NORMALISATION), size=64):
         for key, values in block.items():
             parts.setdefault(key, []).append(values)
     X = load_normalised(filtered, **NORMALISATION).toarray()
@@ -146,41 +146,41 @@ def test_the_fit_reads_no_cell_and_leaves_a_large_gram_matrix_on_disk(name, file
     def never(*_, **__):
         raise AssertionError("cells were read")
 
-    held = fit_statistics(make(name), load(path), progress=False)
+    held = make(name).fit_statistics(load(path), progress=False)
     monkeypatch.setattr(FilteredCounts, "blocks", never)
     monkeypatch.setattr(FilteredCounts, "spans", never)
     mapped = load(path, memory_map=True)
     for memory in (0, 6144):
         model = make(name, gram_memory_mb=memory)
-        assert isinstance(gram_of(model, mapped)._K[0], np.memmap) == (memory == 0)
-        fit_statistics(model, mapped, progress=False)
+        assert isinstance(model.gram_of(mapped)._K[0], np.memmap) == (memory == 0)
+        model.fit_statistics(mapped, progress=False)
         np.testing.assert_array_equal(model.components_, held.components_)
 
 
 def test_one_operator_serves_many_fits(files):
     statistics = load(files[1], memory_map=True)
-    operator = gram_of(make("ae_nmf"), statistics)
+    operator = make("ae_nmf").gram_of(statistics)
     for k, seed in ((3, 0), (5, 1)):
-        shared = fit_statistics(make("ae_nmf", k, random_state=seed), statistics, operator=operator)
-        alone = fit_statistics(make("ae_nmf", k, random_state=seed), statistics)
+        shared = make("ae_nmf", k, random_state=seed).fit_statistics(statistics, operator=operator)
+        alone = make("ae_nmf", k, random_state=seed).fit_statistics(statistics)
         np.testing.assert_array_equal(shared.components_, alone.components_)
 
 
 @every_autoencoder
 def test_stopped_and_resumed_equals_unbroken_and_other_settings_are_named(name, files, tmp_path):
     statistics = load(files[1])
-    unbroken = fit_statistics(make(name), statistics, progress=False)
+    unbroken = make(name).fit_statistics(statistics, progress=False)
     sweeps = iter(range(1000))
-    stopped = fit_statistics(
-        make(name), statistics, checkpoint=tmp_path, should_stop=lambda: next(sweeps) > 12, progress=False
+    stopped = make(name).fit_statistics(
+        statistics, checkpoint=tmp_path, should_stop=lambda: next(sweeps) > 12, progress=False
     )
     assert stopped.stop_reason_ == "interrupted"
     with pytest.raises(InputError, match=r"other settings \(penalty_W\)"):
-        fit_statistics(make(name, penalty_W=0.5), statistics, checkpoint=tmp_path)
+        make(name, penalty_W=0.5).fit_statistics(statistics, checkpoint=tmp_path)
     other = load(gather(files[0], tmp_path / "other.h5", n_shards=2))
     with pytest.raises(InputError, match="other data"):
-        fit_statistics(make(name), other, checkpoint=tmp_path)
-    resumed = fit_statistics(make(name), statistics, checkpoint=tmp_path, progress=False)
+        make(name).fit_statistics(other, checkpoint=tmp_path)
+    resumed = make(name).fit_statistics(statistics, checkpoint=tmp_path, progress=False)
     np.testing.assert_array_equal(resumed.components_, unbroken.components_)
 
 
@@ -198,17 +198,17 @@ def test_statistics_of_other_data_or_settings_are_refused_by_name(files, tmp_pat
 @pytest.mark.parametrize("only", [{"row_norm": True}, {"init": "uniform"}])
 def test_what_only_minibatches_have_is_refused(only, files):
     with pytest.raises(InputError, match=next(iter(only))):
-        fit_statistics(make("ae_nmf", solver="auto", **only), load(files[1]))
+        make("ae_nmf", solver="auto", **only).fit_statistics(load(files[1]))
 
 
 def test_a_rank_above_the_genes_is_refused(files):
     with pytest.raises(InputError, match="n_components=51"):
-        fit_statistics(make("ae_nmf", 51), load(files[1]))
+        make("ae_nmf", 51).fit_statistics(load(files[1]))
 
 
 def test_a_gene_of_zeros_has_no_weight(files):
     for name in NAMES:
-        model = fit_statistics(make(name), load(files[1]), progress=False)
+        model = make(name).fit_statistics(load(files[1]), progress=False)
         assert np.isfinite(model.components_).all()
         assert (model.components_[:, 7] == 0).all()
 
@@ -219,7 +219,7 @@ def test_a_donor_of_fewer_cells_than_the_rank(tmp_path):
     filtered = filtered_file(tmp_path, X, obs)
     path = gather(filtered, tmp_path / "all.h5")
     for name in ("cae_nmf1", "cae_nmf2"):
-        model = fit_statistics(make(name), load(path), progress=False)
+        model = make(name).fit_statistics(load(path), progress=False)
         assert model.objective_ == pytest.approx(in_memory(name, filtered).objective_, rel=1e-4)
 
 
@@ -233,7 +233,7 @@ def test_donor_gram_matrices_that_do_not_fit_are_left_out(files, tmp_path, caplo
     assert not fit_file(model, path, data, NORMALISATION, conditions=labels_of(data))
     assert "cells themselves" in caplog.text
     with pytest.raises(InputError, match="donor"):
-        fit_statistics(model, load(path))
+        model.fit_statistics(load(path))
 
 
 def test_a_gram_matrix_larger_than_memory_is_made_in_tiles_or_refused(files, tmp_path):
@@ -248,13 +248,13 @@ def test_a_gram_matrix_larger_than_memory_is_made_in_tiles_or_refused(files, tmp
 
 
 def test_a_gpu_without_room_is_refused_with_numbers_before_the_fit(files, monkeypatch):
-    from nmfbench.models.autoencoder import from_statistics
+    from nmfbench.models.autoencoder import estimator
 
     free = files[1].stat().st_size // 100
-    monkeypatch.setattr(from_statistics, "resolve_device", torch.device)
+    monkeypatch.setattr(estimator, "resolve_device", torch.device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**30))
     with pytest.raises(InputError, match=r"XᵀX of 50 genes on cuda[\s\S]*free[\s\S]*device: cpu"):
-        fit_statistics(make("ae_nmf", device="cuda"), load(files[1]))
+        make("ae_nmf", device="cuda").fit_statistics(load(files[1]))
     with pytest.raises(InputError, match=r"50 genes on 1 GPUs[\s\S]*use more GPUs, keep fewer"):
         gram_operator(InMemoryRows(sparse.csr_matrix(counts()[0])), None, None, "cuda:0")
 
@@ -301,9 +301,9 @@ def test_the_layout_depends_on_data_and_settings_alone(files):
 
 def test_embedding_in_one_array_equals_the_blocks(files):
     filtered, path = files
-    model = fit_statistics(make("ae_nmf"), load(path), progress=False)
+    model = make("ae_nmf").fit_statistics(load(path), progress=False)
     rows = FilteredRows(read_filtered(filtered), NORMALISATION)
     whole = embed(model.components_, rows)
     np.testing.assert_array_equal(
-        whole, np.concatenate([part["H_shared_k4"] for _, part in embed_blocks(model, rows, size=50)])
+        whole, np.concatenate([part["H_shared_k4"] for _, part in model.embedding_blocks(rows, size=50)])
     )

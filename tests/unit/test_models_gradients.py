@@ -40,7 +40,7 @@ def make(model, X, conditions, strata, *, weights=None):
     model.seed_ = 0
     rng = np.random.default_rng(2)
     W = torch.from_numpy(rng.random((P, K)) * 0.2)
-    problem = model._problem(data, W)
+    problem = model._batch_objective(data, W)
     for name, w in problem._weights.items():
         if name == "U":
             w.copy_(torch.from_numpy(rng.random(tuple(w.shape))))

@@ -96,9 +96,11 @@ def test_a_step_asks_for_nothing_that_metal_lacks(name, monkeypatch):
     off = {"penalty_invariance": 0, "penalty_hsic": 0} if get_model(name) is CAENMF1 else {}
     model = get_model(name)(4, solver="minibatch", batch_size=64, random_state=0, max_epochs=1, **off)
     problems = []
-    build = type(model)._problem
+    build = type(model)._batch_objective
     monkeypatch.setattr(
-        type(model), "_problem", lambda self, *given: problems.append(build(self, *given)) or problems[-1]
+        type(model),
+        "_batch_objective",
+        lambda self, *given: problems.append(build(self, *given)) or problems[-1],
     )
     # The problem takes the rows of its batches and of its passes over all cells from the patched class.
     model.fit(X, conditions=donor, strata=kind, progress=False)

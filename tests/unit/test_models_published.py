@@ -33,7 +33,7 @@ def test_trajectory(name):
     data = FitData(InMemoryRows(X), encode_conditions(donor, 180), encode_strata(kind, 180))
     model.seed_ = 3
     W = start_loadings(data.source, 4, "uniform", 3, unit_rows=model.row_norm, device=torch.device("cpu"))
-    problem = model._problem(data, W)
+    problem = model._batch_objective(data, W)
     sampler = model._sampler(data, 3)
     whole = torch.from_numpy(X.toarray())
     codes = data.conditions.codes[:, 0]

@@ -17,7 +17,7 @@ from nmfbench.errors import InputError
 from nmfbench.fitting import checkpoint as checkpoint_module
 from nmfbench.models import get_model
 from nmfbench.models.autoencoder import estimator, from_cells
-from nmfbench.models.autoencoder.exact.coordinate import TiedProblem
+from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.rows.memory import InMemoryRows
@@ -62,7 +62,7 @@ def problem_at(model, X, labels):
     data = FitData(InMemoryRows(X), encode_conditions(conditions, n), encode_strata(labels["strata"], n))
     model = clone(model).set_params(**{"update_U": "adam"} if "update_U" in model.get_params() else {})
     model.seed_ = 0
-    return model._problem(data, torch.zeros((X.shape[1], model.n_components), dtype=torch.float64))
+    return model._batch_objective(data, torch.zeros((X.shape[1], model.n_components), dtype=torch.float64))
 
 
 def weights_of(model, name):
@@ -318,8 +318,8 @@ def test_small_products_are_made_by_one_thread(small, threads, cells, monkeypatc
         seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
         return refresh(self)
 
-    refresh = TiedProblem.refresh
-    monkeypatch.setattr(TiedProblem, "refresh", watch)
+    refresh = TiedObjective.refresh
+    monkeypatch.setattr(TiedObjective, "refresh", watch)
     monkeypatch.setattr(from_cells, "SMALL_PRODUCT", small)
     with threadpool_limits(2, "blas"):
         make("ae_nmf", max_sweeps=1).fit(cells[0], progress=False)

@@ -12,8 +12,8 @@ from nmfbench.errors import InputError
 from nmfbench.figures import rank_selection_figure
 from nmfbench.job import Interrupted, Job
 from nmfbench.models import get_model
+from nmfbench.models.autoencoder.exact.gathered import GatheredCells
 from nmfbench.models.autoencoder.exact.held_out import gene_folds, hidden_gene_errors, matched_correlations
-from nmfbench.models.autoencoder.from_statistics import GatheredCells, fit_statistics, gram_of
 from nmfbench.models.autoencoder.rank_selection import sweep
 from nmfbench.statistics import Layout, gather_shard, merge_files, save
 from nmfbench.tables.rank_selection import summarise, supported_rank
@@ -71,9 +71,9 @@ def files(tmp_path_factory):
 def test_errors_on_other_cells_equal_the_dense_ones(name):
     (_, part), (rows, other) = gathered(layout(), [0, 1])
     model = get_model(name)(K, solver="statistics", device="cpu", random_state=0)
-    fit_statistics(model, part, progress=False)
-    operator, found = gram_of(model, other), GatheredCells(other)
-    objective, squared_error, decoder = model._judge(operator, found)
+    model.fit_statistics(part, progress=False)
+    operator, found = model.gram_of(other), GatheredCells(other)
+    objective, relative_error, decoder = model.evaluate(operator, found)
 
     X, donors, kinds = (a[rows] for a in cells())
     X, W = X.toarray(), model.components_
@@ -81,7 +81,7 @@ def test_errors_on_other_cells_equal_the_dense_ones(name):
     profile = C @ model.condition_profiles_ if name == "cae_nmf1" else 0 * X
     V = W + model.condition_loadings_ if name == "cae_nmf2" else np.stack([W] * 3)
     written = np.stack([x @ W.T @ V[c] for x, c in zip(X, donors, strict=True)]) + profile
-    assert squared_error == pytest.approx(((X - written) ** 2).sum(), rel=1e-9)
+    assert relative_error == pytest.approx(((X - written) ** 2).sum() / (X**2).sum(), rel=1e-9)
     if name == "cae_nmf1":
         weights = [model.penalty_W, model.penalty_U, model.penalty_invariance]
         eta = model.penalty_hsic * min(512, len(X)) / len(X)
@@ -168,7 +168,7 @@ def test_every_penalty_set_rank_and_seed_is_a_row(name, files, tmp_path):
     alone = get_model(name)(3, **settings | {"penalty_W": 1.0}, init="random", random_state=1, device="cpu")
     from nmfbench.statistics import load
 
-    fit_statistics(alone, load(files[0]), progress=False)
+    alone.fit_statistics(load(files[0]), progress=False)
     row = fits.query("penalties == 'penalty_W=1' and rank == 3 and seed == 1")
     assert row["objective"].item() == pytest.approx(alone.objective_, rel=1e-12)
     assert fits["uses_labels"].all() == (name == "cae_nmf1")

@@ -9,16 +9,19 @@ import torch
 
 import reference_solvers as reference
 from nmfbench.errors import InputError
+from nmfbench.fitting import loop
+from nmfbench.fitting.checkpoint import Checkpoint
 from nmfbench.models.autoencoder.exact import (
+    DonorObjective,
     GramOperator,
     SparseOperator,
-    fit_ae_nmf,
-    fit_cae_nmf1,
-    fit_cae_nmf2,
-    objective,
+    Sweeps,
+    TiedObjective,
+    minimise,
+    start,
     sums_of_blocks,
 )
-from nmfbench.models.autoencoder.exact.start import leading_eigenvectors, start
+from nmfbench.models.autoencoder.exact.start import leading_eigenvectors
 
 N_DONORS, N_TYPES = 3, 4
 
@@ -47,6 +50,39 @@ def operators(X, donors=None):
         # "cpu:0" is torch's name for the processor: the way a GPU goes, without one
         "torch": GramOperator(gram, n_cells=X.shape[0], block_size=6, device="cpu:0", dtype=X.dtype),
     }
+
+
+def begin(operator, k, penalty, init="nndsvd", seed=0):
+    return start(operator, k, init, seed=seed, ridge=penalty * operator.n_cells)
+
+
+def fit_ae_nmf(operator, k, *, penalty_W=1e-2, init="nndsvd", **options):
+    return minimise(
+        TiedObjective(operator, begin(operator, k, penalty_W, init), penalty_W=penalty_W), **options
+    )
+
+
+def fit_cae_nmf1(operator, k, sums, *, penalties=None, init="nndsvd", **options):
+    weights = {"penalty_W": 1e-2, "penalty_U": 0.1, "penalty_invariance": 1e-3, "penalty_hsic": 5e-4}
+    W = begin(operator, k, 1e-2, init)
+    return minimise(TiedObjective(operator, W, conditions=sums, **weights | (penalties or {})), **options)
+
+
+def fit_cae_nmf2(operator, k, *, penalty_U=5e-2, init="nndsvd", **options):
+    W = begin(operator, k, 1e-2, init)
+    return minimise(DonorObjective(operator, W, penalty_W=1e-2, penalty_U=penalty_U), **options)
+
+
+def evaluated(objective):
+    objective.refresh()
+    return objective.evaluate()
+
+
+def slopes(value, *arrays):
+    """Gradients of a dense definition by automatic differentiation."""
+    tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+    value(*tensors).backward()
+    return [t.grad.numpy() for t in tensors]
 
 
 def loadings(k, p, seed=0):
@@ -85,56 +121,47 @@ def test_image_follows_changes(data, kind):
 
 
 @pytest.mark.parametrize("kind", ["sparse", "gram", "torch"])
-def test_tied_objective_and_gradient(data, kind):
+def test_tied_objective(data, kind):
     X = data[0]
     W = loadings(4, X.shape[1])
-    value, error, gradient = objective.tied(operators(X)[kind], W, 0.03)
-    dense, w = torch.as_tensor(X.toarray()), torch.tensor(W, requires_grad=True)
-    expected = reference.tied(dense, w, 0.03)
-    expected.backward()
-    assert value == pytest.approx(expected.item(), rel=1e-11)
-    assert error / X.shape[0] + 0.03 * (W**2).sum() == pytest.approx(value)
-    np.testing.assert_allclose(gradient, w.grad.numpy(), rtol=1e-9, atol=1e-11)
+    parts, error = evaluated(TiedObjective(operators(X)[kind], W, penalty_W=0.03))
+    expected = reference.tied(X.toarray(), W, 0.03)
+    assert sum(parts.values()) == pytest.approx(expected, rel=1e-11)
+    assert error * (X.data**2).sum() == pytest.approx(parts["reconstruction"] * X.shape[0])
+    assert parts["penalty_W"] == pytest.approx(0.03 * (W**2).sum())
 
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("kind", ["sparse", "gram", "torch"])
-def test_additive_objective_and_gradients(data, kind, columns, centred):
+def test_additive_objective(data, kind, columns, centred):
     X, donors, types, both = data
     codes = donors if columns == 1 else both
     sums = sums_of_blocks(X, codes, types)
     W, U = loadings(4, X.shape[1]), loadings(sums.sums.shape[1], X.shape[1], 7)
+    penalties = {"penalty_W": 0.03, "penalty_U": 0.2, "penalty_invariance": 0.4, "penalty_hsic": 0.05}
+    objective = TiedObjective(operators(X)[kind], W, U, conditions=sums, centred=centred, **penalties)
+    parts, _ = evaluated(objective)
     settings = {"lambda_W": 0.03, "lambda_U": 0.2, "gamma": 0.4, "eta": 0.05, "centred": centred}
-    parts, _, slope_W, slope_U = objective.additive(operators(X)[kind], W, U, sums, **settings)
-    w, u = torch.tensor(W, requires_grad=True), torch.tensor(U, requires_grad=True)
-    expected = reference.additive(torch.as_tensor(X.toarray()), w, u, codes, types, **settings)
-    sum(expected.values()).backward()
-    for name, value in expected.items():
+    dense = [torch.as_tensor(a) for a in (X.toarray(), W, U)]
+    for name, value in reference.additive(*dense, codes, types, **settings).items():
         assert parts[name] == pytest.approx(value.item(), rel=1e-10), name
-    np.testing.assert_allclose(slope_W, w.grad.numpy(), rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(slope_U, u.grad.numpy(), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "gram", "torch"])
-def test_donor_objective_and_gradients(data, kind):
+def test_donor_objective(data, kind):
     X, donors, *_ = data
     W, U = loadings(4, X.shape[1]), 0.5 * np.stack([loadings(4, X.shape[1], s) for s in range(N_DONORS)])
-    operator = operators(X, donors)[kind]
-    parts, _, slope_W, slope_U = objective.donor_loadings(operator, W, U, lambda_W=0.03, lambda_U=0.2)
-    w, u = torch.tensor(W, requires_grad=True), torch.tensor(U, requires_grad=True)
-    expected = reference.donor_loadings(torch.as_tensor(X.toarray()), w, u, donors, 0.03, 0.2)
-    expected.backward()
-    assert sum(parts.values()) == pytest.approx(expected.item(), rel=1e-10)
-    np.testing.assert_allclose(slope_W, w.grad.numpy(), rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(slope_U, u.grad.numpy(), rtol=1e-9, atol=1e-10)
+    parts, _ = evaluated(DonorObjective(operators(X, donors)[kind], W, U, penalty_W=0.03, penalty_U=0.2))
+    expected = reference.donor_loadings(X.toarray(), W, U, donors, 0.03, 0.2)
+    assert sum(parts.values()) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(("columns", "passes"), [(1, 1), (2, 400)])
 def test_the_profiles_of_a_fit_are_the_closed_form_given_its_loadings(data, columns, passes):
     X, _, types, both = data
     sums = sums_of_blocks(X, both[:, :columns], types)
-    fit = fit_cae_nmf1(operators(X)["gram"], 4, sums, lambda_U=0.2, tol=1e-13, max_iter=4000)
+    fit = fit_cae_nmf1(operators(X)["gram"], 4, sums, penalties={"penalty_U": 0.2}, tol=1e-13, max_iter=4000)
     U = reference.closed_form_profiles(sums.total, sums.overlap, fit.W, 0.2 * X.shape[0], passes)
     assert 0.1 < (U > 0).mean() < 0.99
     np.testing.assert_allclose(fit.U, U, atol=1e-4 * U.max())
@@ -144,11 +171,14 @@ def test_the_profiles_of_a_fit_are_the_closed_form_given_its_loadings(data, colu
 def test_sweep_minimises_entry_by_entry(kind):
     X = reference.counts(15, 9, seed=3)
     first = loadings(2, 9, seed=5) + 0.05
-    result = fit_ae_nmf(operators(X)[kind], 2, lambda_W=0.02, init=first, max_iter=1, relax=1.0)
+    result = fit_ae_nmf(operators(X)[kind], 2, penalty_W=0.02, init=first, max_iter=1, relax=1.0)
     dense = X.toarray()
     expected = reference.coordinate_sweep(lambda W: reference.tied(dense, W, 0.02), first)
     np.testing.assert_allclose(result.W, expected, rtol=1e-6, atol=1e-8)
     assert result.objective == pytest.approx(reference.tied(dense, result.W, 0.02), rel=1e-11)
+
+
+STRONG = {"penalty_invariance": 0.02, "penalty_hsic": 0.01}
 
 
 def fits(X, donors, types, kind="sparse", **settings):
@@ -157,7 +187,7 @@ def fits(X, donors, types, kind="sparse", **settings):
     sums = sums_of_blocks(X, donors, types)
     return {
         "ae_nmf": lambda **more: fit_ae_nmf(plain, 4, **settings, **more),
-        "cae_nmf1": lambda **more: fit_cae_nmf1(plain, 4, sums, gamma=0.02, eta=0.01, **settings, **more),
+        "cae_nmf1": lambda **more: fit_cae_nmf1(plain, 4, sums, penalties=STRONG, **settings, **more),
         "cae_nmf2": lambda **more: fit_cae_nmf2(grouped, 4, **settings, **more),
     }
 
@@ -178,19 +208,18 @@ def test_descent_is_monotone_and_stationary(data, model, relax):
     assert (result.W >= 0).all()
     assert np.isfinite(result.W).all()
     assert (result.W[:, 5] == 0).all(), "a gene without counts has no loading"
-    W = result.W
+    W, dense = result.W, torch.as_tensor(X.toarray())
     if model == "ae_nmf":
-        slope = objective.tied(operators(X)["gram"], W, 1e-2)[2]
+        found = slopes(lambda w: reference.tied(dense, w, 1e-2), W)
     elif model == "cae_nmf1":
         settings = {"lambda_W": 1e-2, "lambda_U": 0.1, "gamma": 0.02, "eta": 0.01}
-        sums = sums_of_blocks(X, donors, types)
-        _, _, slope, slope_U = objective.additive(operators(X)["gram"], W, result.U, sums, **settings)
-        assert np.abs(np.where(result.U > 0, slope_U, np.minimum(slope_U, 0))).max() < 1e-3
+        found = slopes(
+            lambda w, u: sum(reference.additive(dense, w, u, donors, types, **settings).values()), W, result.U
+        )
     else:
-        operator = operators(X, donors)["gram"]
-        _, _, slope, slope_U = objective.donor_loadings(operator, W, result.U, lambda_W=1e-2, lambda_U=5e-2)
-        assert np.abs(np.where(result.U > 0, slope_U, np.minimum(slope_U, 0))).max() < 1e-3
-    assert np.abs(np.where(W > 0, slope, np.minimum(slope, 0))).max() < 1e-3
+        found = slopes(lambda w, u: reference.donor_loadings(dense, w, u, donors, 1e-2, 5e-2), W, result.U)
+    for array, slope in zip((W, result.U), found, strict=False):
+        assert np.abs(np.where(array > 0, slope, np.minimum(slope, 0))).max() < 1e-3
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -205,36 +234,31 @@ def test_operators_agree(data, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_resumed_equals_unbroken(data, model, tmp_path):
+    """From the newest sweep at which the images were computed afresh."""
     X, donors, types, _ = data
-    fit = fits(X, donors, types)[model]
-    whole = fit(max_iter=37, tol=0.0)
 
-    def keep(iteration, state):
-        np.savez(tmp_path / "state.npz", **state)
-        return iteration == 20
+    def fit(max_iter, **more):
+        sums, operator = sums_of_blocks(X, donors, types), operators(X)["sparse"]
+        W = begin(operator, 4, 1e-2)
+        if model == "cae_nmf2":
+            objective = DonorObjective(operators(X, donors)["sparse"], W, penalty_W=1e-2, penalty_U=5e-2)
+        else:
+            of = {"conditions": sums, "penalty_U": 0.1, **STRONG} if model == "cae_nmf1" else {}
+            objective = TiedObjective(operator, W, penalty_W=1e-2, **of)
+        build = lambda _: Sweeps(objective, max_iter=max_iter, tol=0.0)  # noqa: E731
+        outcome = loop.fit(build, name=model, n_cells=X.shape[0], **more)
+        return objective, outcome
 
-    broken = fit(max_iter=37, tol=0.0, callback=keep)
-    assert (broken.n_iter, broken.stop_reason) == (20, "interrupted")
-    with np.load(tmp_path / "state.npz") as state:
-        resumed = fit(max_iter=37, tol=0.0, state=dict(state))
+    whole, expected = fit(37)
+    keeper = Checkpoint(tmp_path, {}, "data")
+    _, broken = fit(25, checkpoint=keeper)
+    assert (broken.clock, broken.stop_reason, keeper.load()[1]["engine"]["clock"]) == (25, "max_sweeps", 20)
+    resumed, outcome = fit(37, checkpoint=keeper, stored=keeper.load())
     np.testing.assert_array_equal(resumed.W, whole.W)
     if whole.U is not None:
         np.testing.assert_array_equal(resumed.U, whole.U)
-    assert resumed.n_iter == whole.n_iter == 37
-    assert [row["objective"] for row in resumed.history] == [row["objective"] for row in whole.history]
-
-
-def test_resumed_with_other_settings_is_refused(data):
-    X, _donors, *_ = data
-    states = []
-    fit_ae_nmf(operators(X)["sparse"], 4, max_iter=10, callback=lambda i, state: states.append(state))
-    with pytest.raises(InputError, match="resume"):
-        fit_ae_nmf(operators(X)["sparse"], 5, state=states[0])
-    for setting in ({"lambda_W": 0.5}, {"relax": 1.0}):
-        with pytest.raises(InputError, match=next(iter(setting))):
-            fit_ae_nmf(operators(X)["sparse"], 4, state=states[0], **setting)
-    with pytest.raises(InputError, match="squared_norm"):
-        fit_ae_nmf(operators(2 * X)["sparse"], 4, state=states[0])
+    assert outcome.clock == 37
+    assert [r["objective"] for r in outcome.history] == [r["objective"] for r in expected.history]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "gram", "torch"])
@@ -243,7 +267,7 @@ def test_planted_factors_are_found(kind, dtype):
     X, true = reference.planted()
     operator = operators(X.astype(dtype))[kind]
     assert operator.dtype == dtype
-    result = fit_ae_nmf(operator, 4, lambda_W=0.0, tol=1e-9, max_iter=300)
+    result = fit_ae_nmf(operator, 4, penalty_W=0.0, tol=1e-9, max_iter=300)
     assert result.W.dtype == dtype
     assert result.relative_error < 1e-4
     assert reference.matched_correlation(result.W, true) > 0.999
@@ -265,12 +289,13 @@ def test_conditional_models_contain_the_tied_one(data):
     tied = run["ae_nmf"](tol=1e-9)
     plain = operators(X)["sparse"]
     free = {"init": tied.W, "tol": 1e-9}
-    one = fit_cae_nmf1(plain, 4, sums_of_blocks(X, donors), gamma=0.0, eta=0.0, **free)
+    none = {"penalty_invariance": 0.0, "penalty_hsic": 0.0}
+    one = fit_cae_nmf1(plain, 4, sums_of_blocks(X, donors), penalties=none, **free)
     two = fit_cae_nmf2(operators(X, donors)["sparse"], 4, **free)
     assert one.relative_error < tied.relative_error
     assert two.relative_error < tied.relative_error
     # a penalty on U beyond reason leaves the tied model
-    none = fit_cae_nmf2(operators(X, donors)["sparse"], 4, lambda_U=1e9, **free)
+    none = fit_cae_nmf2(operators(X, donors)["sparse"], 4, penalty_U=1e9, **free)
     assert none.objective == pytest.approx(tied.objective, rel=1e-6)
 
 
@@ -288,7 +313,7 @@ def test_empty_donor_keeps_no_loadings(data):
     X, *_ = data
     operator = SparseOperator(X, groups=np.zeros(X.shape[0], int), n_groups=2)
     for penalty in (0.0, 0.05):
-        result = fit_cae_nmf2(operator, 3, lambda_U=penalty, max_iter=12)
+        result = fit_cae_nmf2(operator, 3, penalty_U=penalty, max_iter=12)
         assert (result.U[1] == 0).all()
 
 
@@ -372,7 +397,7 @@ def test_result_does_not_depend_on_threads():
 
 
 def test_fit_from_statistics(data, tmp_path):
-    from nmfbench.models.autoencoder.exact.adapters import conditions_of, operator_of
+    from nmfbench.models.autoencoder.exact.gathered import conditions_of, operator_of
     from nmfbench.statistics import Layout, gather_shard, load, save
 
     X, donors, types, _ = data
@@ -388,9 +413,7 @@ def test_fit_from_statistics(data, tmp_path):
     save(gather_shard([(X, donors, types)], plan), tmp_path / "s.h5")
     statistics = load(tmp_path / "s.h5", memory_map=True)
     expected = fits(X, donors, types, "gram")
-    plain = fit_cae_nmf1(
-        operator_of(statistics), 4, conditions_of(statistics), gamma=0.02, eta=0.01, max_iter=20
-    )
+    plain = fit_cae_nmf1(operator_of(statistics), 4, conditions_of(statistics), penalties=STRONG, max_iter=20)
     assert plain.objective == pytest.approx(expected["cae_nmf1"](max_iter=20).objective, rel=1e-8)
     by_donor = fit_cae_nmf2(operator_of(statistics, by_donor=True, block_size=8), 4, max_iter=20)
     assert by_donor.objective == pytest.approx(expected["cae_nmf2"](max_iter=20).objective, rel=1e-8)

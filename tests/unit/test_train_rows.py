@@ -85,8 +85,8 @@ def test_minibatches_from_the_store(folder, tmp_path):
     history = pd.read_csv(tmp_path / "whole" / "history.tsv", sep="\t")
     assert history["objective"].is_monotonic_decreasing
     # killed in the second epoch and run again: the same bits
-    run, asked = Job(threads=1), iter(range(100))
-    run.stop_requested = lambda: next(asked) >= 15
+    asked = iter(range(100))
+    run = type("StoppedJob", (Job,), {"stop_requested": lambda self: next(asked) >= 15})(threads=1)
     with pytest.raises(Interrupted, match="epoch 1"):
         fit(folder, tmp_path / "stopped", run=run, **where)
     again, told_again = fit(folder, tmp_path / "stopped", **where)

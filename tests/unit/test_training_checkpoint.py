@@ -74,7 +74,7 @@ def test_more_epochs_later_equal_all_at_once(name, cells, tmp_path):
     X, labels = cells
     length = "max_iter" if name == "base_nmf" else "max_epochs"
     first = CASES[name](**{length: 4}).fit(X, **labels, checkpoint=tmp_path)
-    assert (first.n_iter_, first.stop_reason_) == (4, "max_epochs")
+    assert (first.n_iter_, first.stop_reason_) == (4, length)
     same(CASES[name]().fit(X, **labels, checkpoint=tmp_path), CASES[name]().fit(X, **labels))
 
 

@@ -11,7 +11,6 @@ from nmfbench.data import filter_donors, load_normalised, read_filtered, simulat
 from nmfbench.errors import InputError
 from nmfbench.fitting import checkpoint as checkpoint_module
 from nmfbench.models import get_model
-from nmfbench.models.autoencoder.embed import embed_blocks
 from nmfbench.rows import memory as rows_module
 from nmfbench.rows.batches import WindowSampler
 from nmfbench.rows.disk import FilteredRows, prefetched
@@ -243,7 +242,7 @@ def test_streamed_embeddings_are_those_in_memory(counts, X, name, size):
     labels = {"conditions": counts.label("donor_id"), "strata": counts.label("cell_type"), "progress": False}
     model = make(name, max_epochs=1).fit(X, **labels)
     whole = model.embeddings()
-    for start, parts in embed_blocks(model, FilteredRows(counts, NORMALISATION), size=size):
+    for start, parts in model.embedding_blocks(FilteredRows(counts, NORMALISATION), size=size):
         assert parts.keys() == whole.keys()
         for key, values in parts.items():
             assert np.array_equal(values, whole[key][start : start + size])

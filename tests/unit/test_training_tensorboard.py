@@ -16,7 +16,7 @@ from nmfbench.job import Job
 from nmfbench.models import get_model
 from nmfbench.results import read_result
 from nmfbench.rows.memory import InMemoryRows
-from nmfbench.tensorboard import TensorBoardLog, column_moments, log_history, product_moments
+from nmfbench.tensorboard import TensorBoardLog, column_moments, product_moments
 from nmfbench.train import train
 
 N, P, K = 80, 30, 3
@@ -209,13 +209,13 @@ def test_a_fit_is_the_same_with_and_without_it(kind, filtered, tmp_path):
     assert {"cell_type", "donor_id"} <= set(cells[0].split("\t"))
 
 
-def test_a_fit_that_tells_nothing_is_written_from_its_history(tmp_path, X):
-    model = get_model("ae_nmf")(K, solver="minibatch", max_epochs=4, random_state=0).fit(X)
-    state = {"cell_factors": model.embedding_, "gene_factors": model.components_}
-    log_history(TensorBoardLog(tmp_path, n_cells=N, rows=InMemoryRows(X)), model.history_, state)
+def test_an_autoencoder_is_watched_as_it_trains(tmp_path, X):
+    log = TensorBoardLog(tmp_path, n_cells=N, rows=InMemoryRows(X), state_every=2)
+    model = get_model("ae_nmf")(K, solver="minibatch", max_epochs=4, random_state=0).fit(X, observer=log)
     events = read(tmp_path)
-    losses = [row["objective"] for row in model.history_]
-    assert list(scalars(events, "Loss/train").values()) == pytest.approx(losses)
+    losses = {row["epoch"]: row["objective"] for row in model.history_[1:]}
+    assert scalars(events, "Loss/train") == pytest.approx(losses)
+    assert set(scalars(events, "Norm/cell_factors")) == {2, 4}
     assert "Fit/penalty_W" in events.Tags()["scalars"]
     assert "Fit/objective" not in events.Tags()["scalars"], "it is Loss/train"
     assert (tmp_path / "00004" / "cells" / "tensors.tsv").exists()

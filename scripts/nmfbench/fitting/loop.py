@@ -1,4 +1,4 @@
-"""The one training loop: steps, history, early stop, checkpoints, interruption."""
+"""The one loop of every fit: history, best state, early stop, checkpoints, watchers, interruption."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.engine import Engine, Row
+from nmfbench.fitting.observer import Observer
 from nmfbench.fitting.progress import Progress
 from nmfbench.memory import peak_mb
-from nmfbench.rows.batches import Batch, Sampler, WindowSampler
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_SAVES_WITHIN_AN_EPOCH = 60.0
+SECONDS_BETWEEN_SAVES_WITHIN_A_ROW = 60.0
+
+Stored = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 class DivergedError(InputError, FloatingPointError):
@@ -27,256 +31,247 @@ class DivergedError(InputError, FloatingPointError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The full objective over all cells.
+class Run:
+    """What surrounds a fit; its numbers are the same whatever it is.
 
     Attributes
     ----------
-    parts : dict of str to float
-        Its terms, weighted, in the order of the history's columns; they add up to the objective.
-    relative_error : float
-        ``||E||² / ||X||²``.
+    checkpoint : path or None
+        A folder to keep the state in. The fit goes on from it where it holds one.
+    should_stop : callable or None
+        Asked after each step (sweep); once it says True the state is written and the fit ends with
+        ``stop_reason_ == "interrupted"``.
+    progress : bool or None
+        True: a bar; False: lines in the log; None: a bar if stderr is a terminal.
+    observer : Observer or None
+        Told of every row of the history.
     """
 
-    parts: dict[str, float]
-    relative_error: float
-
-    @property
-    def objective(self) -> float:
-        return math.fsum(self.parts.values())
-
-
-class Problem(Protocol):
-    """What the loop asks of a model: it does not know which one it trains."""
-
-    n_rows: int
-
-    def step(self, batch: Batch, epoch: int, rate: float) -> None:
-        """One update from a batch, in epoch number `epoch` (from 0), learning rates times `rate`."""
-
-    def evaluate(self) -> Evaluation:
-        """The full objective at the present weights."""
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """The present weights (views; the caller copies)."""
-
-    def set_weights(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put weights in place."""
-
-    def moments(self) -> dict[str, np.ndarray]:
-        """Everything else that the next step depends on."""
-
-    def set_moments(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put it in place."""
+    checkpoint: str | Path | None = None
+    should_stop: Callable[[], bool] | None = None
+    progress: bool | None = None
+    observer: Observer | None = None
 
 
 @dataclass
-class State:
-    """Where a fit stands; all of it is in the checkpoint."""
+class Outcome:
+    """How a fit went.
 
-    seed: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    best_error: float = math.inf
-    reference: float = math.inf
-    waited: int = 0
-    seconds: float = 0.0
-    stop_reason: str | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train, and how fast.
-
-    Parameters
+    Attributes
     ----------
-    max_epochs : int
-    patience : int
-        Epochs without a better objective before training ends.
-    tol : float
-        Better means lower by more than this share.
-    cosine : bool
-        Whether the learning rates fall to zero along a half cosine over `max_epochs`.
+    engine : Engine
+        Where the fit ended: at its best state, where it has one.
+    history : list of dict
+    stop_reason : str
+        ``"converged"``, ``"interrupted"``, or the name of the budget that was used up.
+    clock : float
+        Passes over the cells, sweeps or steps.
+    best : int
+        Number of the row whose state the engine holds.
+    seconds : float
     """
 
-    max_epochs: int
-    patience: int
-    tol: float
-    cosine: bool = False
+    engine: Engine
+    history: list[Row]
+    stop_reason: str
+    clock: float
+    best: int
+    seconds: float
 
-    def rate(self, progress: float) -> float:
-        """Factor of the learning rates at a share `progress` of `max_epochs`."""
-        return 0.5 * (1 + math.cos(math.pi * progress)) if self.cosine else 1.0
+    @property
+    def best_row(self) -> Row:
+        """The history's row of the state that the engine holds; of a fit that was stopped before its first
+        row, one that tells nothing."""
+        nothing = {"epoch": 0, "objective": math.nan, "relative_error": math.nan}
+        return self.history[self.best] if self.history else nothing
 
 
-def train(
-    problem: Problem,
-    sampler: Sampler | WindowSampler,
-    schedule: Schedule,
+@dataclass
+class _State:
+    """Where the loop stands; with the engine's state it is all that a checkpoint keeps."""
+
+    seed: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    best_row: int = -1
+    history: list[Row] = field(default_factory=list)
+
+
+def fit(
+    build: Callable[[bool], Engine],
     *,
-    name: str = "model",
+    name: str,
+    n_cells: int,
+    seed: int = 0,
+    run: Run | None = None,
     checkpoint: Checkpoint | None = None,
-    stored: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    progress: bool | None = None,
-) -> State:
-    """Train until the objective no longer falls, and leave the best weights in `problem`.
+    stored: Stored | None = None,
+) -> Outcome:
+    """Fit until the engine has converged or its budget is used up.
 
     Parameters
     ----------
-    problem : Problem
-        The model's weights, steps and objective. Its weights are the start unless `stored` is given.
-    sampler : Sampler or WindowSampler
-        The batches of each epoch.
-    schedule : Schedule
+    build : callable
+        Makes the engine, given whether it is about to go on from a stored state. The seconds of the history
+        begin with it.
     name : str
-        For the log.
+        Of the model, for the log.
+    n_cells : int
+        Cells of one pass, for the speed.
+    seed : int
+        Kept in the checkpoint.
+    run : Run
     checkpoint : Checkpoint or None
         Where the state is kept.
     stored : tuple or None
         What ``checkpoint.load()`` found: the state to go on from.
-    should_stop : callable or None
-        Asked after each step; once it says True the state is written and training ends.
-    progress : bool or None
-        See :class:`~nmfbench.fitting.progress.Progress`.
 
-    Returns
-    -------
-    State
-        ``stop_reason`` is ``"converged"``, ``"max_epochs"`` or ``"interrupted"``.
+    Raises
+    ------
+    DivergedError
+        If the objective is no longer a finite number.
     """
-    fit = _Fit(problem, sampler, schedule, checkpoint, stored, should_stop)
-    state = fit.state
-    bar = Progress(name, schedule.max_epochs, state.epoch, progress)
+    loop = _Loop(build, name, n_cells, seed, run or Run(), checkpoint, stored)
+    bar = Progress(name, math.ceil(loop.engine.limit), int(loop.engine.clock), loop.run.progress)
+    reason = loop.reason()
     try:
-        while state.stop_reason is None:
-            fit.epoch()
-            if state.stop_reason != "interrupted":
-                bar.update(state.history[-1])
+        while reason is None:
+            reason = loop.row()
+            if loop.state.history:
+                bar.update(loop.state.history[-1])
     finally:
         bar.close()
-    log.info(
-        "%s: %s after %d epochs and %.1f s, best objective %.6g (relative error %.4f) at epoch %d",
-        name,
-        state.stop_reason,
-        state.epoch,
-        state.seconds,
-        state.best,
-        state.best_error,
-        state.best_epoch,
-    )
-    problem.set_weights(fit.best_weights)
-    return state
+    return loop.outcome(reason)
 
 
-class _Fit:
+class _Loop:
     """The loop's own variables."""
 
-    def __init__(self, problem, sampler, schedule, checkpoint, stored, should_stop) -> None:
-        self.problem = problem
-        self.sampler = sampler
-        self.schedule = schedule
-        self.checkpoint = checkpoint
-        self.should_stop = should_stop or (lambda: False)
-        self.state = State(seed=sampler.seed)
-        self.best_weights: dict[str, np.ndarray] = {}
+    def __init__(self, build, name, n_cells, seed, run, checkpoint, stored) -> None:
+        self._since = time.monotonic()
+        self.name, self.n_cells, self.run, self.checkpoint = name, n_cells, run, checkpoint
+        self.engine: Engine = build(stored is not None)
+        self.state = _State(seed=seed)
+        self._clock = self.engine.clock  # at the newest row
         if stored is None:
-            self._record(time.monotonic())
+            first = self.engine.begin()
+            if first is not None:
+                self._record(first)
         else:
             self._resume(*stored)
 
-    def epoch(self) -> None:
-        """Take the rest of the present epoch's steps, then judge."""
-        state, started = self.state, time.monotonic()
-        batches = self.sampler.epoch(state.epoch)
-        while state.batch < len(batches):
-            at = (state.epoch + state.batch / len(batches)) / self.schedule.max_epochs
-            self.problem.step(batches[state.batch], state.epoch, self.schedule.rate(at))
-            state.batch += 1
-            stop = self.should_stop()
-            if stop or self._is_due(SECONDS_BETWEEN_SAVES_WITHIN_AN_EPOCH):
-                state.seconds += time.monotonic() - started
-                started = time.monotonic()
-                self._save()
-            if stop:
-                state.stop_reason = "interrupted"
-                return
-        state.epoch, state.batch = state.epoch + 1, 0
-        self._record(started)
-        if state.waited >= self.schedule.patience:
-            state.stop_reason = "converged"
-        elif state.epoch >= self.schedule.max_epochs:
-            state.stop_reason = "max_epochs"
-        if state.stop_reason or self._is_due():
-            self._save()
+    def reason(self) -> str | None:
+        """Why the fit ends here; None: it goes on."""
+        if self.engine.has_converged():
+            return "converged"
+        return self.engine.budget if self.engine.is_over() else None
 
-    def _record(self, started: float) -> None:
-        """Evaluate the weights, keep the best, add a row to the history."""
-        state = self.state
-        found = self.problem.evaluate()
-        if not math.isfinite(found.objective):
+    def row(self) -> str | None:
+        """Go on by one row; why the fit ends with it, or None."""
+        before = self.state.seconds
+        row = self.engine.advance(self._pause)
+        if row is None:
+            return "interrupted"
+        self._record(row, before if self.engine.lags else None)
+        self._tell()
+        reason, stop = self.reason(), self._is_told_to_stop()
+        if self.checkpoint is not None and (reason or stop or self._is_due()):
+            self._save()
+        return reason or ("interrupted" if stop else None)
+
+    def outcome(self, reason: str) -> Outcome:
+        """The end: the engine at the state that counts."""
+        engine, state = self.engine, self.state
+        last = engine.end()
+        if last is not None:
+            self._record(last)
+        best = len(state.history) - 1 if state.best_row < 0 else state.best_row
+        found = Outcome(engine, state.history, reason, engine.clock, best, state.seconds)
+        if self.run.observer is not None:
+            self.run.observer.end(engine.steps, engine.describe())
+        log.info(
+            "%s: %s after %.4g %ss and %.1f s, objective %.6g (relative error %.4f) at %s %.4g",
+            *(self.name, reason, engine.clock, engine.unit, state.seconds, found.best_row["objective"]),
+            *(found.best_row["relative_error"], engine.unit, found.best_row["epoch"]),
+        )
+        return found
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _record(self, row: Row, seconds: float | None = None) -> None:
+        """Add a row to the history and keep the state if it is the best."""
+        state, engine = self.state, self.engine
+        if not math.isfinite(row["objective"]):
+            parts = {key: value for key, value in row.items() if isinstance(value, float)}
             raise DivergedError(
-                f"the objective at epoch {state.epoch}",
+                f"{self.name}: the objective at {engine.unit} {row['epoch']:.4g}",
                 "a finite number",
-                ", ".join(f"{name} {value:g}" for name, value in found.parts.items()),
-                "lower learning_rate_W, use init='nndsvd', or fit in double precision (float64)",
+                ", ".join(f"{key} {value:g}" for key, value in parts.items()),
+                engine.remedy,
             )
-        if found.objective < state.best:
-            state.best, state.best_error = found.objective, found.relative_error
-            state.best_epoch = state.epoch
-            self._keep_best()
-        if found.objective < state.reference - self.schedule.tol * abs(state.reference) or not state.history:
-            state.reference, state.waited = found.objective, 0
-        else:
-            state.waited += 1
-        state.seconds += time.monotonic() - started
-        spent = state.seconds - (state.history[-1]["seconds"] if state.history else 0.0)
+        score = engine.score(row)
+        if score is not None and score < state.best:
+            state.best, state.best_row = score, len(state.history)
+            engine.keep_best()
+        before = state.seconds
+        self._count()
+        passed = (engine.clock - self._clock) * self.n_cells
+        self._clock = engine.clock
         state.history.append(
             {
-                "epoch": state.epoch,
-                "objective": found.objective,
-                **found.parts,
-                "relative_error": found.relative_error,
-                "seconds": state.seconds,
-                "cells_per_s": self.problem.n_rows / spent if state.epoch else 0.0,
+                **row,
+                "seconds": state.seconds if seconds is None else seconds,
+                "cells_per_s": passed / max(state.seconds - before, 1e-9) if passed else 0.0,
                 "peak_mb": peak_mb(),
             }
         )
 
-    def _keep_best(self) -> None:
-        present = self.problem.weights()
-        if not self.best_weights:
-            self.best_weights = {key: np.empty_like(value) for key, value in present.items()}
-        for key, value in present.items():
-            np.copyto(self.best_weights[key], value)
+    def _tell(self) -> None:
+        observer, row = self.run.observer, self.state.history[-1]
+        if observer is None:
+            return
+        values = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        values = {key: value for key, value in values.items() if key != "step" and math.isfinite(value)}
+        observer.step(self.engine.steps, {"loss": row["objective"], **values})
+        rows = len(self.state.history)
+        if self.state.history[0]["epoch"] == 0 and not self.engine.lags:
+            rows -= 1  # the start is no step
+        if observer.state_every and rows % observer.state_every == 0:
+            observer.state(self.engine.steps, self.engine.describe())
+        self._since = time.monotonic()
+
+    def _pause(self) -> bool:
+        """Between two steps within a row: write the state where it is time to; whether to stop."""
+        stop = self._is_told_to_stop()
+        if self.checkpoint is not None and (stop or self._is_due(SECONDS_BETWEEN_SAVES_WITHIN_A_ROW)):
+            self._count()
+            self._save()
+        return stop
+
+    def _count(self) -> None:
+        """Add the time since the last count to that of the fit."""
+        now = time.monotonic()
+        self.state.seconds += now - self._since
+        self._since = now
+
+    def _is_told_to_stop(self) -> bool:
+        return self.run.should_stop is not None and bool(self.run.should_stop())
 
     def _is_due(self, wait: float = 0.0) -> bool:
-        return self.checkpoint is not None and self.checkpoint.is_due(wait)
+        return self.engine.undone == 0 and self.checkpoint.is_due(wait)
 
     def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        arrays = {f"weights.{key}": value for key, value in self.problem.weights().items()}
-        arrays |= {f"moments.{key}": value for key, value in self.problem.moments().items()}
-        arrays |= {f"best.{key}": value for key, value in self.best_weights.items()}
-        self.checkpoint.save(arrays, vars(self.state))
+        arrays, record = self.engine.state()
+        state = self.state
+        kept = len(state.history) - self.engine.undone
+        seconds = state.history[kept - 1]["seconds"] if self.engine.undone else state.seconds
+        own = vars(state) | {"history": state.history[:kept], "seconds": seconds}
+        self.checkpoint.save(arrays, own | {"engine": record})
+        self._since = time.monotonic()
 
     def _resume(self, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
-        def begin_with(prefix: str) -> dict[str, np.ndarray]:
-            return {
-                key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)
-            }
-
-        self.problem.set_weights(begin_with("weights."))
-        self.problem.set_moments(begin_with("moments."))
-        self.best_weights = begin_with("best.")
-        self.state = State(**record)
-        # A fit that ended at its last epoch goes on when it is given more of them.
-        if self.state.stop_reason == "max_epochs" and self.state.epoch < self.schedule.max_epochs:
-            self.state.stop_reason = None
-        elif self.state.epoch >= self.schedule.max_epochs and self.state.stop_reason is None:
-            self.state.stop_reason = "max_epochs"
-        log.info("going on from epoch %d, batch %d of the checkpoint", self.state.epoch, self.state.batch)
+        record = dict(record)
+        self.engine.load_state(arrays, record.pop("engine"))
+        self.state = _State(**record)
+        self._clock = self.engine.clock
+        log.info("going on from %s %.4g of the checkpoint", self.engine.unit, self.engine.clock)

@@ -1,8 +1,8 @@
-"""What all estimators share: checks of the input, and scikit-learn's conventions."""
+"""What all estimators share: checks of the input, scikit-learn's conventions, and how they are fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,14 +10,18 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nmfbench.errors import InputError
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.engine import Engine
+from nmfbench.fitting.loop import Outcome, Run, fit
 from nmfbench.linalg import as_sorted_csr
-from nmfbench.models.limits import Limit
+from nmfbench.models.limits import Limit, seed_from
 
 
 class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Input checks and names that all models share."""
+    """Input checks, names and the shell of a fit that all models share."""
 
     _limits: ClassVar[dict[str, Limit]] = {}  # by @parameters
+    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
     _embedding_name = "H_shared"
     #: Whether `transform` gives the training cells their embedding, to rounding.
     transform_is_embedding = False
@@ -87,6 +91,53 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 f"n_samples = {n}, n_features = {p}",
                 "lower n_components, or give more cells or genes",
             )
+
+    def _fit(
+        self,
+        build: Callable[[bool], Engine],
+        run: Run,
+        *,
+        n_cells: int,
+        fingerprint: Callable[[], str],
+        **decided: Any,
+    ) -> Outcome:
+        """Fit what `build` makes, from the checkpoint where there is one, and keep how it went.
+
+        Parameters
+        ----------
+        build : callable
+            As in :func:`nmfbench.fitting.loop.fit`; ``seed_`` is set when it is called.
+        run : Run
+        n_cells : int
+        fingerprint : callable
+            Gives a text that identifies the data; called where a checkpoint needs it.
+        **decided
+            What else decides the trajectory beside the parameters.
+        """
+        checkpoint, stored = None, None
+        if run.checkpoint is not None:
+            checkpoint = Checkpoint(run.checkpoint, self._checkpoint_settings() | decided, fingerprint())
+            stored = checkpoint.load()
+        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
+        name, seed = type(self).__name__, self.seed_
+        outcome = fit(
+            build, name=name, n_cells=n_cells, seed=seed, run=run, checkpoint=checkpoint, stored=stored
+        )
+        self.history_ = outcome.history
+        self.stop_reason_ = outcome.stop_reason
+        self.converged_ = outcome.stop_reason == "converged"
+        self.n_iter_ = int(np.ceil(outcome.clock))
+        self.best_epoch_ = outcome.best_row["epoch"]
+        self.objective_ = outcome.best_row["objective"]
+        self.relative_error_ = outcome.best_row["relative_error"]
+        return outcome
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        """The parameters that decide the trajectory: a state of others is refused."""
+        settings = {name: v for name, v in self.get_params().items() if name not in self._not_in_checkpoint}
+        if not isinstance(self.random_state, (int, np.integer)):
+            settings["random_state"] = "not a number"
+        return {"model": type(self).__name__, **settings}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

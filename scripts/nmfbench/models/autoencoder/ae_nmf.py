@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
-from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder import card
-from nmfbench.models.autoencoder.estimator import Autoencoder, FitData
-from nmfbench.models.autoencoder.exact import SolverResult, fit_ae_nmf
+from nmfbench.models.autoencoder.estimator import Autoencoder
+from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
-from nmfbench.models.autoencoder.exact.objective import tied
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram
 from nmfbench.models.card import OnDevice
+from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.rows.batches import Batch
 
 
-class TiedProblem(AutoencoderProblem):
+class TiedBatches(BatchObjective):
     """``||X - H W||² / B + λ_W ||W||²`` with ``H = X Wᵀ``; projective NMF in minibatches.
 
     With ``A = Hᵀ H`` and ``G = W Wᵀ``, nothing of the shape of the batch's X is needed:
@@ -63,8 +63,8 @@ class AENMF(Autoencoder):
 
     _model_name = "AE_NMF_no_cond_tied"
 
-    def _problem(self, data: FitData, W: torch.Tensor) -> TiedProblem:
-        return TiedProblem(
+    def _batch_objective(self, data: FitData, W: torch.Tensor) -> TiedBatches:
+        return TiedBatches(
             data.source,
             {"W": W},
             {"W": self.learning_rate_W},
@@ -72,13 +72,11 @@ class AENMF(Autoencoder):
             row_norm=self.row_norm,
         )
 
-    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
-        return fit_ae_nmf(operator, self.n_components, lambda_W=self.penalty_W, **run)
+    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
+        return TiedObjective(operator, W, penalty_W=self.penalty_W)
 
-    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
-        W = self.components_
-        objective, squared_error, _ = tied(operator, W, self.penalty_W)
-        return objective, squared_error, Decoder(W[None])
+    def _decoder(self) -> Decoder:
+        return Decoder(self.components_[None])
 
     def _published_settings(self) -> dict[str, Any]:
         return {

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows, moved
 from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
-from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf1
+from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
-from nmfbench.models.autoencoder.exact.objective import additive
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram, squared_norm
 from nmfbench.models.autoencoder.penalties import (
     Invariance,
     centred_sums,
@@ -32,7 +30,7 @@ from nmfbench.models.start import start_conditions
 from nmfbench.rows.batches import Batch
 
 
-class AdditiveProblem(AutoencoderProblem):
+class AdditiveBatches(BatchObjective):
     """``||X - HW - CU||²/B + λ_W||W||² + λ_U||U||² + (γ/B) Inv + (η/B) HSIC``, sparse and exact.
 
     With ``A = HᵀH``, ``G = WWᵀ``, ``R = CᵀH``, ``T = CᵀX``, ``K = CᵀC`` and ``P = U Wᵀ``:
@@ -182,34 +180,33 @@ class CAENMF1(ConditionalAutoencoder):
 
     _model_name = "CNMF_1st_donor_only"
 
-    def _problem(self, data: FitData, W: torch.Tensor) -> AdditiveProblem:
+    def _batch_objective(self, data: FitData, W: torch.Tensor) -> AdditiveBatches:
         U = start_conditions((data.conditions.size, data.source.n_columns), self.init, self.seed_, W)
         rates = {"W": self.learning_rate_W}
         if self.update_U == "adam":
             rates["U"] = self.learning_rate_U
-        return AdditiveProblem(data, {"W": W, "U": U}, rates, self)
+        return AdditiveBatches(data, {"W": W, "U": U}, rates, self)
 
-    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
-        weights = self._weights(cells)
-        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
-        return fit_cae_nmf1(operator, self.n_components, sums, **weights, **run)
-
-    def _weights(self, cells: Cells) -> dict[str, Any]:
-        """The penalties as the solvers on statistics take them."""
-        return {
-            "lambda_W": self.penalty_W,
-            "lambda_U": self.penalty_U,
-            "gamma": self.penalty_invariance if cells.has_types else 0.0,
+    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
+        invariance = self.penalty_invariance if cells.has_types else 0.0
+        return TiedObjective(
+            operator,
+            W,
+            U,
+            penalty_W=self.penalty_W,
+            conditions=cells.condition_sums(by_type=invariance > 0),
+            penalty_U=self.penalty_U,
+            penalty_invariance=invariance,
             # HSIC as the minibatches weigh it, so that the objectives compare
-            "eta": self.penalty_hsic * min(self.batch_size, cells.n_cells) / cells.n_cells,
-            "centred": bool(self.centred_invariance),
-        }
+            penalty_hsic=self.penalty_hsic * min(self.batch_size, cells.n_cells) / cells.n_cells,
+            centred=bool(self.centred_invariance),
+        )
 
-    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
-        W, U, weights = self.components_, self.condition_profiles_, self._weights(cells)
-        sums = cells.condition_sums(by_type=weights["gamma"] > 0)
-        parts, squared_error, *_ = additive(operator, W, U, sums, **weights)
-        return sum(parts.values()), squared_error, Decoder(W[None], U)
+    def _condition_weights(self) -> np.ndarray:
+        return self.condition_profiles_
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self.components_[None], self.condition_profiles_)
 
     def _labels_in_the_loss(self) -> bool:
         return self.penalty_invariance > 0

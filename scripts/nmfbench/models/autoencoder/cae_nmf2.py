@@ -9,16 +9,14 @@ import numpy as np
 import torch
 
 from nmfbench.errors import InputError
-from nmfbench.fitting.loop import Evaluation
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
-from nmfbench.models.autoencoder.exact import SolverResult, fit_cae_nmf2
+from nmfbench.models.autoencoder.exact.coordinate import DonorObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
-from nmfbench.models.autoencoder.exact.objective import donor_loadings
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import AutoencoderProblem, Gradient, gram, squared_norm
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram, squared_norm
 from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.parameters import parameters
@@ -26,7 +24,7 @@ from nmfbench.models.start import start_conditions
 from nmfbench.rows.batches import Batch
 
 
-class LoadingsProblem(AutoencoderProblem):
+class LoadingsBatches(BatchObjective):
     """``||E||²/B + λ_W||W||² + λ_U||U||²`` with ``E_i = H_i (W + U_c(i)) - X_i``, sparse and exact.
 
     Per condition c of the batch, with ``V_c = W + U_c``, ``A_c = H_cᵀH_c``, ``Y_c = X_c V_cᵀ`` and
@@ -122,21 +120,23 @@ class CAENMF2(ConditionalAutoencoder):
                 "give one column (join several into one label), or use cae_nmf1",
             )
 
-    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
-        return fit_cae_nmf2(
-            operator, self.n_components, lambda_W=self.penalty_W, lambda_U=self.penalty_U, **run
-        )
+    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> DonorObjective:
+        return DonorObjective(operator, W, U, penalty_W=self.penalty_W, penalty_U=self.penalty_U)
 
-    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
-        W, U = self.components_, self.condition_loadings_
-        parts, squared_error, *_ = donor_loadings(
-            operator, W, U, lambda_W=self.penalty_W, lambda_U=self.penalty_U
-        )
-        return sum(parts.values()), squared_error, Decoder(W + U)
+    def _condition_weights(self) -> np.ndarray:
+        return self.condition_loadings_
 
-    def _problem(self, data: FitData, W: torch.Tensor) -> LoadingsProblem:
+    def _decoder(self) -> Decoder:
+        return Decoder(self.components_ + self.condition_loadings_)
+
+    @staticmethod
+    def _arranged(U: np.ndarray) -> np.ndarray:
+        # conditions x genes x k, a view of conditions x k x genes, as it is given out
+        return np.ascontiguousarray(U.transpose(0, 2, 1)).transpose(0, 2, 1)
+
+    def _batch_objective(self, data: FitData, W: torch.Tensor) -> LoadingsBatches:
         U = start_conditions((data.conditions.size, *W.shape), self.init, self.seed_, W)
-        return LoadingsProblem(
+        return LoadingsBatches(
             data, {"W": W, "U": U}, {"W": self.learning_rate_W, "U": self.learning_rate_U}, self
         )
 

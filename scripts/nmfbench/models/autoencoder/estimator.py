@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,22 +14,32 @@ from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
-from nmfbench.fitting.checkpoint import Checkpoint
-from nmfbench.fitting.loop import Schedule, State, train
-from nmfbench.models.autoencoder.embed import embed
-from nmfbench.models.autoencoder.exact import SolverResult
+from nmfbench.fitting.engine import Engine
+from nmfbench.fitting.loop import Outcome, Run
+from nmfbench.fitting.observer import Observer
+from nmfbench.models.autoencoder.embed import embed, times_blocks
+from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, gram_of
 from nmfbench.models.autoencoder.exact.held_out import Decoder
-from nmfbench.models.autoencoder.exact.operators import Operator
-from nmfbench.models.autoencoder.from_cells import Cells, RowCells, fit_exact, operator_from_rows
-from nmfbench.models.autoencoder.minibatch import AutoencoderProblem
+from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator
+from nmfbench.models.autoencoder.exact.start import start
+from nmfbench.models.autoencoder.exact.sweeps import Objective, Sweeps
+from nmfbench.models.autoencoder.from_cells import (
+    Cells,
+    RowCells,
+    blas_threads,
+    numba_threads,
+    operator_of_rows,
+)
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Epochs, Schedule
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver, with_batches_of
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
-from nmfbench.models.limits import check_parameters, seed_from
+from nmfbench.models.limits import check_parameters
 from nmfbench.models.start import start_loadings
 from nmfbench.rows.batches import Sampler, WindowSampler
-from nmfbench.rows.memory import InMemoryRows, RowSource
+from nmfbench.rows.memory import BLOCK_ROWS, InMemoryRows, RowSource
 from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
+from nmfbench.statistics import Statistics
 
 
 class Autoencoder(Embedding):
@@ -48,6 +59,16 @@ class Autoencoder(Embedding):
         "gram_memory_mb",
     }
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has weights that belong to conditions (donors)."""
+        return self._conditional
+
+    @property
+    def needs_donor_grams(self) -> bool:
+        """Whether each donor has loadings, and so a Gram matrix, of its own."""
+        return self._own_loadings
+
     def fit(
         self,
         X,
@@ -59,6 +80,7 @@ class Autoencoder(Embedding):
         fingerprint: str | None = None,
         should_stop: Callable[[], bool] | None = None,
         progress: bool | None = None,
+        observer: Observer | None = None,
     ):
         """Learn the loadings.
 
@@ -80,6 +102,8 @@ class Autoencoder(Embedding):
             ``stop_reason_ == "interrupted"``.
         progress : bool or None
             True: a bar; False: lines in the log; None: a bar if stderr is a terminal.
+        observer : Observer or None
+            Told of every epoch (sweep); the fit is the same with and without it.
 
         Returns
         -------
@@ -89,36 +113,23 @@ class Autoencoder(Embedding):
         self._check_solver()
         resolve_device(self.device)
         source = InMemoryRows(self._check_input(X, reset=True), fingerprint)
-        self.fit_rows(
-            source,
-            conditions=conditions,
-            strata=strata,
-            checkpoint=checkpoint,
-            should_stop=should_stop,
-            progress=True if self.verbose else progress,
-        )
+        run = Run(checkpoint, should_stop, True if self.verbose else progress, observer)
+        self.fit_rows(source, conditions=conditions, strata=strata, **vars(run))
         self.embedding_ = embed(self.components_, source)
         return self
 
-    def fit_rows(
-        self,
-        source: RowSource,
-        *,
-        conditions: Any = None,
-        strata: Any = None,
-        checkpoint: str | Path | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        progress: bool | None = None,
-    ):
-        """Learn the loadings from rows wherever they lie; the cells are left to :func:`.embed_blocks`.
+    def fit_rows(self, source: RowSource, *, conditions: Any = None, strata: Any = None, **around: Any):
+        """Learn the loadings from rows wherever they lie; the cells are left to :meth:`embedding_blocks`.
 
         Parameters
         ----------
         source : RowSource
             Non-negative numbers, in memory or on disk. Their rows may come in another order than the
             cells (``source.order``).
-        conditions, strata, checkpoint, should_stop, progress
+        conditions, strata
             As in :meth:`fit`; the labels in the order of the cells.
+        **around
+            ``checkpoint``, ``should_stop``, ``progress`` and ``observer`` of :meth:`fit`.
 
         Returns
         -------
@@ -134,35 +145,125 @@ class Autoencoder(Embedding):
         self._check_conditions(self.conditions_)
         data = FitData.of(source, self.conditions_, encode_strata(strata, source.n_rows))
         choice = self.solver_choice_ = self._choose_solver(source, data.conditions, device)
-        keeper, stored = None, None
-        if checkpoint is not None:
-            keeper = Checkpoint(checkpoint, self._checkpoint_settings(choice), data.fingerprint())
-            stored = keeper.load()
-        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
-        fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_statistics
-        weights, state, label_batches = fit(data, device, keeper, stored, should_stop, progress)
-        self._keep_state(state)
-        self.uses_labels_ = strata is not None and (label_batches or self._labels_in_the_loss())
-        self._keep(weights)
+        fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_cells
+        by_label = fit(data, device, Run(**around))
+        self.uses_labels_ = strata is not None and (by_label or self._labels_in_the_loss())
         return self
 
-    def _fit_statistics(self, data, device, keeper, stored, should_stop, progress):
-        on_gpu = self.solver_choice_.route == "gram" and device.type == "cuda"
-        self.device_ = str(device) if on_gpu else "cpu"
-        weights, state = fit_exact(
-            self,
-            RowCells(data),
-            lambda: operator_from_rows(self, data),
-            self.seed_,
-            checkpoint=keeper,
-            stored=stored,
-            should_stop=should_stop,
-            progress=progress,
-        )
-        return weights, state, False
+    def fit_statistics(
+        self,
+        statistics: Statistics,
+        *,
+        operator: GramOperator | None = None,
+        use_types: bool = True,
+        rows: RowSource | None = None,
+        **around: Any,
+    ):
+        """Learn the loadings from statistics that were gathered before: no cell is read.
 
-    def _fit_minibatch(self, data, device, keeper, stored, should_stop, progress):
-        source, seed, k = data.source, self.seed_, self.n_components
+        Parameters
+        ----------
+        statistics : Statistics
+            Of all shards, or of those that are to be fitted. The conditions are all columns of their layout.
+        operator : GramOperator, optional
+            What :meth:`gram_of` made of the same statistics, for many fits that share it.
+        use_types : bool
+            Whether the invariance penalty of model 1 may use the cell types.
+        rows : RowSource, optional
+            The cells, for an observer.
+        **around
+            ``checkpoint``, ``should_stop``, ``progress`` and ``observer`` of :meth:`fit`.
+
+        Returns
+        -------
+        self
+            Without ``embedding_``; its ``conditions_`` have the categories and no cell's code.
+
+        Raises
+        ------
+        InputError
+            If the model needs minibatches, its rank is too large, or its statistics are not among these.
+        """
+        check_parameters(self)
+        if only := self._minibatch_only():
+            raise InputError(
+                f"{type(self).__name__}: a fit from statistics with {' and '.join(only)}",
+                "init 'nndsvd' or 'random', and row_norm=False", ", ".join(only),
+                "change these, or fit the cells with solver='minibatch'",
+            )  # fmt: skip
+        layout = statistics.layout
+        self._check_rank(statistics.n_cells, len(layout.genes))
+        self.n_features_in_ = len(layout.genes)
+        self.conditions_ = categories_of(statistics) if self._conditional else encode_conditions(None, 0)
+        self._check_conditions(self.conditions_)
+        self.solver_choice_ = SolverChoice("statistics", "gram", {}, "from statistics gathered before")
+        cells = GatheredCells(statistics, use_types)
+        self._fit_exact(
+            cells,
+            lambda: operator or self.gram_of(statistics),
+            Run(**around),
+            None if rows is None else lambda W: embed(W, rows),
+            cells.fingerprint,
+            use_types=use_types,
+        )
+        device = resolve_device(self.device) if operator is None else operator.device
+        self.device_ = str(device) if str(device).startswith("cuda") else "cpu"
+        self.uses_labels_ = use_types and self._labels_in_the_loss()
+        return self
+
+    def gram_of(self, statistics: Statistics) -> GramOperator:
+        """XᵀX as the model needs it: held where it fits in `gram_memory_mb`, else left on disk.
+
+        Raises
+        ------
+        InputError
+            If the model needs a Gram matrix for each donor and there is none, or the GPU has no room for it.
+        """
+        return gram_of(statistics, self._own_loadings, resolve_device(self.device), self.gram_memory_mb)
+
+    def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
+        """All cells at once, from their rows."""
+        route = self.solver_choice_.route
+        self.device_ = str(device) if route == "gram" and device.type == "cuda" else "cpu"
+        codes = data.conditions.codes[:, 0] if self._own_loadings else None
+        self._fit_exact(
+            RowCells(data),
+            lambda: operator_of_rows(data.source, codes, route, self.gram_memory_mb, self.device_),
+            run,
+            lambda W: embed(W, data.source),
+            data.fingerprint,
+        )
+        return False
+
+    def _fit_exact(self, cells: Cells, operator: Callable[[], Operator], run, embedding, text, **decided):
+        def build(resumed: bool) -> Engine:
+            held = operator()
+            threads.enter_context(blas_threads(held, self.n_components))
+            k, n = self.n_components, held.n_cells
+            W = np.zeros((k, held.n_genes))  # in place of what a checkpoint holds
+            if not resumed:
+                W = start(held, k, self.init, seed=self.seed_, ridge=self.penalty_W * n)
+            objective = self._objective(held, cells, W)
+            return Sweeps(objective, max_iter=self.max_sweeps, tol=self.solver_tol, embed=embedding)
+
+        choice = self.solver_choice_
+        with ExitStack() as threads:
+            threads.enter_context(numba_threads(torch.get_num_threads()))
+            outcome = self._fit(
+                build,
+                run,
+                n_cells=cells.n_cells,
+                fingerprint=text,
+                **{"solver": choice.solver, "route": choice.route, **decided},
+            )
+        weights = {"W": outcome.engine.objective.W}
+        if (U := outcome.engine.objective.U) is not None:
+            weights["U"] = self._arranged(U)
+        self._keep(weights)
+
+    def _fit_minibatch(self, data: FitData, device: torch.device, run: Run) -> bool:
+        """By minibatches; whether their composition follows the cell types."""
+        source, k = data.source, self.n_components
         if device.type == "mps" and source.dtype == np.float64:
             raise InputError(
                 f"{type(self).__name__}: X in double precision on device {device}",
@@ -170,25 +271,29 @@ class Autoencoder(Embedding):
                 "float64",
                 "give X.astype('float32'), or set device: cpu",
             )
-        if stored is None:
-            W = start_loadings(source, k, self.init, seed, unit_rows=self.row_norm, device=device)
-        else:
-            dtype = torch.float64 if source.dtype == np.float64 else torch.float32
-            W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
         self.device_ = str(device)
-        problem = self._problem(data, W)
-        sampler = self._sampler(data, seed)
-        state = train(
-            problem,
-            sampler,
-            Schedule(self.max_epochs, self.patience, self.tol, self.learning_rate_schedule == "cosine"),
-            name=type(self).__name__,
-            checkpoint=keeper,
-            stored=stored,
-            should_stop=should_stop,
-            progress=progress,
+
+        def build(resumed: bool) -> Engine:
+            if resumed:
+                dtype = torch.float64 if source.dtype == np.float64 else torch.float32
+                W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
+            else:
+                W = start_loadings(source, k, self.init, self.seed_, unit_rows=self.row_norm, device=device)
+            cosine = self.learning_rate_schedule == "cosine"
+            return Epochs(
+                self._batch_objective(data, W),
+                self._sampler(data, self.seed_),
+                Schedule(self.max_epochs, self.patience, self.tol, cosine),
+                lambda W: embed(W, source),
+            )
+
+        choice = self.solver_choice_
+        decided = {"solver": choice.solver, "route": choice.route}
+        outcome: Outcome = self._fit(
+            build, run, n_cells=source.n_rows, fingerprint=data.fingerprint, **decided
         )
-        return problem.weights(), state, sampler.order in ("proportional", "round_robin")
+        self._keep(outcome.engine.objective.weights())
+        return outcome.engine.sampler.order in ("proportional", "round_robin")
 
     def transform(self, X) -> np.ndarray:
         """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
@@ -209,6 +314,29 @@ class Autoencoder(Embedding):
         """Arrays for obsm, cells x ., by the published keys."""
         return self.embedding_parts()(self.embedding_, self.conditions_.codes)
 
+    def embedding_blocks(
+        self, source: RowSource, *, size: int = BLOCK_ROWS
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The arrays for obsm, block by block.
+
+        Parameters
+        ----------
+        source : RowSource
+            The cells of the fit in their own order (``source.order`` is None), normalised as for the fit.
+        size : int
+            Cells in a block.
+
+        Yields
+        ------
+        start : int
+            Number of the first cell.
+        parts : dict of str to ndarray of shape (cells of the block, .)
+            By the published keys; the same numbers as :meth:`embeddings`, to the last bit.
+        """
+        parts, codes = self.embedding_parts(), self.conditions_.codes
+        for first, H in times_blocks(self.components_, source, size):
+            yield first, parts(H, codes[first : first + len(H)])
+
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns, by the published keys.
 
@@ -221,17 +349,38 @@ class Autoencoder(Embedding):
         names = {"model_name": self._model_name, "k_rank": self.n_components_}
         return {**names, **preparation, **self._published_settings()}
 
+    def evaluate(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
+        """How the fitted loadings do on `cells`: objective, relative error, and how they are written."""
+        check_is_fitted(self)
+        objective = self._objective(operator, cells, self.components_, self._condition_weights())
+        objective.refresh()
+        parts, relative_error = objective.evaluate()
+        return sum(parts.values()), relative_error, self._decoder()
+
     # What a model adds ------------------------------------------------------------------------------
 
-    def _problem(self, data: FitData, W: torch.Tensor) -> AutoencoderProblem:
+    def _batch_objective(self, data: FitData, W: torch.Tensor) -> BatchObjective:
+        """The objective that minibatches minimise, with W (genes x k) where they begin."""
         raise NotImplementedError
 
-    def _descend(self, operator: Operator, cells: Cells, **run: Any) -> SolverResult:
+    def _objective(
+        self, operator: Operator, cells: Cells, W: np.ndarray, U: np.ndarray | None = None
+    ) -> Objective:
+        """The objective on the statistics of `cells`, at W (k x genes) and U."""
         raise NotImplementedError
 
-    def _judge(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
-        """Objective and squared error of `cells` at the present loadings, and how they are written."""
+    def _decoder(self) -> Decoder:
+        """How the fitted model writes a cell."""
         raise NotImplementedError
+
+    def _condition_weights(self) -> np.ndarray | None:
+        """The fitted U, as :meth:`_objective` takes it."""
+        return None
+
+    @staticmethod
+    def _arranged(U: np.ndarray) -> np.ndarray:
+        """U of an objective on statistics as the minibatches hold it."""
+        return np.ascontiguousarray(U.T)
 
     def _check_conditions(self, conditions: Conditions) -> None:
         pass
@@ -293,20 +442,8 @@ class Autoencoder(Embedding):
             choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
         return with_batches_of(source, choice, forced=bool(only) or self.solver != "auto")
 
-    def _checkpoint_settings(self, choice: SolverChoice) -> dict[str, Any]:
-        left_out = set(self._not_in_checkpoint)
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        settings = super()._checkpoint_settings()
         if self.learning_rate_schedule == "cosine":
-            left_out.remove("max_epochs")  # the learning rates depend on it
-        settings = {name: value for name, value in self.get_params().items() if name not in left_out}
-        if not isinstance(self.random_state, (int, np.integer)):
-            settings["random_state"] = "not a number"
-        return {"model": type(self).__name__, **settings, "solver": choice.solver, "route": choice.route}
-
-    def _keep_state(self, state: State) -> None:
-        self.history_ = state.history
-        self.n_iter_ = state.epoch
-        self.best_epoch_ = state.best_epoch
-        self.objective_ = state.best
-        self.relative_error_ = state.best_error
-        self.stop_reason_ = state.stop_reason
-        self.converged_ = state.stop_reason == "converged"
+            settings["max_epochs"] = self.max_epochs  # the learning rates depend on it
+        return settings

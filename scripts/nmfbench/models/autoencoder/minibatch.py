@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
 
-from nmfbench.fitting.loop import Evaluation
+from nmfbench.fitting.engine import Engine, Patience, Row, part_of
 from nmfbench.linalg import SparseRows, compiled_loop, double_device, even_cuts, run_ranges
 from nmfbench.models.start import unit_factors
-from nmfbench.rows.batches import Batch
+from nmfbench.rows.batches import Batch, Sampler, WindowSampler
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
 
 GENES_PER_SUM, NUMBERS_PER_SUM = 2048, 65_536
@@ -44,7 +46,27 @@ class Gradient:
     part: int = 0
 
 
-class AutoencoderProblem:
+@dataclass(frozen=True)
+class Evaluation:
+    """The full objective over all cells.
+
+    Attributes
+    ----------
+    parts : dict of str to float
+        Its terms, weighted, in the order of the history's columns; they add up to the objective.
+    relative_error : float
+        ``||E||² / ||X||²``.
+    """
+
+    parts: dict[str, float]
+    relative_error: float
+
+    @property
+    def objective(self) -> float:
+        return math.fsum(self.parts.values())
+
+
+class BatchObjective:
     """Weights, optimiser and data of one fit; a model adds its gradients and its objective.
 
     Dense factors are stored genes x k, so that a gene's k numbers are neighbours.
@@ -96,7 +118,7 @@ class AutoencoderProblem:
         """The full objective at the present weights, all cells, sums in double precision."""
         raise NotImplementedError
 
-    # What the loop asks for -------------------------------------------------------------------------
+    # What the epochs ask for -------------------------------------------------------------------------
 
     def step(self, batch: Batch, epoch: int, rate: float) -> None:
         """One update of all weights that the batch touches."""
@@ -139,6 +161,114 @@ class AutoencoderProblem:
         }
         relative = squared_error / self.squared_norm if self.squared_norm else float("nan")
         return Evaluation({**shared, **parts}, relative)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and how fast.
+
+    Parameters
+    ----------
+    max_epochs : int
+    patience : int
+        Epochs without a better objective before training ends.
+    tol : float
+        Better means lower by more than this share.
+    cosine : bool
+        Whether the learning rates fall to zero along a half cosine over `max_epochs`.
+    """
+
+    max_epochs: int
+    patience: int
+    tol: float
+    cosine: bool = False
+
+    def rate(self, progress: float) -> float:
+        """Factor of the learning rates at a share `progress` of `max_epochs`."""
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.cosine else 1.0
+
+
+class Epochs(Engine):
+    """Passes over the cells in minibatches; the best weights are kept.
+
+    Parameters
+    ----------
+    objective : BatchObjective
+    sampler : Sampler or WindowSampler
+        The batches of each epoch.
+    schedule : Schedule
+    embed : callable
+        From loadings (k x genes) to the embedding of all cells, for watchers.
+    """
+
+    budget, unit = "max_epochs", "epoch"
+    remedy = "lower learning_rate_W, use init='nndsvd', or fit in double precision (float64)"
+
+    def __init__(
+        self,
+        objective: BatchObjective,
+        sampler: Sampler | WindowSampler,
+        schedule: Schedule,
+        embed: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        self.objective, self.sampler, self.schedule, self.embed = objective, sampler, schedule, embed
+        self.limit = schedule.max_epochs
+        self.patience = Patience(schedule.tol, schedule.patience)
+        self.clock = self.batch = 0
+        self.best: dict[str, np.ndarray] = {}
+
+    def begin(self) -> Row:
+        return self._row()
+
+    def advance(self, pause: Callable[[], bool]) -> Row | None:
+        """The rest of the present epoch's batches."""
+        batches = self.sampler.epoch(self.clock)
+        while self.batch < len(batches):
+            at = (self.clock + self.batch / len(batches)) / self.limit
+            self.objective.step(batches[self.batch], self.clock, self.schedule.rate(at))
+            self.batch += 1
+            if self.batch < len(batches) and pause():
+                return None
+        self.clock, self.batch = self.clock + 1, 0
+        return self._row()
+
+    def has_converged(self) -> bool:
+        return self.patience.is_over()
+
+    def score(self, row: Row) -> float:
+        return row["objective"]
+
+    def keep_best(self) -> None:
+        present = self.objective.weights()
+        if not self.best:
+            self.best = {key: np.empty_like(value) for key, value in present.items()}
+        for key, value in present.items():
+            np.copyto(self.best[key], value)
+
+    def end(self) -> None:
+        self.objective.set_weights(self.best)
+
+    def describe(self) -> dict[str, np.ndarray]:
+        W = np.ascontiguousarray(self.objective.weights()["W"].T)
+        return {"cell_factors": self.embed(W), "gene_factors": W}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        kinds = {"weights": self.objective.weights(), "moments": self.objective.moments(), "best": self.best}
+        arrays = {f"{kind}.{key}": value for kind, of in kinds.items() for key, value in of.items()}
+        return arrays, {"clock": self.clock, "batch": self.batch, **self.patience.record()}
+
+    def load_state(self, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+        self.objective.set_weights(part_of(arrays, "weights"))
+        self.objective.set_moments(part_of(arrays, "moments"))
+        self.best = part_of(arrays, "best")
+        self.clock, self.batch = record["clock"], record["batch"]
+        self.patience.load(record)
+
+    def _row(self) -> Row:
+        found = self.objective.evaluate()
+        self.patience.see(found.objective)
+        row = {"epoch": self.clock, "objective": found.objective, **found.parts}
+        return {**row, "relative_error": found.relative_error}
 
 
 def gram(W: torch.Tensor) -> torch.Tensor:

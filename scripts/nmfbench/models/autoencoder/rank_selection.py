@@ -82,13 +82,13 @@ def sweep(
     folder = Path(table).with_suffix(".fits")
     rows: list[dict[str, Any]] = []
     with threadpool_limits(run.threads):
-        judge = _Judge(model_class(ranks[0], **next(iter(make.values()))), cells, others, gene_folds)
+        fits = _Fits(model_class(ranks[0], **next(iter(make.values()))), cells, others, gene_folds)
         for label, options in make.items():
             for rank in ranks:
                 group, loadings = [], []
                 for seed in seeds:
                     model = model_class(rank, **options, random_state=seed)
-                    row = judge.fit(model, folder / _place(label, rank, seed), run)
+                    row = fits.fit(model, folder / _place(label, rank, seed), run)
                     log.info(
                         "penalties %s, rank %d, seed %d: error on hidden genes %.4f",
                         label, rank, seed, row["predicted_error"],
@@ -100,17 +100,17 @@ def sweep(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Judge:
+class _Fits:
     """Both Gram matrices, read once for all fits."""
 
     def __init__(self, model: Any, cells: Statistics, others: Statistics, n_folds: int) -> None:
+        from nmfbench.models.autoencoder.exact.gathered import GatheredCells
         from nmfbench.models.autoencoder.exact.held_out import gene_folds
-        from nmfbench.models.autoencoder.from_statistics import GatheredCells, gram_of
 
         self.cells, self.others = cells, others
-        self.operator, self.other_operator = gram_of(model, cells), gram_of(model, others)
+        self.operator, self.other_operator = model.gram_of(cells), model.gram_of(others)
         log.info(
-            "%d cells to fit, %d to judge, products on %s",
+            "%d cells to fit, %d held out, products on %s",
             cells.n_cells,
             others.n_cells,
             self.operator.device,
@@ -121,19 +121,12 @@ class _Judge:
     def fit(self, model: Any, checkpoint: Path, run: Job) -> dict[str, Any]:
         """Fit, and say how the fit does on its own cells and on the others."""
         from nmfbench.models.autoencoder.exact.held_out import hidden_gene_errors
-        from nmfbench.models.autoencoder.from_statistics import fit_statistics
 
-        fit_statistics(
-            model,
-            self.cells,
-            operator=self.operator,
-            checkpoint=checkpoint,
-            should_stop=run.stop_requested,
-            progress=False,
-        )
+        around = {"checkpoint": checkpoint, "should_stop": run.stop_requested, "progress": False}
+        model.fit_statistics(self.cells, operator=self.operator, **around)
         if model.stop_reason_ == "interrupted":
             raise Interrupted("the finished fits are kept; run the same command again to go on")
-        objective, squared_error, decoder = model._judge(self.other_operator, self.other_cells)
+        objective, relative_error, decoder = model.evaluate(self.other_operator, self.other_cells)
         sums = self.other_cells.condition_sums(by_type=False) if decoder.U is not None else None
         hidden = hidden_gene_errors(self.other_operator, self.others.gene_squares, decoder, self.folds, sums)
         return {
@@ -142,7 +135,7 @@ class _Judge:
             "objective": model.objective_,
             "relative_error": model.relative_error_,
             "held_out_objective": objective,
-            "held_out_error": squared_error / (self.others.squared_norm or np.nan),
+            "held_out_error": relative_error,
             "predicted_error": float(np.nanmean(hidden)),
             **{f"predicted_error_{fold}": value for fold, value in enumerate(hidden)},
             "sweeps": model.n_iter_,

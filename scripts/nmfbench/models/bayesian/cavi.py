@@ -125,10 +125,10 @@ class FullAscent(Ascent):
         """Epochs and steps so far."""
         return self.sweeps, self.sweeps
 
-    def advance(self, should_stop: Any = None) -> dict[str, float]:
+    def advance(self, pause: Any = None) -> dict[str, float]:
         """One sweep: cells, genes, priors and p. Returns the parts of the negative ELBO after it.
 
-        A sweep is not left half done: `should_stop` is not asked.
+        A sweep is not left half done: `pause` is not asked.
         """
         counts, weights = self.problem.counts, self.problem.weights
         cell_cost, gene_cost = (cost.to(self.cells.mean) for cost in self.problem.costs())
@@ -199,13 +199,13 @@ class StochasticAscent(Ascent):
         """Whole epochs and steps so far."""
         return self.epoch, self.step_number
 
-    def advance(self, should_stop: Any = None) -> dict[str, float] | None:
+    def advance(self, pause: Any = None) -> dict[str, float] | None:
         """One epoch, or None when it was stopped within."""
         batches = self.sampler.epoch(self.epoch)
         while self.batch < len(batches):
             self.step(batches[self.batch].rows)
             self.batch += 1
-            if should_stop is not None and self.batch < len(batches) and should_stop():
+            if pause is not None and self.batch < len(batches) and pause():
                 return None
         self.epoch, self.batch = self.epoch + 1, 0
         self.cells.refresh()

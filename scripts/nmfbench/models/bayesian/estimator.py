@@ -13,20 +13,20 @@ from sklearn.utils.validation import check_is_fitted
 from nmfbench.data.held_out import thin_counts
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
-from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
 from nmfbench.models.bayesian.build import build_engine, build_problem, weights_of
 from nmfbench.models.bayesian.cavi import Problem, infer_cells
 from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.bayesian.device_counts import place_counts
+from nmfbench.models.bayesian.engine import PosteriorFit
 from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.given import check_together, gather
-from nmfbench.models.bayesian.loop import run
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
 from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
-from nmfbench.models.limits import check_parameters, seed_from
+from nmfbench.models.limits import check_parameters
 from nmfbench.rows.memory import InMemoryRows
 
 INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
@@ -82,36 +82,36 @@ class BayesianNMF(Results):
         csr = check_counts(self._check_input(X, reset=True), type(self).__name__)
         self._check_rank(*csr.shape)
         given = gather(self, csr.shape[0], conditions, cell_names, gene_names)
-        keeper, stored = None, None
-        if checkpoint is not None:
-            data = InMemoryRows(csr, fingerprint).fingerprint() + given.fingerprint()
-            keeper = Checkpoint(checkpoint, self._checkpoint_settings(), data)
-            stored = keeper.load()
-        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
         self.device_, self.uses_labels_, self.uses_conditions_ = str(device), False, given.donors is not None
-        train, test = csr, None
-        if self.held_out_fraction:
-            train, test = thin_counts(csr, self.held_out_fraction, self.seed_)
-            test = place_counts(test, device)
-        problem = build_problem(self, train, given, device)
-        engine = build_engine(self, problem, train, given, device)
-        trace, best = run(
-            engine,
-            name=type(self).__name__,
+        train = csr
+
+        def build(_: bool) -> PosteriorFit:
+            nonlocal train
+            test, scorer = None, None
+            if self.held_out_fraction:
+                train, test = thin_counts(csr, self.held_out_fraction, self.seed_)
+            problem = build_problem(self, train, given, device)
+            if test is not None:
+                scorer = self._scorer(problem, place_counts(test, device), device)
+            inference = build_engine(self, problem, train, given, device)
+            by_steps = self.inference == "svi"
+            return PosteriorFit(
+                inference,
+                max_epochs=inference.epochs_of(self.num_steps) if by_steps else self.max_epochs,
+                tol=self.tol,
+                patience=self.patience,
+                relative_error=lambda q: error_of_means(q, problem.counts, problem.probability),
+                describe=lambda q: self._describe(q, problem),
+                held_out=scorer,
+            )
+
+        outcome = self._fit(
+            build,
+            Run(checkpoint, should_stop, True if self.verbose else progress, observer),
             n_cells=csr.shape[0],
-            max_epochs=engine.epochs_of(self.num_steps) if self.inference == "svi" else self.max_epochs,
-            tol=self.tol,
-            patience=self.patience,
-            held_out=None if test is None else self._scorer(problem, test, device),
-            keeper=keeper,
-            stored=stored,
-            should_stop=should_stop,
-            observer=observer,
-            relative_error=lambda posterior: error_of_means(posterior, problem.counts, problem.probability),
-            describe=lambda posterior: self._describe(posterior, problem),
-            progress=True if self.verbose else progress,
+            fingerprint=lambda: InMemoryRows(csr, fingerprint).fingerprint() + given.fingerprint(),
         )
-        self._keep(trace, best, engine, problem, given)
+        self._keep(outcome, given)
         if self.post_full_P_steps:
             full = build_problem(self, train, given, torch.device("cpu"))
             full.probability = self.probability_
@@ -173,12 +173,10 @@ class BayesianNMF(Results):
         return score
 
     def _checkpoint_settings(self) -> dict[str, Any]:
-        settings = {n: v for n, v in self.get_params().items() if n not in self._not_in_checkpoint}
+        settings = super()._checkpoint_settings()
         for name in ("fixed_genes", "fixed_samples"):  # their content is in the fingerprint of the data
             settings[name] = settings[name] if isinstance(settings[name], str) else settings[name] is not None
-        if not isinstance(self.random_state, (int, np.integer)):
-            settings["random_state"] = "not a number"
-        return {"model": type(self).__name__, **settings}
+        return settings
 
 
 def _parts(marginals: Marginals) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.fitting.loop import Outcome
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.terms import (
     Probability,
@@ -138,10 +139,12 @@ class Results(Embedding):
         """Column of P where the embedding begins: after the constant cell patterns."""
         return self.posterior_.cells.n_fixed
 
-    def _keep(self, trace, best: Posterior, engine, problem, given) -> None:
+    def _keep(self, outcome: Outcome, given) -> None:
+        inference, best = outcome.engine.inference, outcome.engine.best
+        problem = inference.problem
         self.given_ = given
         self.posterior_ = best.identified()
-        self.last_ = engine.posterior().copy().identified()
+        self.last_ = inference.posterior().copy().identified()
         learnt = self.posterior_.learnt
         self.rates_P_, self.rates_A_ = learnt["rate_P"], learnt["rate_A"]
         self.shapes_P_, self.shapes_A_ = learnt["shape_P"], learnt["shape_A"]
@@ -152,15 +155,8 @@ class Results(Embedding):
         self.components_ = np.ascontiguousarray(A.numpy().T)
         self.n_components_ = self.components_.shape[0]
         self.embedding_ = np.ascontiguousarray(P.numpy()[:, self._first_learnt :])
-        self.history_ = trace.history
-        self.seconds_ = trace.seconds
-        self.n_iter_ = int(np.ceil(engine.clock[0]))
-        self.best_epoch_ = trace.best_epoch
-        self.stop_reason_ = trace.stop_reason
-        self.converged_ = trace.stop_reason == "converged"
-        rows = [row for row in trace.history if row["epoch"] == trace.best_epoch] or [{}]
-        self.objective_ = rows[-1].get("objective", float("nan"))
-        score = rows[-1].get("held_out_log_likelihood", float("nan"))
+        self.seconds_ = outcome.seconds
+        score = outcome.best_row.get("held_out_log_likelihood", np.nan)
         self.held_out_log_likelihood_ = None if np.isnan(score) else score
         device = problem.counts.device
         self.chi_squared_ = chi_squared(P.to(device), A.to(device), problem.counts, problem.weights)

@@ -173,10 +173,10 @@ class StochasticGradient:
         """Passes over the cells that some steps make."""
         return steps if self.sampler is None else steps / len(self._epoch(0))
 
-    def advance(self, should_stop: Any = None) -> dict[str, float]:
+    def advance(self, pause: Any = None) -> dict[str, float]:
         """The steps of one row; returns minus the ELBO of a cell, averaged over them, in two parts.
 
-        They are not left half done: `should_stop` is not asked.
+        They are not left half done: `pause` is not asked.
         """
         loss, likelihood = [], []
         self._constant = constant(self.problem.counts, self.problem.weights, self.problem.probability)

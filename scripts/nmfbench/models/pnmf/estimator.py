@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
-from nmfbench.models.limits import check_parameters, real, seed_from
+from nmfbench.models.limits import check_parameters, real
 from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
 from nmfbench.models.pnmf.counts import Counts
-from nmfbench.models.pnmf.fit import run_stages
 from nmfbench.models.pnmf.fitted import FittedFactors
 from nmfbench.models.pnmf.infer import embed_cells
 from nmfbench.models.pnmf.inputs import counts_of, device_of
@@ -30,6 +29,7 @@ from nmfbench.models.pnmf.spatial.places import (
     places_text,
     predicted_means,
 )
+from nmfbench.models.pnmf.staged import StagedFit
 from nmfbench.rows.memory import InMemoryRows
 
 
@@ -92,7 +92,6 @@ class PNMF(FittedFactors):
     """
 
     _conditional = False
-    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
 
     @property
     def prior_type(self) -> str:
@@ -163,29 +162,21 @@ class PNMF(FittedFactors):
         self._take_conditions(conditions, X.shape[0])
         counts = Counts(X, device)
         self.device_ = str(device)
-        keeper, stored = None, None
-        if checkpoint is not None:
-            text = InMemoryRows(X, fingerprint).fingerprint() + self._conditions_text()
-            keeper = Checkpoint(checkpoint, self._checkpoint_settings(), text)
-            stored = keeper.load()
-        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
         self.mean_total_ = counts.total / counts.shape[0]
         scales = self._scales(counts)
-        stages = build_stages(self, counts, scales)
-        outcome = run_stages(
-            stages,
-            counts,
-            name=type(self).__name__,
-            total=self.max_iter * len(stages),
-            tol=self.tol,
-            absolute=self.tol_mode == "absolute",
-            seed=self.seed_,
-            checkpoint=keeper,
-            stored=stored,
-            should_stop=should_stop,
-            progress=True if self.verbose else progress,
-            after_step=self._caller(callback, callback_interval),
-            observer=observer,
+        called = self._caller(callback, callback_interval)
+        outcome = self._fit(
+            lambda _: StagedFit(
+                build_stages(self, counts, scales),
+                counts,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                absolute=self.tol_mode == "absolute",
+                after_step=called,
+            ),
+            Run(checkpoint, should_stop, True if self.verbose else progress, observer),
+            n_cells=counts.shape[0],
+            fingerprint=lambda: InMemoryRows(X, fingerprint).fingerprint() + self._conditions_text(),
         )
         self._keep(outcome)
         if return_history:
@@ -254,12 +245,6 @@ class PNMF(FittedFactors):
         sums = counts.cell_sums().cpu().numpy()
         # A cell without counts says nothing about its size: take the mean one.
         return np.where(sums > 0, sums / max(self.mean_total_, 1e-30), 1.0)
-
-    def _checkpoint_settings(self) -> dict[str, Any]:
-        settings = {key: v for key, v in self.get_params().items() if key not in self._not_in_checkpoint}
-        if not isinstance(self.random_state, (int, np.integer)):
-            settings["random_state"] = "not a number"
-        return {"model": type(self).__name__, **settings}
 
     def _caller(self, callback, interval: int):
         if callback is None:

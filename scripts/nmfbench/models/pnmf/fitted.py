@@ -10,6 +10,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
+from nmfbench.fitting.loop import Outcome
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.pnmf.plan import posterior_prior
 from nmfbench.models.pnmf.spatial.places import predicted
@@ -89,17 +90,12 @@ class FittedFactors(Embedding):
             "GLOBAL_SEED": self.seed_,
         }
 
-    def _keep(self, outcome) -> None:
-        state = outcome.stage.posterior()
-        self.prior_ = posterior_prior(outcome.stage)
-        self.history_ = outcome.history
-        self.lr_history_ = outcome.learning_rates
-        self.stop_reason_ = outcome.stop_reason
-        self.converged_ = outcome.stop_reason == "converged"
-        last = outcome.history[-1]
-        self.n_iter_ = self.best_epoch_ = last["epoch"]
-        self.elbo_, self.objective_ = last["elbo"], last["objective"]
-        self.relative_error_ = last["relative_error"]
+    def _keep(self, outcome: Outcome) -> None:
+        stage = outcome.engine.stage
+        state = stage.posterior()
+        self.prior_ = posterior_prior(stage)
+        self.lr_history_ = outcome.engine.learning_rates
+        self.elbo_ = outcome.best_row["elbo"]
         self.components_ = np.ascontiguousarray(state.W.T.cpu().numpy())
         self.n_components_ = len(self.components_)
         self.prior_variance_ = state.prior_variance.cpu().numpy()

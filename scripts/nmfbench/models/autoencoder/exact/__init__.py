@@ -1,17 +1,20 @@
 """Exact full-batch solvers of the tied models, on sufficient statistics or on the nonzeros of X."""
 
 from nmfbench.models.autoencoder.exact.conditions import ConditionSums, sums_of_blocks
-from nmfbench.models.autoencoder.exact.coordinate import fit_ae_nmf, fit_cae_nmf1, fit_cae_nmf2
-from nmfbench.models.autoencoder.exact.loop import SolverResult
+from nmfbench.models.autoencoder.exact.coordinate import DonorObjective, TiedObjective
 from nmfbench.models.autoencoder.exact.operators import GramOperator, SparseOperator
+from nmfbench.models.autoencoder.exact.start import start
+from nmfbench.models.autoencoder.exact.sweeps import SolverResult, Sweeps, minimise
 
 __all__ = [
     "ConditionSums",
+    "DonorObjective",
     "GramOperator",
     "SolverResult",
     "SparseOperator",
-    "fit_ae_nmf",
-    "fit_cae_nmf1",
-    "fit_cae_nmf2",
+    "Sweeps",
+    "TiedObjective",
+    "minimise",
+    "start",
     "sums_of_blocks",
 ]
