@@ -292,3 +292,13 @@ def test_fuzzed_configs():
     counted = fuzzing.config_trials(400, seed=0)
     assert counted["refused"] > 100
     assert counted["accepted"] > 20
+
+
+def test_what_libraries_say_at_the_end_is_no_reason(tmp_path):
+    from nmfbench.tables.files import reason_from_log
+
+    log = tmp_path / "x.log"
+    log.write_text(
+        "a starts\na was stopped by SIGINT\na ends with exit code 75: x\ncache_misses: 0\n", encoding="utf-8"
+    )
+    assert reason_from_log(log) == "a was stopped by SIGINT"

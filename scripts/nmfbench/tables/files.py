@@ -162,7 +162,10 @@ def reason_from_log(path: str | Path | None) -> str:
     """
     if path is None or not Path(path).is_file():
         return "not run: the step left no log"
-    lines = [line for line in last_lines(path) if _ENDING not in line]
+    lines = last_lines(path)
+    ends = [number for number, line in enumerate(lines) if _ENDING in line]
+    lines = lines[: ends[-1]] if ends else lines  # libraries may say something while the process ends
+    lines = [line for line in lines if _ENDING not in line]
     if not lines:
         return "the log of the step is empty"
     reason = lines[-1].strip()
