@@ -247,6 +247,7 @@ def _outcome(model: Any) -> dict[str, Any]:
         "converged": bool(model.converged_),
         "objective": float(model.objective_),
         "relative_error": float(model.relative_error_),
+        "external": getattr(model, "source_", None),
         "held_out_log_likelihood": getattr(model, "held_out_log_likelihood_", None),
         **(model.outcome() if hasattr(model, "outcome") else {}),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nmfbench.components import principal_components
 from nmfbench.errors import InputError
 from nmfbench.metrics import INTEGRATION_METRICS, METRICS
 from nmfbench.metrics import mixing as near
@@ -15,7 +16,6 @@ from nmfbench.metrics.reference import (
     Reference,
     load_reference,
     make_reference,
-    principal_components,
     save_reference,
 )
 

@@ -120,6 +120,7 @@ def test_files_and_columns_to_the_letter(results):
         "coverage.tsv",
         "overview.tsv",
         "leaderboard.tsv",
+        "scaled_scores.tsv",
         "clustering_metrics_by_cell_type_k8.csv",
         "clustering_metrics_by_donor_id_k8.csv",
         "classification_summary_by_cell_type_k8.csv",

@@ -212,6 +212,7 @@ rule collect_tables:
         classification=score_tables("classification_summary", "classification (F1, AUROC ...)"),
         classification_pages=score_tables("classification_summary", "classification (F1, AUROC ...)", "html"),
         scores="<results>/{dataset}/tables/scores.tsv",
+        scaled="<results>/{dataset}/tables/scaled_scores.tsv",
         folds="<results>/{dataset}/tables/folds.tsv",
         resources="<results>/{dataset}/tables/resources.tsv",
         resources_page=page("tables/resources.html", "resources", "Resources", "every job"),

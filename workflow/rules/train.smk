@@ -25,8 +25,6 @@ rule shuffle_cells:
 
 
 for card in cards().values():
-    if not card.trained:
-        continue
 
     rule:
         name:

@@ -127,7 +127,7 @@ def profile(text: str) -> str:
     line = re.compile(r"^  train_(\w+): (\d+)\n", re.MULTILINE)
     cores = dict(line.findall(text))
     first = line.search(text).start()
-    lines = (f"  train_{kind}: {cores.get(kind, 8)}\n" for kind, card in CARDS.items() if card.trained)
+    lines = (f"  train_{kind}: {cores.get(kind, 8)}\n" for kind in CARDS)
     return text[:first] + "".join(lines) + line.sub("", text[first:])
 
 

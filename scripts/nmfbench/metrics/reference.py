@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nmfbench.components import principal_components
 from nmfbench.errors import InputError
 from nmfbench.metrics.separation import type_distances
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 N_COMPONENTS = 50
 N_GENES = 2000
 DONOR_CELLS = 100  # a donor with fewer has no part in the consensus
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -44,40 +40,6 @@ class Reference:
     consensus: np.ndarray
     types: np.ndarray
     n_donors: int
-
-
-def principal_components(X: csr_matrix, n_components: int) -> np.ndarray:
-    """Coordinates of the cells on the leading principal components of their genes.
-
-    Parameters
-    ----------
-    X : csr_matrix of shape (n_cells, n_genes)
-        Log-normalised values of a few thousand genes.
-    n_components : int
-        At most so many; fewer where the rank is lower.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_cells, n_components)
-        Each column's entry of largest loading is positive, so that signs repeat.
-    """
-    n, p = X.shape
-    mean = np.asarray(X.mean(axis=0), dtype=np.float64).ravel()
-    gram = np.zeros((p, p))
-    for start in range(0, n, _ROWS):
-        rows = X[start : start + _ROWS].toarray().astype(np.float64)
-        gram += rows.T @ rows
-    gram -= n * np.outer(mean, mean)
-    from scipy.linalg import eigh
-
-    k = min(n_components, p, n - 1)
-    _, vectors = eigh(gram, subset_by_index=(p - k, p - 1))
-    vectors = vectors[:, ::-1]
-    vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
-    found = np.empty((n, k), dtype=np.float32)
-    for start in range(0, n, _ROWS):
-        found[start : start + _ROWS] = X[start : start + _ROWS] @ vectors - mean @ vectors
-    return found
 
 
 def make_reference(filtered: str | Path, *, n_genes: int = N_GENES) -> Reference:

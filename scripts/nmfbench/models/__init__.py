@@ -27,6 +27,16 @@ MODELS: dict[str, str] = {
     "pnmf_donor": "pnmf.donor",
     "pnmf_spatial": "pnmf.spatial.estimator",
     "nb_hierarchical": "nb_hierarchical.estimator",
+    "pca": "baseline.pca",
+    "harmony": "baseline.harmony",
+    "control_random": "control.estimator",
+    "control_shuffled": "control.estimator",
+    "control_pca_by_donor": "control.estimator",
+    "control_depth": "control.estimator",
+    "control_cell_type": "control.estimator",
+    "control_cell_type_noise": "control.estimator",
+    "control_donor": "control.estimator",
+    "external": "external.estimator",
 }
 
 __all__ = ["MODELS", "cards", "get_card", "get_model"]

@@ -21,7 +21,7 @@ patterns, the cells' places, the names of cells and genes, the
 tables of both."""
 
 Role = Literal["model", "baseline", "control", "external"]
-"""Why a model is in the benchmark. The embedding of an ``external`` one is given: no job trains it."""
+"""Why a model is in the benchmark. The job of an ``external`` one trains nothing, it takes a file in."""
 
 
 class ModelSection(Section):
@@ -154,8 +154,3 @@ class ModelCard:
     def kind(self) -> str:
         """The model's name in the config and in the registry."""
         return self.section.model_fields["kind"].default
-
-    @property
-    def trained(self) -> bool:
-        """Whether a job of the workflow trains it."""
-        return self.role != "external"

@@ -17,6 +17,7 @@ from nmfbench.tables.pages import pages
 from nmfbench.tables.published import classification_csv, clustering_csv
 from nmfbench.tables.resources import collect_resources, step_jobs
 from nmfbench.tables.runs import Cell, try_read
+from nmfbench.tables.scaled import scaled_scores
 from nmfbench.tables.scheduler import Accounted, accounting, job_of
 from nmfbench.tables.scores import (
     collect_clusterings,
@@ -84,6 +85,7 @@ def collect_dataset(
         "resources.tsv": resources,
         "coverage.tsv": covered,
         "overview.tsv": overview(covered),
+        "scaled_scores.tsv": scaled_scores(scores, grid),
         "leaderboard.tsv": leaderboard(scores, folds, covered, resources, grid),
     }
     spread = seed_spread(scores)

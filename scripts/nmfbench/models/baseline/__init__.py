@@ -1,0 +1,1 @@
+"""The usual rivals: principal components, and Harmony on them."""

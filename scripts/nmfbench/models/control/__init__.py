@@ -1,0 +1,1 @@
+"""Embeddings whose scores are known beforehand: the ends of every scale."""

@@ -1,0 +1,38 @@
+"""Card of external embeddings, and their section of the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nmfbench.models.card import ModelCard, ModelSection, Resources
+
+
+class External(ModelSection):
+    """An embedding made elsewhere, taken in by the names of its cells; nothing is trained."""
+
+    kind: Literal["external"] = "external"
+    path: str = Field(
+        "",
+        description="An .h5ad, or a .tsv or .csv (.gz) whose first column names the cells. `<rank>` and "
+        "`<seed>` in it stand for those of the fit.",
+    )
+    obsm: str | None = Field(None, description="Key of obsm, for an .h5ad; none: the only one it has.")
+
+
+CARDS = (
+    ModelCard(
+        section=External,
+        estimator="External",
+        display_name="External",
+        colour="#C23B80",
+        marker="v",
+        revision=1,
+        resources=Resources(3000, 12),
+        role="external",
+        gpu=False,
+        non_negative=False,
+        needs=frozenset({"names"}),
+    ),
+)
