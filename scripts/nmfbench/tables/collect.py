@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nmfbench.paths import path_name
@@ -101,7 +102,9 @@ def collect_dataset(
         tables[f"classification_summary_by_{path_name(label)}_k{rank}.csv"] = classification
 
     sentence = " ".join([headline(tables["leaderboard.tsv"]), *cautions(grid, directory)]).strip()
-    donors, _ = try_read(Path(directory, dataset, "donors.tsv"), read_table)
+    donors, _ = try_read(
+        Path(directory, dataset, "donors.tsv"), partial(read_table, text=("donor", "reason"))
+    )
     for name, page in pages(dataset, tables | {"donors.tsv": donors}, sentence).items():
         write_page(Path(out_dir, name), page)
     write_page(Path(out_dir, "leaderboard.txt"), sentence + "\n")
