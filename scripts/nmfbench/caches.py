@@ -1,4 +1,4 @@
-"""Caches of libraries, where the usual place cannot be written to.
+"""Caches of libraries and temporary files, where the usual place cannot be written to.
 
 Snakemake, matplotlib and numba keep caches under the home folder. On compute nodes and in containers there
 may be none, or it is read-only, or its quota is used up; each of them then ends in a traceback of its own.
@@ -13,6 +13,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 ROOM = 512 * 1024  # bytes that have to fit: an index of fonts has 50 KB, a compiled loop 100 KB
+
+
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
 
 
 def settle(environment: MutableMapping[str, str] | None = None) -> Path | None:
@@ -31,6 +34,7 @@ def settle(environment: MutableMapping[str, str] | None = None) -> Path | None:
         The folder that was chosen; None where the usual one will do, or where there is no other.
     """
     environment = os.environ if environment is None else environment
+    _settle_temporary(environment)
     usual = environment.get("XDG_CACHE_HOME") or (
         os.path.join(environment["HOME"], ".cache") if environment.get("HOME") else None
     )
@@ -50,6 +54,15 @@ def settle(environment: MutableMapping[str, str] | None = None) -> Path | None:
                     (folder / name).mkdir(exist_ok=True)
             return folder
     return None
+
+
+def _settle_temporary(environment: MutableMapping[str, str]) -> None:
+    """Lead temporary files to the run where the usual place is full: Snakemake's scheduler needs some."""
+    usual = next((environment[name] for name in _TEMPORARY if environment.get(name)), "/tmp")
+    folder = Path(".snakemake", "tmp").absolute()
+    if os.name == "posix" and not has_room(Path(usual)) and has_room(folder):
+        environment.update(dict.fromkeys(_TEMPORARY, str(folder)))
+        tempfile.tempdir = None  # it was looked up already
 
 
 def has_room(folder: Path) -> bool:

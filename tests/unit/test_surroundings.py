@@ -53,6 +53,16 @@ def test_a_full_home_counts_as_none(run_folder, tmp_path, monkeypatch):
     assert caches.settle({"HOME": str(tmp_path / "home")}) == run_folder / ".snakemake" / "caches"
 
 
+def test_a_full_folder_of_temporary_files(run_folder, tmp_path, monkeypatch):
+    full = tmp_path / "scratch"
+    really = caches.has_room
+    monkeypatch.setattr(caches, "has_room", lambda folder: folder != full and really(folder))
+    environment = {"HOME": str(tmp_path), "TMPDIR": str(full)}
+    caches.settle(environment)
+    assert environment["TMPDIR"] == environment["TMP"] == str(run_folder / ".snakemake" / "tmp")
+    assert "XDG_CACHE_HOME" not in environment
+
+
 def test_what_the_person_set_stays(run_folder, tmp_path):
     environment = {"MPLCONFIGDIR": str(tmp_path)}
     caches.settle(environment)
