@@ -10,6 +10,7 @@ rule fetch_dataset:
         "<benchmarks>/fetch_dataset/{dataset}.tsv"
     wildcard_constraints:
         dataset=plan.datasets_from("url"),
+    localrule: True  # compute nodes often reach no server; where Snakemake runs usually does
     conda:
         "../../envs/data.yaml"
     threads: 1
