@@ -82,6 +82,8 @@ def _api() -> str:
         names = path.relative_to(package.parent).with_suffix("").parts
         if any(part.startswith("_") and part != "__init__" for part in names) or names[-1] == "__main__":
             continue
+        if not (path.parent / "__init__.py").is_file():
+            continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         shown = (ast.FunctionDef, ast.ClassDef)
         public = [node for node in tree.body if isinstance(node, shown) and not node.name.startswith("_")]

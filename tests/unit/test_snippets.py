@@ -135,3 +135,12 @@ def test_the_ten_lines_of_the_readme_end_with_something_to_see(finished):
     (code,) = (block.values[0] for block in snippets("python") if block.id.startswith("README"))
     exec(compile(code.replace("n_components=30", "n_components=5"), "README", "exec"), {})
     assert (finished / "umap.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text)
+    made_by_the_site = {"gallery.md"}
+    lost = [t for t in targets if not (page.parent / t).exists() and Path(t).name not in made_by_the_site]
+    assert not lost
