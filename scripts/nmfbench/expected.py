@@ -85,7 +85,7 @@ class _Source:
 
     @classmethod
     def of(cls, section: Any) -> _Source:
-        simulate = section.simulate
+        simulate = section.simulate or section.simulate_screen
         return cls(
             section.path,
             section.size,

@@ -121,7 +121,7 @@ class Grid:
         """Expand a pattern over the grid of fits, with some of its wildcards fixed or widened."""
         config = self.config
         values = {
-            **{"dataset": list(config.datasets), "model": list(config.models)},
+            **{"dataset": config.datasets_with("embedding"), "model": list(config.models)},
             **{"rank": config.ranks, "seed": config.seeds},
             **{"label": list(config.label_paths), "cv_seed": config.classification.seeds},
         }
@@ -141,7 +141,7 @@ class Grid:
                 **first._asdict(),
                 **{f"other_{key}": value for key, value in second._asdict().items()},
             )
-            for dataset in self.config.datasets
+            for dataset in self.config.datasets_with("embedding")
             for first, second in self.config.compared_fits()
         ]
 

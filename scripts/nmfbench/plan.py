@@ -186,6 +186,6 @@ class Plan(Grid):
 
     def everything(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """All fits and all shared jobs, of every dataset."""
-        each = [SimpleNamespace(dataset=dataset) for dataset in self.config.datasets]
+        each = [SimpleNamespace(dataset=dataset) for dataset in self.config.datasets_with("embedding")]
         fits = [fit for dataset in each for fit in self.expected_fits(dataset)]
         return fits, [job for dataset in each for job in self.shared_jobs(dataset)]

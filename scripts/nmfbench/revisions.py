@@ -47,6 +47,16 @@ REVISIONS: dict[str, int] = {
     "plot_resources": 1,
     "plot_rank_selection": 1,
     "plot_comparison": 1,
+    "simulate_screen": 1,
+    "join_screen": 1,
+    "split_screen": 1,
+    "embed_genes": 1,
+    "train_predictor": 1,
+    "predict_cells": 1,
+    "score_truth": 1,
+    "score_predictions": 1,
+    "collect_perturbation_tables": 1,
+    "plot_perturbation": 1,
 }
 
 

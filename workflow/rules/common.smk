@@ -52,14 +52,15 @@ wildcard_constraints:
 
 def source_file(wildcards):
     """The .h5ad a dataset starts from: the person's own file, where it lies, or the one we download or simulate."""
-    own = cfg.datasets[wildcards.dataset].path
+    dataset = cfg.datasets[wildcards.dataset]
+    own = None if dataset.joined else dataset.path
     return local(own) if own else plan.spell(f"<results>/{wildcards.dataset}/source.h5ad")
 
 
 def state_of_source(wildcards):
     """What tells a person's own file from another under its name, older ones included; None for those we make."""
     dataset = cfg.datasets[wildcards.dataset]
-    if dataset.path is None:
+    if dataset.path is None or dataset.joined:
         return None
     try:
         require_ranks(dataset.path, dataset.matrix.source, cfg.ranks)
@@ -125,7 +126,7 @@ def write_manifest():
 
 
 def _write_manifest():
-    sharing = {dataset: plan.sharing(dataset) for dataset in cfg.datasets}
+    sharing = {dataset: plan.sharing(dataset) for dataset in cfg.datasets_with("embedding")}
     manifest.write(
         plan.place("<results>/manifest.json"),
         cfg.model_dump(),
@@ -144,6 +145,8 @@ def _write_manifest():
 
 def say_what_is_missing():
     """After a failure: which fits are there, which are not and why, and where to look."""
+    if not cfg.datasets_with("embedding"):
+        return
     manifest.say_what_is_missing(
         *plan.everything(), plan.place("<results>"), plan.logs["train"], plan.place("<logs>")
     )

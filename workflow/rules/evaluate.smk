@@ -318,5 +318,5 @@ rule collect_partial_tables:
 
 rule partial_tables:
     input:
-        expand("<results>/{dataset}/partial_tables/coverage.tsv", dataset=list(cfg.datasets)),
+        expand("<results>/{dataset}/partial_tables/coverage.tsv", dataset=cfg.datasets_with("embedding")),
     localrule: True

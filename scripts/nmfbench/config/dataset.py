@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from nmfbench.config.perturbation import Screen, SimulatedScreen, screen_defaults
 from nmfbench.section import Column, Section, Seed, no_value_twice
 
 Columns = Annotated[list[Column], AfterValidator(no_value_twice)]
@@ -67,8 +68,12 @@ class Simulation(Section):
 
 
 class Dataset(Section):
-    """One dataset. Exactly one of `path`, `url` and `simulate` says where it comes from."""
+    """One dataset. `path`, `url`, `simulate` or `simulate_screen` says where it comes from: exactly one."""
 
+    tasks: list[Literal["embedding", "perturbation"]] = Field(
+        ["embedding"], min_length=1, description="What is made of it: embeddings, predictions of a screen."
+    )
+    screen: Screen | None = Field(None, description="`perturbation`: which columns say what was done.")
     path: str | None = Field(None, min_length=1, description="A local .h5ad file, used in place.")
     url: str | None = Field(None, description="Where the .h5ad is downloaded from; needs `sha256`.")
     sha256: str | None = Field(
@@ -78,6 +83,7 @@ class Dataset(Section):
         None, ge=1, description="Bytes of the download, where known: checked before the checksum."
     )
     simulate: Simulation | None = Field(None, description="Simulate the dataset instead of reading one.")
+    simulate_screen: SimulatedScreen | None = Field(None, description="Simulate a perturbation screen.")
     cell_type_column: str = Field(
         "cell_type", min_length=1, description="Column of obs with the cell type; written out as `cell_type`."
     )
@@ -110,11 +116,24 @@ class Dataset(Section):
     matrix: Matrix = Field(Matrix(), description="Where the counts lie.")
     genes: Genes = Field(Genes(), description="Which genes are kept.")
 
+    @property
+    def joined(self) -> bool:
+        """Whether it is given as a pair of files, which are first made one."""
+        return self.screen is not None and self.screen.test_path is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_screen(cls, data: Any) -> Any:
+        return screen_defaults(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
-        given = [key for key in ("path", "url", "simulate") if getattr(self, key) is not None]
+        sources = ("path", "url", "simulate", "simulate_screen")
+        given = [key for key in sources if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"exactly one of path, url and simulate is needed, got {given or 'none'}")
+        if ("perturbation" in self.tasks) != (self.screen is not None):
+            raise ValueError("tasks: perturbation and the section screen belong together")
         if self.url is not None and self.sha256 is None:
             raise ValueError("a url needs its sha256, so that everybody computes on the same bytes")
         if self.path is not None and (odd := re.search(r"[{}]|<\w+>", self.path)):
@@ -130,7 +149,7 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _two_labels(self) -> Dataset:
-        if self.cell_type_column == self.donor_column:
+        if "embedding" in self.tasks and self.cell_type_column == self.donor_column:
             raise ValueError(
                 f"donor_column: {self.donor_column!r} is the cell_type_column as well; keeping types apart "
                 "and mixing donors would be one score"

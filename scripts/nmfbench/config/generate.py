@@ -22,9 +22,12 @@ from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simul
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Enrichment, Factors, Projection
 from nmfbench.config.model import CARDS
+from nmfbench.config.perturbation import SPLITS, Embedding, Perturbation, Scorer, Screen, SimulatedScreen
+from nmfbench.config.predictors import PREDICTOR_KINDS
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.config.whole import Config
 from nmfbench.models.card import ModelSection
+from nmfbench.perturbation.predictors.base import PredictorSettings
 
 BEGIN, END = "<!-- keys: made by `make schema`, do not edit -->", "<!-- end of the keys -->"
 
@@ -37,6 +40,8 @@ def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         ("`datasets.<name>.matrix`", Matrix),
         ("`datasets.<name>.genes`", Genes),
         ("`datasets.<name>.simulate`", Simulation),
+        ("`datasets.<name>.screen`", Screen),
+        ("`datasets.<name>.simulate_screen`", SimulatedScreen),
         ("`normalisation`", Normalisation),
     )
     yield from model_tables()
@@ -54,7 +59,15 @@ def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         ("`tensorboard`", TensorBoard),
         ("`comparisons`, each entry", Comparison),
         ("`comparisons`: `first` and `second`", ComparedFit),
+        ("`perturbation`", Perturbation),
+        *((f"`perturbation.splits.<name>`, `kind: {kind}`", section) for kind, section in SPLITS.items()),
+        ("`perturbation.embeddings.<name>`", Embedding),
+        ("`perturbation.scorer`", Scorer),
+        ("`predictors.<name>`, every predictor", PredictorSettings),
     )
+    for kind, section in PREDICTOR_KINDS.items():
+        known = set(PredictorSettings.model_fields)
+        yield f"`predictors.{kind}`", section, [key for key in section.model_fields if key not in known]
 
 
 def model_tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
@@ -105,7 +118,7 @@ def _lines() -> Iterator[str]:
             yield "|---|---|---|"
             for key, field in rows:
                 description = field.description.replace("|", "\\|")
-                yield f"| `{key}` | {_shown(field.default)} | {description} |"
+                yield f"| `{field.alias or key}` | {_shown(field.default)} | {description} |"
             yield ""
 
 

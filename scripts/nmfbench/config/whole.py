@@ -14,6 +14,8 @@ from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
 from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import CARDS, Models
+from nmfbench.config.perturbation import SPLITS, Embedding, Perturbation
+from nmfbench.config.predictors import PREDICTOR_KINDS, Predictors
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
 from nmfbench.models.card import ModelCard
@@ -70,6 +72,23 @@ class Config(Section):
         {}, description="New cells to be embedded, one entry for each file; none by default."
     )
     tensorboard: TensorBoard = Field(TensorBoard(), description="Logs of the fits for TensorBoard.")
+    perturbation: Perturbation = Field(
+        Perturbation(), description="The second task (docs/perturbation.md), for datasets that have it."
+    )
+    predictors: Predictors = Field(
+        {
+            name: {}
+            for name in ("control_mean", "perturbed_mean", "nearest_target", "bilinear_ridge", "nb_glm")
+        },
+        min_length=1,
+        validate_default=True,
+        description="Predictors of the second task, as `models` are of the first.",
+    )
+    devices: list[int | str] | None = Field(
+        None,
+        description="GPUs of one machine without a scheduler, for the second task: a job takes the first "
+        "that is free (`[0, 1]`, `cuda:2`; `cpu` or -1 is none).",
+    )
     comparisons: list[Comparison] = Field(
         [], description="Pairs of fits whose factors are matched, in every dataset; none by default."
     )
@@ -106,8 +125,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _ranks_fit_the_data(self) -> Config:
-        for name, dataset in self.datasets.items():
-            limits = {}
+        for name in self.datasets_with("embedding"):
+            dataset, limits = self.datasets[name], {}
             if dataset.genes.select == "hvg":
                 limits["genes.n_top"] = dataset.genes.n_top
             if dataset.simulate is not None:
@@ -125,7 +144,8 @@ class Config(Section):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {values} holds a value twice")
-        for name, dataset in self.datasets.items():
+        for name in self.datasets_with("embedding"):
+            dataset = self.datasets[name]
             known = {"cell_type", "donor_id", *dataset.condition_columns, *dataset.keep_obs}
             if missing := [label for label in self.labels if label not in known]:
                 raise ValueError(f"labels: add {missing} to datasets.{name}.keep_obs, so that they are kept")
@@ -149,6 +169,26 @@ class Config(Section):
         for name, asked in self.projections.items():
             asked.check(f"projections.{name}", self.datasets, self.models)
         return self
+
+    @model_validator(mode="after")
+    def _embeddings_have_their_fits(self) -> Config:
+        for name, embedding in self.perturbation.embeddings.items():
+            if embedding.source != "fit" or not self.datasets_with("perturbation"):
+                continue
+            grid = {
+                "dataset": self.datasets_with("embedding"),
+                "model": list(self.models),
+                "rank": self.ranks,
+            }
+            for key, known in grid.items():
+                value = getattr(embedding, key)
+                if value not in known:
+                    raise ValueError(f"perturbation.embeddings.{name}.{key}: {value!r} is none of {known}")
+        return self
+
+    def datasets_with(self, task: str) -> list[str]:
+        """Names of the datasets that have a task."""
+        return [name for name, dataset in self.datasets.items() if task in dataset.tasks]
 
     @property
     def label_paths(self) -> dict[str, str]:
@@ -231,7 +271,9 @@ def _mistake(entry: Mapping[str, Any]) -> str:
     """One line for one of pydantic's findings."""
     location = [part for part in entry["loc"] if part != "[key]"]
     # pydantic puts the kind of a model between its name and its keys
-    kind = location.pop(2) if location[:1] == ["models"] and len(location) > 2 else None
+    place = 3 if location[:2] == ["perturbation", "splits"] else 2
+    tagged = place == 3 or location[:1] in (["models"], ["predictors"])
+    kind = location.pop(place) if tagged and len(location) > place else None
     path = ".".join(str(part) for part in location) or "the whole"
     if entry["type"] == "extra_forbidden":
         known = _keys_beside(location, kind)
@@ -239,9 +281,10 @@ def _mistake(entry: Mapping[str, Any]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{path}: unknown key; {hint}"
     if entry["type"] == "union_tag_invalid":
-        near = difflib.get_close_matches(str(entry["ctx"]["tag"]), CARDS, n=1)
+        what, kinds = _KINDS[str(location[0])]
+        near = difflib.get_close_matches(str(entry["ctx"]["tag"]), kinds, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "give `kind` for a variant with a name of its own"
-        return f"{path}: no such model; known: {', '.join(CARDS)}; {hint}"
+        return f"{path}: no such {what}; known: {', '.join(kinds)}; {hint}"
     message = entry["msg"].removeprefix("Value error, ")
     got = "" if entry["type"] in ("missing", "value_error") else f", got {entry['input']!r}"
     return f"{path}: {message}{got}"
@@ -254,12 +297,27 @@ def _keys_beside(location: list[Any], kind: str | None) -> list[str]:
         if isinstance(part, int):  # an entry of a list
             continue
         if isinstance(section, str):  # the name of a dataset or model was just passed
-            section = Dataset if section == "datasets" else CARDS[kind].section
-        elif part in ("datasets", "models"):
+            section = _section_of(section, kind)
+        elif part in ("datasets", "models", "predictors", "embeddings", "splits"):
             section = part
         else:
             section = next(iter(_sections(section.model_fields[part].annotation)), section)
     return list(section.model_fields) if isinstance(section, type) else []
+
+
+_KINDS: dict[str, tuple[str, Any]] = {
+    "models": ("model", CARDS),
+    "predictors": ("predictor", PREDICTOR_KINDS),
+    "perturbation": ("kind of split", SPLITS),
+}
+
+
+def _section_of(named: str, kind: str | None) -> type[BaseModel]:
+    """The section of one entry of `named`; `kind` where entries differ by it."""
+    by_kind = {"predictors": PREDICTOR_KINDS, "splits": SPLITS}
+    if named in by_kind:
+        return by_kind[named][kind]
+    return {"datasets": Dataset, "embeddings": Embedding}.get(named) or CARDS[kind].section
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

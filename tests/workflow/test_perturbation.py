@@ -1,0 +1,163 @@
+"""The perturbation task through Snakemake: from nothing, every mode, a missing seed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from nmfbench.perturbation.tables import collect
+from snake import REPOSITORY, snakemake
+
+DEMO = yaml.safe_load((REPOSITORY / "config" / "perturbation_demo.yaml").read_text())
+RUN = Path("results/demo_screen/perturbation/unseen/coexpression/nb_glm/seed-101")
+
+pytestmark = pytest.mark.slow
+
+
+def with_config(folder: Path, **changes) -> list[str | Path]:
+    """A config file in `folder`: the demo's, with changes."""
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({**DEMO, **changes}, sort_keys=False))
+    return ["--configfile", path, "--directory", folder]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the demo ran to its end."""
+    folder = tmp_path_factory.mktemp("screen")
+    call = snakemake(*with_config(folder))
+    assert call.code == 0, call.text
+    return folder
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(
+        folder / "results/demo_screen/tables" / name, sep="," if name.endswith("csv") else "\t"
+    )
+
+
+def test_every_predictor_has_scores_and_nothing_is_missing(finished):
+    summary = table(finished, "perturbation_summary_unseen.csv").set_index("Predictor")
+    assert list(summary.index) == ["Control", "Mean of perturbed", "Bilinear ridge", "NB-GLM", "Replicate"]
+    assert summary[["MAE", "PDS", "PearsonDelta"]].notna().all(axis=None)
+    assert summary["MAE"].idxmin() == "Replicate"
+    assert summary.loc["Mean of perturbed", "CentredPearson"] == 0
+    assert (table(finished, "perturbation_coverage.tsv")["status"] == "ok").all()
+    scaled = table(finished, "perturbation_scores.tsv").query(
+        "predictor == 'perturbed_mean' and metric == 'MAE'"
+    )
+    assert scaled["scaled"].abs().max() < 1e-9
+    for figure in ("scores", "targets", "de_overlap"):
+        assert (
+            finished / f"results/demo_screen/figures/perturbation-{figure}-unseen.png"
+        ).stat().st_size > 5000
+
+
+def test_the_published_files_have_their_keys(finished):
+    split = finished / "results/demo_screen/perturbation/unseen"
+    targets = pd.read_csv(split / "targets.csv")
+    assert targets.columns.tolist() == ["target_gene", "n_cells", "median_umi_per_cell"]
+    with np.load(split / "truth/house/ground_truth_bulk.npz") as bulk:
+        assert {"bulk_keys", "bulk_values", "genes"} <= set(bulk.files)
+        assert bulk["bulk_values"].shape == (13, 200)
+    metadata = json.loads((split / "truth/house/metadata.json").read_text())
+    assert {"pert_col", "control", "perturbations", "content_sha256", "target_sum", "fdr_scope"} <= set(
+        metadata
+    )
+    aggregate = json.loads((finished / RUN.parent / "multi_seed_metrics.json").read_text())
+    assert {"base_mode", "seeds", "devices", "per_seed", "aggregate", "n_ok", "failed"} <= set(aggregate)
+    assert {"mean", "std", "min", "max", "std_sample"} <= set(aggregate["aggregate"]["MAE"])
+    assert aggregate["devices"] == {"101": "cpu"}
+
+
+def test_cells_are_counts_below_the_real_control(finished):
+    cells = anndata.read_h5ad(finished / RUN / "cells.h5ad")
+    targets = pd.read_csv(finished / "results/demo_screen/perturbation/unseen/targets.csv")
+    drawn = cells[cells.obs["predicted"].to_numpy()]
+    counts = drawn.obs["target_gene"].astype(str).value_counts()
+    assert counts.to_dict() == dict(zip(targets["target_gene"], targets["n_cells"], strict=True))
+    assert (cells.X.data == np.round(cells.X.data)).all()
+    assert cells.obs_names.is_unique
+    assert not cells.obs["predicted"].iloc[0]
+
+
+def test_a_second_call_does_nothing(finished):
+    call = snakemake("-n", *with_config(finished))
+    assert "Nothing to be done" in call.text
+
+
+def test_a_missing_seed_is_a_gap_and_no_zero(finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    grid = []
+    for seed in (101, 202):
+        run = folder / RUN.parent / f"seed-{seed}"
+        log = folder / f"{seed}.log"
+        log.write_text(
+            "12:00:00 nb_glm failed\nMemoryError\n12:00:01 train_nb_glm ends with exit code 4: memory\n"
+        )
+        grid.append(
+            {
+                **{"dataset": "demo_screen", "split": "unseen", "embedding": "coexpression", "trained": True},
+                **{"predictor": "nb_glm", "kind": "nb_glm", "display_name": "NB-GLM", "seed": seed},
+                **{"folder": str(run), "ceiling": "none", "logs": dict.fromkeys(
+                    ("train_predictor", "predict_cells", "score_predictions"), str(log))},
+            }
+        )  # fmt: skip
+    collect(grid, folder / "tables", bootstrap=100)
+    coverage = pd.read_csv(folder / "tables/perturbation_coverage.tsv", sep="\t")
+    assert coverage["status"].tolist() == ["ok", "memory"]
+    seeds = pd.read_csv(folder / "tables/perturbation_seeds.tsv", sep="\t")
+    assert (seeds["n_ok"] == 1).all()
+    assert (seeds["n_failed"] == 1).all()
+    scores = pd.read_csv(folder / "tables/perturbation_scores.tsv", sep="\t")
+    assert set(scores["seed"]) == {101}
+    aggregate = json.loads((folder / RUN.parent / "multi_seed_metrics.json").read_text())
+    assert (aggregate["n_ok"], aggregate["failed"]) == (1, [202])
+    assert aggregate["aggregate"]["MAE"]["n"] == 1
+
+
+def test_the_other_modes(finished, tmp_path):
+    """A checkpoint, somebody's file and a list without a truth, in one call."""
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    model = folder / RUN / "model.pt"
+    theirs = anndata.read_h5ad(folder / RUN / "cells.h5ad")
+    theirs[:, ::-1].copy().write_h5ad(folder / "theirs.h5ad")  # genes in another order
+    wanted = pd.DataFrame(
+        {"target_gene": ["GENE3", "nothing"], "n_cells": [7, 5], "median_umi_per_cell": [500, 0]}
+    )
+    wanted.to_csv(folder / "list.csv", index=False)
+    predictors = {
+        "perturbed_mean": {},
+        "nb_glm": {},
+        "again": {"kind": "nb_glm", "checkpoint": str(model)},
+        "mine": {"kind": "predictions_file", "path": str(folder / "theirs.h5ad")},
+    }
+    perturbation = {**DEMO["perturbation"], "predict_also": str(folder / "list.csv")}
+    options = with_config(folder, predictors=predictors, perturbation=perturbation)
+    submission = "results/demo_screen/perturbation/submission/coexpression/nb_glm/seed-101/cells.h5ad"
+    call = snakemake("results/demo_screen/tables/perturbation_scores.tsv", submission, *options)
+    assert call.code == 0, call.text
+    assert "train_nb_glm                      1" in call.text or call.text.count("rule train_nb_glm:") == 1
+    scores = table(folder, "perturbation_scores.tsv").query("targets == 'all'")
+    wide = scores.pivot_table(index="metric", columns="predictor", values="value")
+    # drawn from the checkpoint: the same cells, to the last count
+    assert wide["again"].equals(wide["nb_glm"].rename("again"))
+    assert wide.loc["DES", "mine"] == wide.loc["DES", "nb_glm"]
+    cells = anndata.read_h5ad(folder / submission)
+    counts = cells.obs.loc[cells.obs["predicted"], "target_gene"].astype(str).value_counts()
+    assert counts.to_dict() == {"GENE3": 7, "nothing": 5}
+    record = json.loads((folder / submission).with_name("run.json").read_text())
+    assert list(record["flags"]) == ["nothing"]
+
+
+def test_config_mistakes_stop_before_any_job(tmp_path):
+    call = snakemake("-n", *with_config(tmp_path, predictors={"nb_glm": {"learning_rat": "5e-4"}}))
+    assert call.code != 0
+    assert "predictors.nb_glm.learning_rat: unknown key" in call.text
