@@ -8,5 +8,8 @@ with job(snakemake):
 
     label = snakemake.params.label
     H, obs = read_embedding(snakemake.input.result, snakemake.wildcards)
-    figure = factors_figure(factor_table(H, obs[label]), snakemake.params.display_name, label)
+    name = snakemake.params.display_name
+    if (H < 0).any():  # of a signed embedding, how much a factor says is its absolute value
+        H, name = abs(H), f"{name} (absolute values)"
+    figure = factors_figure(factor_table(H, obs[label]), name, label)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -178,9 +178,42 @@ class Grid:
             self.spell(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
             for name, asked in self.config.projections.items()
         ]
+        files += self._count_targets()
         files += self.compared_fits(f"<results>/{COMPARISON}.tsv")
         files += self.compared_fits(f"<results>/{COMPARISON}.png")
         return sorted(set(files))
+
+    def _checked_models(self) -> list[str]:
+        """Models that check what they predict of counts."""
+        return [name for name in self.config.models if "held_out.tsv" in self.config.card(name).files]
+
+    def _count_targets(self) -> list[str]:
+        """What models of counts are asked beside the scores of all models."""
+        checked = self._checked_models()
+        if not checked:
+            return []
+        files = self.fits("<results>/{dataset}/tables/held_out_counts.tsv")
+        files += self.fits("<results>/{dataset}/figures/{model}/count-checks-rank-{rank}.png", model=checked)
+        compared = [name for name in checked if self.config.models[name].nuts is not None]
+        return files + self.fits("<results>/{dataset}/figures/{model}/advi-vs-nuts.png", model=compared)
+
+    def checked_fits(self, wildcards: Any, file: str) -> list[dict[str, Any]]:
+        """Fits of a dataset that check what they predict, each with the place of one of its files."""
+        return self._told_of(wildcards.dataset, self._checked_models(), file)
+
+    def count_fits(self, wildcards: Any, file: str) -> list[dict[str, Any]]:
+        """The same of all models of counts."""
+        names = [name for name in self.config.models if self.config.card(name).input == "counts"]
+        return self._told_of(wildcards.dataset, names, file)
+
+    def _told_of(self, dataset: str, models: list[str], file: str) -> list[dict[str, Any]]:
+        return [
+            {"file": self.spell(f"<results>/{dataset}/{model}/rank-{rank}/seed-{seed}/{file}")}
+            | {"dataset": dataset, "model": model, "rank": rank, "seed": seed}
+            for model in models
+            for rank in self.config.ranks
+            for seed in self.config.seeds
+        ]
 
     def source_file(self, wildcards: Any) -> str:
         """The .h5ad a dataset starts from: the person's own file, or the one we download or simulate."""

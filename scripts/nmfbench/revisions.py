@@ -35,6 +35,8 @@ REVISIONS: dict[str, int] = {
     "export_starcat_reference": 1,
     "project_cells": 1,
     "collect_projections": 1,
+    "collect_held_out": 1,
+    "compare_with_nuts": 1,
     "collect_tables": 1,
     "estimate_uncertainty": 1,
     "plot_scores": 1,
@@ -57,6 +59,7 @@ REVISIONS: dict[str, int] = {
     "score_predictions": 1,
     "collect_perturbation_tables": 1,
     "plot_perturbation": 1,
+    "plot_count_checks": 1,
 }
 
 

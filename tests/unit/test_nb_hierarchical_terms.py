@@ -350,3 +350,31 @@ def test_an_exact_step_raises_the_elbo():
     engine = ExactEngine(problem, loc, log_sd, 0.05)
     engine.advance(20)
     assert sum(problem.elbo(engine.loc, engine.log_sd, 8)[:2]) > before + 10
+
+
+def test_nuts_samples_the_same_density():
+    """The dense density of NUTS and the exact ELBO's integrand differ by the same number everywhere."""
+    from nmfbench.models import NBHierarchical
+    from nmfbench.models.nb_hierarchical.nuts import Potential
+    from nmfbench.models.nb_hierarchical.preparation import prepare
+    from nmfbench.models.nb_hierarchical.settings import resolved
+
+    Y, *_ = dense.simulate(40, 12)
+    ready = prepare(Y, resolved(NBHierarchical(2, mask_fraction=0.1)), 0)
+    split = SplitLikelihood(ready.train, mask=ready.mask)
+    for centred in (True, False):
+        family = Family(40, 12, False, Priors(), forms=dict.fromkeys(AXES, centred))
+        potential, differences = Potential(family, ready), []
+        for seed in range(3):
+            x = np.random.default_rng(seed).normal(0, 0.3, family.size)
+            point = torch.from_numpy(x)
+            a, b, log_alpha, effects = family.unfolded(x)
+            c = family.gene_sides(a, log_alpha, effects, ready.length)
+            value = split.evaluate(b + ready.size, c, log_alpha).value
+            none = torch.full((family.size,), -40.0, dtype=torch.float64)  # no spread: the prior at a point
+            value += float(family.log_prior(point, none, point))
+            moved = x.copy()
+            if centred:
+                moved[family.places["gene"]] += b.mean()
+            differences.append(value + float(potential(torch.from_numpy(moved))))
+        assert np.ptp(differences) < 1e-8

@@ -259,12 +259,11 @@ def summarise(table: pd.DataFrame, divergences: int, scores: tuple[float, float]
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
-def write_nuts(
-    path: str | Path, sampled: Sampled, genes: list[str], cells: list[str], attributes: dict
-) -> None:
+def write_nuts(path: str | Path, sampled: Sampled, model: Any) -> None:
     """Write the draws of all chains for ArviZ."""
     from nmfbench.models.nb_hierarchical.netcdf import whole_netcdf
 
+    genes, cells = panel_names(model)
     chains, draws = sampled.draws["gene_total"].shape[:2]
     with whole_netcdf(path) as file:
         coordinates = {"chain": np.arange(chains), "draw": np.arange(draws), "gene": genes, "cell": cells}
@@ -276,7 +275,7 @@ def write_nuts(
             if name == "log_alpha":
                 over, values = (("gene",), values) if values.shape[-1] > 1 else ((), values[..., 0])
             file.variable("posterior", name, ("chain", "draw", *over), np.float64)[...] = values
-        file.attributes({"inference_library": "pyro", "divergences": sampled.divergences, **attributes})
+        file.attributes({"inference_library": "pyro", "divergences": sampled.divergences, **model.said_()})
 
 
 def compare_with_nuts(
@@ -335,9 +334,12 @@ def compare_with_nuts(
         seed=seed,
         **{key: nuts[key] for key in ("chains", "warmup", "draws")},
     )
-    genes, cells = (
-        [model.names_[side][k] for k in kept] for side, kept in ((0, ready.genes), (1, ready.cells))
-    )
-    table = compare(posterior, sampled, genes, cells)
+    table = compare(posterior, sampled, *panel_names(model))
     summary = summarise(table, sampled.divergences, held_out(posterior, sampled, ready, seed))
     return table, summary, sampled, model
+
+
+def panel_names(model: Any) -> tuple[list[str], list[str]]:
+    """Names of the fitted genes and cells."""
+    genes, cells = model.names_
+    return [genes[k] for k in model.genes_], [cells[k] for k in model.cells_]

@@ -127,7 +127,6 @@ class Results(Embedding):
             "elbo_last": self.elbo_,
             "elbo_se": self.elbo_se_,
             "final_slope": self.slope_,
-            "pareto_k": self.pareto_k_,
             "correlation_cell_effect_log_total": self.depth_correlation_,
             "genes_with_large_zero_z": self.share_of_large_z_,
         }
@@ -199,7 +198,6 @@ class Results(Embedding):
         self.held_out_, by_cell, self.held_out_log_likelihood_ = score(self, ready, csr)
         self.cell_held_out_ = np.full(n, np.nan)
         self.cell_held_out_[ready.cells] = by_cell
-        self.pareto_k_ = float("nan")
         totals = np.log(np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel())
         spread = self.cell_effect_.std() * totals.std()
         self.depth_correlation_ = (
