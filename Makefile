@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CORES ?= 2
 CONFIG ?= config/config.yaml
-PROFILE ?= profiles/default
+PROFILE ?=
 CLUSTER_CONFIG ?= tests/configs/cluster.yaml
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -43,7 +43,7 @@ demo: .venv/.complete ## run the whole workflow on the simulated atlas
 
 plan: .venv/.complete ## what a run would do and ask for: make plan CONFIG=mine.yaml PROFILE=profiles/slurm
 	@$(BIN)/python -m nmfbench config check $(CONFIG)
-	@$(SNAKEMAKE) --dry-run --configfile $(CONFIG) --profile $(PROFILE)
+	@$(SNAKEMAKE) --dry-run --configfile $(CONFIG) $(if $(PROFILE),--profile $(PROFILE))
 
 test: .venv/.complete lint ## lint, then all tests
 	$(BIN)/python -m pytest --numprocesses=$(CORES) --dist=loadscope --no-loadscope-reorder

@@ -7,6 +7,8 @@ home folder is missing, read-only or full. Nothing happens in other programs, no
 import sys
 
 if any("snakemake" in word for word in sys.orig_argv[:4]):
-    from nmfbench.caches import settle
+    import runpy
+    from pathlib import Path
 
-    settle()
+    # by its path: the workflow may be that of another checkout, whose package is then the one to import
+    runpy.run_path(str(Path(__file__).with_name("nmfbench") / "caches.py"))["settle"]()

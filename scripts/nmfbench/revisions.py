@@ -1,9 +1,9 @@
 """One number for each stage of the workflow, raised by hand where the stage's results change.
 
 A rule hands its number to Snakemake as a parameter, so that results of an earlier one are made again, and
-the reason shown is ``revision: 'filter_donors 1' -> 'filter_donors 2'``. Nothing else about the code makes
+the reason shown is ``before: 'filter_donors 1' now: 'filter_donors 2'``. Nothing else about the code makes
 a job run again. Models have theirs on their cards. A test holds small results of every stage
-(``tests/golden``) and asks for a raise where they move; docs/reruns.md says what a raise costs.
+(``tests/golden.yaml``) and asks for a raise where they move; docs/reruns.md says what a raise costs.
 """
 
 from __future__ import annotations

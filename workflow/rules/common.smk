@@ -9,6 +9,9 @@ from pathlib import Path
 # The package beside these rules is the one that runs, here and in the jobs, whatever else is installed.
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+if REPOSITORY / "scripts" not in Path(getattr(sys.modules.get("nmfbench"), "__file__", "")).parents:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nmfbench"]:
+        del sys.modules[name]
 
 from nmfbench import checkout, manifest, terminal
 from nmfbench.config import load_config
