@@ -241,8 +241,8 @@ class Grid:
     # ---- parameters of the rules
 
     def section(self, wildcards: Any) -> Any:
-        """Section of a job's model."""
-        return self.config.models[wildcards.model]
+        """Section of a job's model, as its fit has it."""
+        return self.config.models[wildcards.model].of_fit(wildcards)
 
     def card(self, wildcards: Any) -> ModelCard:
         """Card of a job's model."""

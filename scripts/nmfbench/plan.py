@@ -112,6 +112,7 @@ class Plan(Grid):
                 "leiden_seeds": config.clustering.seeds,
                 "n_folds": config.classification.n_folds,
                 "classifiers": config.classification.classifiers,
+                "expected_cells": config.datasets[wildcards.dataset].expected_cells,
                 "integration": config.integration.metrics,
                 "umap": seed == config.seeds[0],
                 "needs": self.needs_of(wildcards.dataset, model),

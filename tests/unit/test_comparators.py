@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from nmfbench.components import principal_components, variable_genes
 from nmfbench.errors import InputError
 from nmfbench.metrics.classification import classify
 from nmfbench.metrics.clustering import leiden_labels, neighbour_graph, score_clusters
-from nmfbench.models import get_model
+from nmfbench.models import get_card, get_model
 from nmfbench.tables.scaled import SCALED_COLUMNS, scaled_scores
 
 pytestmark = [
@@ -157,7 +159,10 @@ def take(path, cells, names, **settings):
 
 def test_an_external_embedding_is_the_one_made_inside(elsewhere, cells):
     folder, inside, names = elsewhere
-    for path, obsm in (("mine.h5ad", "X_mine"), ("mine-rank<rank>-<seed>.tsv", None)):
+    section = get_card("external").section(path="mine-rank<rank>-<seed>.tsv")
+    filled = section.of_fit(SimpleNamespace(dataset="d", model="m", rank="6", seed="0"))
+    assert filled.pattern_files() == ["mine-rank6-0.tsv"]
+    for path, obsm in (("mine.h5ad", "X_mine"), (filled.path, None)):
         model = take(folder / path, cells, names, obsm=obsm)
         np.testing.assert_array_equal(model.embedding_, inside.embedding_)
         np.testing.assert_allclose(model.components_, inside.components_, atol=1e-6)

@@ -157,3 +157,18 @@ def test_warnings_of_runs_stand_on_the_first_page(tmp_path):
     assert "Warning of B: diverged." in said
     assert f"Warning of C: {MARK}{REASON}." in said
     assert cautions([], tmp_path) == []
+
+
+def test_another_number_of_cells_than_is_known_is_a_warning(tmp_path):
+    from nmfbench.tables.cautions import cautions
+
+    cell = {"dataset": "d", "model": "a", "display_name": "A", "rank": 3, "seed": 1, "expected_cells": 579027}
+    folder = tmp_path / "d/a/rank-3/seed-1"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"n_cells": 592317}), encoding="utf-8")
+    assert (
+        "592,317 cells were kept, and datasets.d.expected_cells is 579,027" in cautions([cell], tmp_path)[0]
+    )
+    (folder / "run.json").write_text(json.dumps({"n_cells": 579027}), encoding="utf-8")
+    assert cautions([cell], tmp_path) == []
+    assert cautions([cell | {"expected_cells": None}], tmp_path) == []

@@ -45,7 +45,7 @@ SMALL = {
     "external": {},
 }
 K, N, G = 3, 90, 40
-FIT_ARGUMENTS = ("conditions", "strata", "checkpoint", "fingerprint", "should_stop", "progress")
+FIT_ARGUMENTS = ("conditions", "strata", "checkpoint", "fingerprint", "should_stop", "progress", "observer")
 
 every_model = pytest.mark.parametrize("kind", MODELS)
 

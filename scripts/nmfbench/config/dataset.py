@@ -82,6 +82,9 @@ class Dataset(Section):
     size: int | None = Field(
         None, ge=1, description="Bytes of the download, where known: checked before the checksum."
     )
+    expected_cells: int | None = Field(
+        None, ge=1, description="Cells that are known to be left; another number is a warning in the report."
+    )
     simulate: Simulation | None = Field(None, description="Simulate the dataset instead of reading one.")
     simulate_screen: SimulatedScreen | None = Field(None, description="Simulate a perturbation screen.")
     cell_type_column: str = Field(

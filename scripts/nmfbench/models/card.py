@@ -52,6 +52,10 @@ class ModelSection(Section):
         """
         return None
 
+    def of_fit(self, fit: Any) -> ModelSection:
+        """The section as one fit has it, which has ``dataset`` and maybe ``rank`` and ``seed``."""
+        return self
+
     def pattern_files(self) -> list[str]:
         """Files that the fit reads beside the counts."""
         return []

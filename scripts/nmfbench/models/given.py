@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.fitting.observer import Observer
 from nmfbench.memory import peak_mb
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.limits import check_parameters, seed_from
@@ -38,6 +39,7 @@ class GivenEmbedding(Embedding):
         fingerprint: str | None = None,
         should_stop: Any = None,
         progress: bool | None = None,
+        observer: Observer | None = None,
         cell_names: Any = None,
         gene_names: Any = None,
     ):
@@ -51,6 +53,8 @@ class GivenEmbedding(Embedding):
             Donors and cell types, for those that are made of them.
         cell_names : array-like of n cells, optional
             By which an external embedding is aligned.
+        observer : Observer, optional
+            Told of the result, the only step there is.
         y, checkpoint, fingerprint, should_stop, progress, gene_names : ignored
 
         Returns
@@ -80,6 +84,11 @@ class GivenEmbedding(Embedding):
                 "peak_mb": peak_mb(),
             }
         ]
+        if observer is not None:
+            observer.step(
+                1, {"loss": self.objective_, "relative_error": self.relative_error_, "seconds": seconds}
+            )
+            observer.end(1, {"cell_factors": self.embedding_, "gene_factors": self.components_})
         log.info("%s: %d columns for %d cells", type(self).__name__, self.n_components_, X.shape[0])
         return self
 

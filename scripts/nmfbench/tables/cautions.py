@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nmfbench.tables.runs import Cell, read_run_record, run_folder, try_read
 
@@ -29,6 +30,8 @@ def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
         name = str(cell.get("display_name", cell["model"]))
         record, problem = try_read(run_folder(cell, directory) / "run.json", read_run_record)
         notes = [problem] if problem else list((record or {}).get("warnings", ()))
+        if record is not None:
+            notes += _unexpected_cells(cell, record)
         if record is not None or problem:
             seen[name] = None
         for note in notes:
@@ -42,3 +45,14 @@ def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
     if len(order) > MOST:
         said.append(f"{len(order) - MOST} further warnings are in the run.json of the fits.")
     return said
+
+
+def _unexpected_cells(cell: Cell, record: Mapping[str, Any]) -> list[str]:
+    """A note where another number of cells was kept than the config says is known."""
+    expected, kept = cell.get("expected_cells"), record.get("n_cells")
+    if expected is None or kept is None or kept == expected:
+        return []
+    return [
+        f"{kept:,} cells were kept, and datasets.{cell['dataset']}.expected_cells is {expected:,}: "
+        "another version of the file, or other filters; its scores do not compare with published ones"
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,10 +15,21 @@ class External(ModelSection):
     kind: Literal["external"] = "external"
     path: str = Field(
         "",
-        description="An .h5ad, or a .tsv or .csv (.gz) whose first column names the cells. `<rank>` and "
-        "`<seed>` in it stand for those of the fit.",
+        description="An .h5ad, or a .tsv or .csv (.gz) whose first column names the cells. `<dataset>`, "
+        "`<rank>` and `<seed>` in it stand for those of the fit.",
     )
     obsm: str | None = Field(None, description="Key of obsm, for an .h5ad; none: the only one it has.")
+
+    def of_fit(self, fit: Any) -> External:
+        """With the path of this fit's file."""
+        path = self.path
+        for key in ("dataset", "rank", "seed"):
+            path = path.replace(f"<{key}>", str(getattr(fit, key, f"<{key}>")))
+        return self.model_copy(update={"path": path})
+
+    def pattern_files(self) -> list[str]:
+        """The embedding: a changed file is taken in anew."""
+        return [self.path] if self.path else []
 
 
 CARDS = (
@@ -33,6 +44,6 @@ CARDS = (
         role="external",
         gpu=False,
         non_negative=False,
-        needs=frozenset({"names"}),
+        needs=frozenset({"names", "patterns"}),
     ),
 )

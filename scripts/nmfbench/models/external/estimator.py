@@ -29,7 +29,7 @@ class External(GivenEmbedding):
     _embedding_name = "X_external"
 
     def _embed(self, X, donors, types) -> np.ndarray:
-        path = Path(self.path.replace("<rank>", str(self.n_components)).replace("<seed>", str(self.seed_)))
+        path = Path(self.path)
         names, values = read_embedding_file(path, self.obsm)
         if self._names is None:
             raise InputError(
