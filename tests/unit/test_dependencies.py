@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,6 +28,40 @@ def test_every_line_of_the_lock_is_a_pinned_version(repository):
 
 
 EXTRAS = {"gseapy"}  # what one choice of the config needs alone
+
+
+def test_the_lock_of_python_3_12_holds_every_direct_dependency_and_no_build_of_cuda(repository):
+    lines = (repository / "requirements-3.12.lock").read_text().splitlines()
+    assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[\w.]+", line) for line in lines)
+    names = {line.lower().split("==")[0] for line in lines if "==" in line}
+    assert direct(repository) <= names
+    assert not [name for name in names if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+def test_the_package_asks_for_what_is_locked(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    wanted = {line for line in (repository / "requirements.in").read_text().splitlines() if line[:1] != "#"}
+    assert set(project["dependencies"]) <= wanted
+    assert set(project["optional-dependencies"]["workflow"]) <= wanted
+    site = (repository / "docs" / "site" / "requirements.txt").read_text().split()
+    assert project["optional-dependencies"]["docs"] == site
+
+
+def test_pre_commit_has_the_versions_of_the_lock(repository):
+    hooks = yaml.safe_load((repository / ".pre-commit-config.yaml").read_text())["repos"]
+    revisions = {Path(repo["repo"]).name: repo["rev"].removeprefix("v") for repo in hooks}
+    assert revisions["ruff-pre-commit"] == locked(repository)["ruff"]
+    assert revisions["snakefmt"] == locked(repository)["snakefmt"]
+
+
+@pytest.mark.parametrize("name", [".github/workflows/tests.yml", ".github/workflows/docs.yml"])
+def test_continuous_integration_calls_targets_that_there_are(repository, name):
+    jobs = yaml.safe_load((repository / name).read_text())["jobs"]
+    targets = set(re.findall(r"^([a-z-]+):", (repository / "Makefile").read_text(), flags=re.MULTILINE))
+    runs = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
+    called = [words[1] for words in runs if words[0] == "make"]
+    assert called
+    assert set(called) <= targets
 
 
 @pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment"])
