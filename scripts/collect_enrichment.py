@@ -7,6 +7,7 @@ with job(snakemake):
 
     from nmfbench.factors.enrichment import count_enriched
     from nmfbench.factors.tables import RUN
+    from nmfbench.inapplicable import reason_in
     from nmfbench.tables.files import read_table, write_table
 
     files = zip(snakemake.params.grid, snakemake.input.enrichment, snakemake.input.factors, strict=True)
@@ -14,5 +15,6 @@ with job(snakemake):
         {key: fit[key] for key in RUN}
         | count_enriched(read_table(enrichment, text=("set", "leading_genes")), len(read_table(factors)))
         for fit, enrichment, factors in files
+        if reason_in(enrichment) is None
     ]
     write_table(pd.DataFrame(rows), snakemake.output.summary)

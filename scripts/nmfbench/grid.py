@@ -145,6 +145,24 @@ class Grid:
             for first, second in self.config.compared_fits()
         ]
 
+    def consensus_models(self) -> list[str]:
+        """Models that are found from fits of others."""
+        return [name for name, section in self.config.models.items() if section.kind == "consensus"]
+
+    def members(self, file: str) -> Callable[[Any], list[str]]:
+        """An input function: a file of each fit that a job's consensus is found from."""
+
+        def of_job(wildcards: Any) -> list[str]:
+            section = self.config.models[wildcards.model]
+            return [
+                self.spell(f"<results>/<fit>/{file}").format(
+                    dataset=wildcards.dataset, model=section.of, rank=wildcards.rank, seed=seed
+                )
+                for seed in section.member_seeds(int(wildcards.seed))
+            ]
+
+        return of_job
+
     def projecting_fits(self, wildcards: Any) -> list[dict[str, Any]]:
         """The fits that embed a job's new cells: those of the first seed."""
         config = self.config
@@ -169,6 +187,8 @@ class Grid:
             wanted += ["tables/rank_selection.tsv", "figures/rank_selection.png"]
         files = [file for name in wanted for file in self.fits(f"<results>/{{dataset}}/{name}")]
         files += self.fits(f"<results>/{self.first_fit}/factors.html")
+        if self.consensus_models():
+            files += self.fits("<results>/{dataset}/figures/consensus.png")
         if self.config.factors.enrichment.gene_sets:
             files += self.fits("<results>/{dataset}/tables/enrichment_summary.tsv")
             files += self.fits("<results>/{dataset}/figures/enrichment-rank-{rank}.png")

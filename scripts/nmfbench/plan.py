@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from nmfbench.grid import Grid
-from nmfbench.models import get_card
 from nmfbench.rows.opening import place
 from nmfbench.sharing import Sharing, decide, sharers
 
@@ -103,7 +102,7 @@ class Plan(Grid):
                 "dataset": wildcards.dataset,
                 "model": model,
                 "kind": section.kind,
-                "role": get_card(section.kind).role,
+                "role": config.card(model).role,
                 "display_name": config.display_name(model),
                 "rank": rank,
                 "seed": seed,

@@ -27,6 +27,8 @@ REVISIONS: dict[str, int] = {
     "score_integration": 1,
     "compare_fits": 1,
     "describe_factors": 1,
+    "collect_consensus": 1,
+    "plot_consensus": 1,
     "enrich_factors": 1,
     "collect_enrichment": 1,
     "plot_enrichment": 1,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 from scipy.optimize import nnls
@@ -10,11 +14,26 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 
+from nmfbench.config import load_config
 from nmfbench.errors import InputError
 from nmfbench.factors.consensus import find_consensus, refit
+from nmfbench.factors.consensus_fit import fit_consensus
+from nmfbench.factors.project import project
+from nmfbench.factors.stored import StoredFit
+from nmfbench.figures.consensus import consensus_figure
+from nmfbench.figures.style import size_mm
+from nmfbench.grid import Grid
+from nmfbench.job import Job
 from nmfbench.metrics.matching import match_by_cosine
 from nmfbench.models import BaseNMF
+from nmfbench.tables.files import read_table
+from nmfbench.train import train
 from planted import Planted
+
+FILES = {"result": "result.h5ad", "history": "history.tsv", "record": "run.json"}
+FIT = "{dataset}/{model}/rank-{rank}/seed-{seed}"
+# how the cells were held, and clocks of stages that a consensus does not have
+NOT_OF_A_CONSENSUS = {"rows", "seconds_to_load", "seconds_to_compile", "seconds_to_embed"}
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +149,68 @@ def test_usages_are_refitted_by_non_negative_least_squares(X, planted):
     direct = np.square(dense - usages @ programs.T).sum()
     assert error["squared_error"] == pytest.approx(direct, rel=1e-4)
     assert error["relative_error"] == pytest.approx(direct / np.square(dense).sum(), rel=1e-4)
+
+
+# ---- as a fit of its own
+
+
+def test_a_consensus_is_a_fit_like_any_other(tmp_path):
+    small = Planted.draw(n_cells=240)
+    filtered = small.filtered(tmp_path)
+    members = []
+    for seed in (0, 1000, 2000, 3000):
+        out = tmp_path / f"seed-{seed}"
+        out.mkdir()
+        members.append(out)
+        train(
+            str(filtered),
+            **{key: str(out / name) for key, name in FILES.items()},
+            **{"kind": "base_nmf", "name": "base_nmf", "display_name": "NMF", "rank": 5, "seed": seed},
+            **{"settings": {"init": "random", "max_iter": 80}, "device": "cpu", "run": Job(threads=1)},
+            **{"normalisation": {"target_sum": 1e4, "log1p": True}, "condition_columns": ["donor_id"]},
+        )
+    out = tmp_path / "consensus"
+    out.mkdir()
+    fit_consensus(
+        [folder / "result.h5ad" for folder in members],
+        [folder / "run.json" for folder in members],
+        filtered,
+        **{key: out / name for key, name in FILES.items()},
+        **{"stability": out / "consensus.tsv", "name": "cons", "of": "base_nmf", "display_name": "Consensus"},
+        **{"seed": 0, "settings": {"density_threshold": 0.5, "neighbour_share": 0.3}},
+    )
+    fit = StoredFit(out / "result.h5ad")
+    assert (fit.n_factors, fit.n_cells, fit.record["model"]) == (5, 240, "cons")
+    assert match_by_cosine(fit.loadings, small.programs.T)[1]["cosine"].min() > 0.8
+    told = json.loads((out / "run.json").read_text())
+    assert told.keys() >= json.loads((members[0] / "run.json").read_text()).keys() - NOT_OF_A_CONSENSUS
+    assert told["consensus_of"]["seeds"] == [0, 1000, 2000, 3000]
+    row = read_table(out / "consensus.tsv")
+    assert row["stability"].item() > 0.5
+    assert row["relative_error"].item() >= row["best_single_error"].item()
+    assert row["relative_error"].item() == pytest.approx(row["best_single_error"].item(), rel=0.05)
+    again = project(tmp_path / "source.h5ad", out / "result.h5ad").embedding
+    np.testing.assert_allclose(again, fit.rows(0, 240), rtol=1e-3, atol=1e-3 * again.max())
+
+
+def test_consensus_models_of_a_config():
+    def config(**models):
+        return load_config({"datasets": {"d": {"path": "x.h5ad"}}, "models": {"ae_nmf": {}, **models}})
+
+    cfg = config(cons={"kind": "consensus", "of": "ae_nmf", "n_fits": 3})
+    plan = Grid(cfg, lambda path: path.replace("<fit>", FIT))
+    job = SimpleNamespace(dataset="d", model="cons", rank=4, seed=42)
+    assert [path.split("seed-")[1] for path in plan.members("result.h5ad")(job)] == [
+        f"{seed}/result.h5ad" for seed in (42, 1042, 2042)
+    ]
+    for of in ("cons", "nobody"):
+        with pytest.raises(InputError, match=r"models\.cons\.of"):
+            config(cons={"kind": "consensus", "of": of})
+
+
+def test_the_figure_has_a_panel_for_each_consensus():
+    table = pd.DataFrame({"model": ["c"] * 3 + ["d"], "rank": [3, 4, 5, 4], "n_fits": 20})
+    table = table.assign(stability=[0.5, 0.9, 0.6, np.nan], relative_error=[0.5, 0.4, 0.39, 0.4])
+    figure = consensus_figure(table, {"a": "A", "c": "C", "d": "D"})
+    assert len(figure.axes) == 4
+    assert size_mm(figure)[1] < 0.55 * size_mm(figure)[0]

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from nmfbench.factors.card import CARD as CONSENSUS
 from nmfbench.models import cards
 from nmfbench.section import Name
 
-CARDS = cards()
+CARDS = {**cards(), CONSENSUS.kind: CONSENSUS}
 
 
 def _name_the_kind(models: Any) -> Any:

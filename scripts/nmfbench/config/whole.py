@@ -166,6 +166,12 @@ class Config(Section):
         chosen = self.factors.matched_with
         if chosen is not None and chosen not in self.models:
             raise ValueError(f"factors.matched_with: {chosen!r} is not one of the models {list(self.models)}")
+        for name, section in self.models.items():
+            if section.kind != "consensus":
+                continue
+            able = [key for key in self.models if self.card(key).role not in ("external", "consensus")]
+            if section.of not in able:
+                raise ValueError(f"models.{name}.of: {section.of!r} is none of the trained models {able}")
         for name, asked in self.projections.items():
             asked.check(f"projections.{name}", self.datasets, self.models)
         return self

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nmfbench.errors import InputError
+from nmfbench.factors.consensus_fit import ConsensusPrograms
 from nmfbench.factors.stored import StoredFit
 from nmfbench.models import MODELS, get_model
 
@@ -59,6 +60,9 @@ def restore(result: str | Path, record: str | Path | None = None) -> Restored:
             "keep result.h5ad and run.json together, or name it (record=...)",
         )
     told = json.loads(record.read_text(encoding="utf-8"))
+    if told.get("kind") == "consensus":
+        model = ConsensusPrograms(fit.n_factors).restore(np.ascontiguousarray(fit.loadings.T), {}, 0)
+        return Restored(fit, model, told["normalisation"])
     if told.get("kind") not in MODELS:
         raise InputError(
             f"{record}: kind",

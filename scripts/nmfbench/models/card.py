@@ -20,8 +20,9 @@ Need = Literal["statistics", "shuffled", "patterns", "coordinates", "names", "ta
 patterns, the cells' places, the names of cells and genes, the
 tables of both."""
 
-Role = Literal["model", "baseline", "control", "external"]
-"""Why a model is in the benchmark. The job of an ``external`` one trains nothing, it takes a file in."""
+Role = Literal["model", "baseline", "control", "external", "consensus"]
+"""Why a model is in the benchmark. The job of an ``external`` one trains nothing, it takes a file in; that of
+a ``consensus`` takes fits of another model together."""
 
 
 class ModelSection(Section):
@@ -118,7 +119,7 @@ class ModelCard:
     resources : Resources
     input : {"normalised", "counts"}
         What ``fit`` is given: normalised values, or the counts as they are.
-    role : {"model", "baseline", "control", "external"}
+    role : {"model", "baseline", "control", "external", "consensus"}
     conditional : bool
         Whether it is conditioned on columns of obs (donors), or can be; its ``uses_conditions_`` then tells.
     one_condition : bool
