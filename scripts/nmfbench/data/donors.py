@@ -146,12 +146,14 @@ def filter_donors(
 
 def _read_var(file: h5py.File, path: Path, location: CountsLocation, warnings: list[str]) -> pd.DataFrame:
     """Genes of the chosen matrix; the fuller var where raw has the same genes."""
-    with reading(path, location.var_key):
-        var, left_out = read_lenient_frame(file[location.var_key], location.var_key)
-    if location.var_key != "var":
+    key = location.var_key
+    with reading(path, key):
+        index = frame_index(file[key])
+    if key != "var":
         with reading(path, "var"):
-            if np.array_equal(frame_index(file["var"]), var.index):
-                var, left_out = read_lenient_frame(file["var"], "var")
+            key = "var" if np.array_equal(frame_index(file["var"]), index) else key
+    with reading(path, key):
+        var, left_out = read_lenient_frame(file[key], key, index)
     warnings += left_out
     names, notes = unique_names(var.index.to_numpy(), "gene names")
     warnings += notes

@@ -43,6 +43,15 @@ def as_str(value: Any) -> str:
     return value.decode("latin-1")  # has a character for every byte
 
 
+def texts(values: np.ndarray) -> list[str]:
+    """:func:`as_str` of each value; the quick way where all are UTF-8."""
+    given = values.tolist()
+    try:
+        return [value.decode("utf-8") for value in given]
+    except (UnicodeDecodeError, AttributeError):
+        return [as_str(value) for value in given]
+
+
 def not_utf8(values: Iterable[Any]) -> int:
     """How many of the values are bytes that are not UTF-8."""
 
@@ -134,6 +143,8 @@ def frame_index(group: h5py.Group) -> np.ndarray:
     from nmfbench.data.labels import as_text
 
     values = frame_column(group, index_name(group))
+    if stored_form(group, index_name(group)) == "text":
+        return values
     return np.array([as_text(value) for value in values], dtype=object)
 
 
@@ -261,7 +272,7 @@ def frame_column(group: h5py.Group, name: str) -> Any:
     if form == "numbers":
         return _values(group[name], n)
     if form == "text":
-        return np.array([as_str(value) for value in _values(group[name], n)], dtype=object)
+        return np.array(texts(_values(group[name], n)), dtype=object)
     values, mask = (_values(member(group[name], part), n) for part in ("values", "mask"))
     mask = mask.astype(bool)
     if h5py.check_string_dtype(group[name]["values"].dtype) is not None:
@@ -297,8 +308,19 @@ def read_frame(group: h5py.Group) -> pd.DataFrame:
     return pd.DataFrame(columns, index=index, columns=pd.Index(list(columns), dtype=object))
 
 
-def read_lenient_frame(group: h5py.Group, what: str) -> tuple[pd.DataFrame, list[str]]:
+def read_lenient_frame(
+    group: h5py.Group, what: str, index: np.ndarray | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """A stored frame of which only the index is needed: columns that cannot be carried are left out.
+
+    Parameters
+    ----------
+    group
+        The stored frame.
+    what
+        Its name, for the warnings.
+    index
+        Its index where it was read already.
 
     Returns
     -------
@@ -309,7 +331,7 @@ def read_lenient_frame(group: h5py.Group, what: str) -> tuple[pd.DataFrame, list
     """
     import pandas as pd
 
-    index = pd.Index(frame_index(group), dtype=object)
+    index = pd.Index(frame_index(group) if index is None else index, dtype=object)
     columns, notes = {}, []
     for name in frame_columns(group):
         try:
