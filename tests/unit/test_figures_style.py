@@ -12,6 +12,7 @@ import pytest
 
 from nmfbench.errors import InputError
 from nmfbench.figures import palette, style
+from nmfbench.models import MODELS, get_card
 
 
 def test_importing_figures_is_light(repository):
@@ -85,12 +86,14 @@ def test_hex_round_trip():
 
 
 def test_model_styles_are_fixed_and_distinct():
-    many = [*style.KNOWN_MODELS, *(f"variant_{i}" for i in range(16))]
+    many = [*MODELS, *(f"variant_{i}" for i in range(16))]
     styles = style.model_styles(many)
-    assert len({(s.colour, s.hatch) for s in styles.values()}) == 20
-    assert len({(s.colour, s.marker) for s in styles.values()}) == 20
+    assert len({(s.colour, s.hatch) for s in styles.values()}) == len(MODELS) + 16
+    assert len({(s.colour, s.marker) for s in styles.values()}) == len(MODELS) + 16
     assert style.model_styles(["cae_nmf2"])["cae_nmf2"] == styles["cae_nmf2"]
     assert style.model_styles(reversed(many)) == styles
+    for kind, looks in style.model_styles([]).items():
+        assert (looks.colour, looks.marker) == (get_card(kind).colour, get_card(kind).marker)
 
 
 # ---- names and text

@@ -11,17 +11,13 @@ from matplotlib.figure import Figure
 from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 from nmfbench.figures.summary import at_rank, summarise
+from nmfbench.metrics import METRICS as REGISTRY
 from nmfbench.tables.folds import over_folds, with_fold_deviations
 
-METRICS = ("ARI", "NMI", "F1", "AUROC")
-METRIC_NAMES = {
-    "ARI": "adjusted Rand index",
-    "NMI": "normalised mutual info.",
-    "F1": "macro F1",
-    "AUROC": "macro AUROC",
-}
+METRICS = tuple(name for name, metric in REGISTRY.items() if metric.title)
+METRIC_NAMES = {name: REGISTRY[name].title for name in METRICS}
 # Score of an embedding that knows nothing of the label, where that is not 0.
-CHANCE = {"AUROC": 0.5}
+CHANCE = {name: REGISTRY[name].chance_value for name in METRICS if REGISTRY[name].chance_value is not None}
 _ROW, _HEAD, _FOOT, _GAP, _VALUE = 3.8, 10.0, 5.0, 3.0, 8.5  # mm
 _NARROWEST = 33.0  # mm, a panel with its value, where labels stand side by side
 

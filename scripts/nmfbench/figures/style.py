@@ -23,7 +23,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from nmfbench.errors import InputError
-from nmfbench.figures.palette import MODEL_COLOURS
+from nmfbench.figures.palette import MODEL_COLOURS, categorical
+from nmfbench.metrics import METRICS
+from nmfbench.models import cards as get_cards
 
 MM = 1 / 25.4
 SINGLE_COLUMN, DOUBLE_COLUMN = 89.0, 183.0  # mm, the two widths journals print
@@ -64,13 +66,12 @@ RC = {
     "savefig.facecolor": "white",
 }
 
-KNOWN_MODELS = ("base_nmf", "ae_nmf", "cae_nmf1", "cae_nmf2")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _HATCHES = ("", "/////", ".....", "xxxxx")
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
 LABEL_NAMES = {"cell_type": "cell type", "donor_id": "donor"}
-DIRECTIONS = {"cell_type": "higher", "donor_id": "lower"}
+DIRECTIONS = {"cell_type": METRICS["ARI"].identity, "donor_id": METRICS["ARI"].batch}
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -97,7 +98,7 @@ def styled(function: Callable) -> Callable:
 
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
-    """Give every model its style: fixed for the four known ones, by alphabet for the others.
+    """Give every model its style: that of its card, and for other names (variants) one by alphabet.
 
     Parameters
     ----------
@@ -108,17 +109,23 @@ def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
     Returns
     -------
     dict of str to ModelStyle
-        Above eight models colours repeat with another marker, hatch and line.
+        A name that is a kind looks the same whatever else is there. Other names have colours that no card
+        has, and a hatch and a broken line; above 32 of them colours repeat with another of each.
     """
-    others = sorted(set(map(str, models)) - set(KNOWN_MODELS))
-    styles = {}
-    for slot, model in enumerate([*KNOWN_MODELS, *others]):
-        turn, colour = divmod(slot, len(MODEL_COLOURS))
+    cards = get_cards()
+    styles = {
+        kind: ModelStyle(card.colour, card.marker, _HATCHES[0], _LINES[0]) for kind, card in cards.items()
+    }
+    taken = {card.colour for card in cards.values()}
+    colours = [colour for colour in categorical(64)[len(MODEL_COLOURS) :] if colour not in taken][:32]
+    others = sorted(set(map(str, models)) - set(cards))
+    for slot, model in enumerate(others):
+        turn, colour = divmod(slot, len(colours))
         styles[model] = ModelStyle(
-            MODEL_COLOURS[colour],
+            colours[colour],
             _MARKERS[(colour + 3 * turn) % len(_MARKERS)],
-            _HATCHES[turn % len(_HATCHES)],
-            _LINES[turn % len(_LINES)],
+            _HATCHES[1 + turn % (len(_HATCHES) - 1)],
+            _LINES[1 + turn % (len(_LINES) - 1)],
         )
     return styles
 

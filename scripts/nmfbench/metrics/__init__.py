@@ -40,6 +40,10 @@ class Metric:
         The one label that an integration score is of; empty for a score of any label.
     part : {"bio", "batch", ""}
         The aggregate that the score has a part in.
+    title : str
+        Heading of its panel in the figures of scores; empty for a score that is not drawn there.
+    chance_value : float or None
+        Where `chance` is one number other than 0, for a line in the figures.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Metric:
     description: str
     label: str = ""
     part: str = ""
+    title: str = ""
+    chance_value: float | None = None
 
     @property
     def family(self) -> Literal["clustering", "classification", "integration"]:
@@ -96,8 +102,19 @@ _TABLE = (
     ),
 )
 
+# name, title and chance of the scores that figures draw, in the order of their panels
+_DRAWN = (
+    ("ARI", "adjusted Rand index", None),
+    ("NMI", "normalised mutual info.", None),
+    ("F1", "macro F1", None),
+    ("AUROC", "macro AUROC", 0.5),
+)
+_TITLES = {name: {"title": title, "chance_value": chance} for name, title, chance in _DRAWN}
+
 METRICS: dict[str, Metric] = {
-    name: Metric(name, source, mean, std, low, 1.0, chance, "higher", "lower", description)
+    name: Metric(
+        name, source, mean, std, low, 1.0, chance, "higher", "lower", description, **_TITLES.get(name, {})
+    )
     for name, source, mean, std, low, chance, description in _TABLE
 }
 
