@@ -80,7 +80,7 @@ def our_steps(counts: sp.csr_matrix, rank: int, steps: int, inference: str) -> t
     import torch
 
     from nmfbench.models.bayesian import build
-    from nmfbench.models.bayesian.given import Given
+    from nmfbench.models.bayesian.patterns import Given
     from nmfbench.models.bayesian.pyro_exponential import PyroExponential
 
     device = torch.device("cpu")

@@ -31,7 +31,7 @@ def run(options, folder: Path) -> tuple[float, float, int]:
 
     from nmfbench.data.filtered import FilteredCounts
     from nmfbench.job import Job
-    from nmfbench.models.autoencoder.rank_selection import sweep
+    from nmfbench.rank_selection import sweep
     from nmfbench.statistics import merge_files
 
     filtered = filtered_atlas(options, folder)

@@ -3,7 +3,7 @@
 from nmfbench.job import job
 
 with job(snakemake) as run:
-    from nmfbench.models.autoencoder.rank_selection import sweep
+    from nmfbench.rank_selection import sweep
 
     smk = snakemake
     sweep(

@@ -28,25 +28,21 @@ from typing import Any, TextIO
 from nmfbench.atomic import whole_file
 from nmfbench.caches import settle
 from nmfbench.checkout import check_package
+from nmfbench.endings import (
+    ENDINGS,
+    EXIT_BAD_INPUT,
+    EXIT_CRASH,
+    EXIT_INTERRUPTED,
+    EXIT_MEMORY,
+    EXIT_NO_DEVICE,
+    Interrupted,
+)
 from nmfbench.errors import DeviceError, InputError, NotApplicable
 from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
 from nmfbench.site import gpu_asked
 from nmfbench.threads import let_waiting_threads_sleep
 
-EXIT_CRASH = 1
-EXIT_BAD_INPUT = 2
-EXIT_NO_DEVICE = 3
-EXIT_MEMORY = 4
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: run it again, it resumes
-ENDINGS = {
-    EXIT_CRASH: "crash",
-    EXIT_BAD_INPUT: "bad input",
-    EXIT_NO_DEVICE: "gpu missing",
-    EXIT_MEMORY: "memory",
-    EXIT_INTERRUPTED: "interrupted",
-}
-"""What an exit code means: the classes of failure that a job can tell itself."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -109,10 +105,6 @@ class Job:
 
 class BrokenOff(BaseException):
     """The work was broken off by a signal: nothing that catches exceptions goes on."""
-
-
-class Interrupted(Exception):
-    """The work stopped at a safe point after a signal; running it again resumes it."""
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def test_unknown_phases_are_refused(tmp_path):
 
 
 def test_phases_are_scored_from_marker_genes(screen, monkeypatch):
-    assert "marker genes" in refusal(cell_cycle.score_phases, screen)
+    assert "marker genes" in refusal(cell_cycle.score_phases, screen.counts.path, screen.genes)
     monkeypatch.setattr(cell_cycle, "S_GENES", list(screen.genes[:8]))
     monkeypatch.setattr(cell_cycle, "G2M_GENES", list(screen.genes[8:16]))
     phases = replace(screen, score_phases=True).phases()

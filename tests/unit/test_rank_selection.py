@@ -14,7 +14,7 @@ from nmfbench.job import Interrupted, Job
 from nmfbench.models import get_model
 from nmfbench.models.autoencoder.exact.gathered import GatheredCells
 from nmfbench.models.autoencoder.exact.held_out import gene_folds, hidden_gene_errors, matched_correlations
-from nmfbench.models.autoencoder.rank_selection import sweep
+from nmfbench.rank_selection import sweep
 from nmfbench.statistics import Layout, gather_shard, merge_files, save
 from nmfbench.tables.rank_selection import summarise, supported_rank
 

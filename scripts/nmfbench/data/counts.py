@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from nmfbench.data.frames import attribute, frame_length, word
 from nmfbench.data.h5ad import POINTERS_AT_ONCE, Pointers, Unsound, member, readable, reading
+from nmfbench.data.location import CountsLocation
 from nmfbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,32 +25,6 @@ if TYPE_CHECKING:
 MAX_BLOCK_NONZEROS = 2_000_000  # 24 MB of float32 values and int64 columns
 MAX_BLOCK_ROWS = 65_536
 MAX_DENSE_BYTES = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class CountsLocation:
-    """Where a matrix lies in an h5ad file.
-
-    Attributes
-    ----------
-    source : str
-        In the words of anndata: ``raw.X``, ``X`` or ``layers['name']``.
-    key, var_key : str
-        HDF5 paths of the matrix and of the genes that belong to it.
-    form : str
-        How it is stored.
-    dtype : numpy.dtype
-        Type of the stored values.
-    shape : tuple of int
-        Cells x genes.
-    """
-
-    source: str
-    key: str
-    var_key: str
-    form: Literal["csr", "csc", "dense"]
-    dtype: np.dtype
-    shape: tuple[int, int]
 
 
 def locate_counts(file: h5py.File, path: str | Path, source: str = "auto") -> CountsLocation:

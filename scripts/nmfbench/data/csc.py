@@ -21,7 +21,7 @@ from nmfbench.data.writer import NewFile, new_hdf5
 if TYPE_CHECKING:
     import h5py
 
-    from nmfbench.data.counts import CountsLocation
+    from nmfbench.data.location import CountsLocation
 
 logger = logging.getLogger(__name__)
 

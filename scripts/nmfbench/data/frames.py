@@ -136,11 +136,20 @@ def frame_length(group: h5py.Group) -> int:
     return int(index.shape[0])
 
 
+def as_text(value: Any) -> str:
+    """Text of one label: whole floats lose their '.0', so that donors 1 and 1.0 are one."""
+    import numpy as np
+
+    if isinstance(value, bytes):
+        return as_str(value)
+    if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
 def frame_index(group: h5py.Group) -> np.ndarray:
     """Index of a stored frame, as text; shape (rows,), objects."""
     import numpy as np
-
-    from nmfbench.data.labels import as_text
 
     values = frame_column(group, index_name(group))
     if stored_form(group, index_name(group)) == "text":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmfbench.data.frames import (
-    as_str,
+    as_text,
     codes_and_categories,
     foreign_text,
     frame_column,
@@ -31,15 +31,6 @@ _USUAL_PARTS = {
     "cell_type": ("celltype", "annotation", "label", "cluster"),
     "donor_id": ("donor", "patient", "subject", "individual", "sample"),
 }
-
-
-def as_text(value: Any) -> str:
-    """Text of one label: whole floats lose their '.0', so that donors 1 and 1.0 are one."""
-    if isinstance(value, bytes):
-        return as_str(value)
-    if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
-        return str(int(value))
-    return str(value)
 
 
 def clean_labels(values: Any) -> pd.Categorical:

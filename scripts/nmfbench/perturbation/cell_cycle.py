@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from nmfbench.data.filtered import load_normalised
 from nmfbench.errors import InputError
-from nmfbench.perturbation.screen import PHASES
 
-if TYPE_CHECKING:
-    from nmfbench.perturbation.screen import Screen
+PHASES = ("G1", "S", "G2M")
 
 
 def _names(text: str) -> list[str]:
@@ -37,8 +35,8 @@ G2M_GENES = _names(
 LEAST = 5  # genes of each list below which a score is noise
 
 
-def score_phases(screen: Screen) -> np.ndarray:
-    """Phase of each cell by scanpy's scores of the two lists of genes.
+def score_phases(path: str | Path, genes: np.ndarray) -> np.ndarray:
+    """Phase of each cell of filtered counts by scanpy's scores of the two lists of symbols.
 
     Returns
     -------
@@ -56,19 +54,19 @@ def score_phases(screen: Screen) -> np.ndarray:
     import pandas as pd
     import scanpy
 
-    measured = set(screen.genes)
+    measured = set(genes)
     known = {"S": S_GENES, "G2M": G2M_GENES}
-    lists = {phase: [gene for gene in genes if gene in measured] for phase, genes in known.items()}
-    if short := [f"{len(genes)} of {name}" for name, genes in lists.items() if len(genes) < LEAST]:
+    lists = {phase: [gene for gene in markers if gene in measured] for phase, markers in known.items()}
+    if short := [f"{len(found)} of {name}" for name, found in lists.items() if len(found) < LEAST]:
         raise InputError(
-            f"{screen.counts.path}: var",
+            f"{path}: var",
             f"at least {LEAST} marker genes of each of S and G2M, as symbols",
             f"{' and '.join(short)}",
             "set screen.score_phases: false, or name a column of phases in screen.phase_column",
         )
-    X = load_normalised(screen.counts.path)
+    X = load_normalised(path)
     cells = pd.DataFrame(index=[str(row) for row in range(X.shape[0])])
-    data = anndata.AnnData(X, obs=cells, var=pd.DataFrame(index=screen.genes.astype(str)))
+    data = anndata.AnnData(X, obs=cells, var=pd.DataFrame(index=genes.astype(str)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas' and anndata's of scanpy's inner ways
         scanpy.tl.score_genes_cell_cycle(data, s_genes=lists["S"], g2m_genes=lists["G2M"])

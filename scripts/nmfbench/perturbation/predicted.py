@@ -13,8 +13,8 @@ from scipy import sparse
 from nmfbench.data.writer import whole_h5ad, write_sections
 from nmfbench.errors import InputError
 from nmfbench.perturbation.background import Prediction
+from nmfbench.perturbation.cell_cycle import PHASES
 from nmfbench.perturbation.scoring.cells import Cells
-from nmfbench.perturbation.screen import PHASES
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from nmfbench.data.filtered import FilteredCounts, read_filtered
 from nmfbench.errors import InputError
+from nmfbench.perturbation.cell_cycle import PHASES, score_phases
 from nmfbench.perturbation.join import DUPLICATE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CONTROL, DROPPED = -1, -2
-PHASES = ("G1", "S", "G2M")
 SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "symbol")
 _GUIDE = re.compile(
     r"([_.-](sg|g|guide)?_?\d+$)|((?<=[A-Z0-9])(sg|g)\d+$)|(^sg[A-Z])|([ACGT]{15,})|(\(mod\))|(_pBA\d+)"
@@ -75,9 +75,7 @@ class Screen:
         if self.phase is not None:
             return np.asarray(self.phase.codes, dtype=np.int8)
         if self.score_phases:
-            from nmfbench.perturbation.cell_cycle import score_phases
-
-            return score_phases(self)
+            return score_phases(self.counts.path, self.genes)
         return np.zeros(len(self.codes), dtype=np.int8)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
+from nmfbench.endings import Interrupted
 from nmfbench.gram import choose_method, gram_bytes
-from nmfbench.job import Interrupted
 from nmfbench.statistics.gather import Block, gather_shard
 from nmfbench.statistics.grams import check_gpu_memory
 from nmfbench.statistics.record import Layout, Statistics

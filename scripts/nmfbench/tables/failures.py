@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nmfbench.job import ENDINGS, EXIT_INTERRUPTED
+from nmfbench.endings import ENDINGS, EXIT_INTERRUPTED
 from nmfbench.tables.files import last_lines, reason_from_log
 from nmfbench.tables.scheduler import Accounted, job_of, log_of_job
 
-#: Classes that are not written by the job itself (those are in :data:`nmfbench.job.ENDINGS`).
+#: Classes that are not written by the job itself (those are in :data:`nmfbench.endings.ENDINGS`).
 TIME, MEMORY, KILLED, CRASH, NOT_RUN, UNFINISHED, NOT_APPLICABLE = (
     "time",
     "memory",

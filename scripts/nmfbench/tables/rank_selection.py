@@ -28,7 +28,7 @@ def summarise(fits: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     fits : DataFrame
-        One row per fit, as :mod:`nmfbench.models.autoencoder.rank_selection` writes them, of one or more
+        One row per fit, as :mod:`nmfbench.rank_selection` writes them, of one or more
         models.
 
     Returns

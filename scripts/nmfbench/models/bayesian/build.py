@@ -12,7 +12,7 @@ from nmfbench.models.bayesian.cavi import FullAscent, Problem, StochasticAscent
 from nmfbench.models.bayesian.counts import Weights
 from nmfbench.models.bayesian.device_counts import place_counts
 from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
-from nmfbench.models.bayesian.given import Given
+from nmfbench.models.bayesian.patterns import Given
 from nmfbench.models.bayesian.start import start_factors
 from nmfbench.models.bayesian.terms import Probability
 from nmfbench.rows.batches import Sampler

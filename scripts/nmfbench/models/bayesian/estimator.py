@@ -21,7 +21,7 @@ from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.bayesian.device_counts import place_counts
 from nmfbench.models.bayesian.engine import PosteriorFit
 from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
-from nmfbench.models.bayesian.given import check_together, gather
+from nmfbench.models.bayesian.patterns import check_together, gather
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results

@@ -14,12 +14,19 @@ products, on a CPU those of MKL, were two to ten times faster than compiled loop
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import gammaln
+
+from nmfbench.device import resolve_device
+from nmfbench.errors import InputError
+
+log = logging.getLogger(__name__)
 
 FLOOR = 1e-8
 """A rate is not taken smaller than this inside a logarithm or a quotient."""
@@ -176,3 +183,33 @@ def _by_gene(crow: np.ndarray, col: np.ndarray, n_genes: int) -> tuple[np.ndarra
     places = sp.csr_array((np.arange(len(col), dtype=np.int32), col, crow), shape=(len(crow) - 1, n_genes))
     turned = places.tocsc()
     return turned.data, turned.indptr.astype(np.int32), turned.indices.astype(np.int32)
+
+
+def counts_of(X: Any, layer: str | None = None) -> Any:
+    """The matrix of an AnnData (its X or a layer); anything else as it is.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or a layer is named and X is not an AnnData.
+    """
+    if not (hasattr(X, "layers") and hasattr(X, "obs_names")):
+        if layer is not None:
+            raise InputError("parameter layer", "None, as X is no AnnData", repr(layer), "leave layer out")
+        return X
+    if layer is None:
+        return X.X
+    if layer not in X.layers:
+        raise InputError(
+            "parameter layer", f"one of {', '.join(X.layers) or '(none)'}", repr(layer), "name another"
+        )
+    return X.layers[layer]
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `name` asks for; the CPU in place of Metal, which has no double precision."""
+    device = resolve_device(name)
+    if device.type == "mps":
+        log.info("device: Metal has no double precision; Poisson factorisation takes the CPU")
+        return torch.device("cpu")
+    return device

@@ -13,10 +13,8 @@ from nmfbench.errors import InputError
 from nmfbench.models.labels import encode_conditions
 from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
-from nmfbench.models.pnmf.counts import Counts
+from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
 from nmfbench.models.pnmf.estimator import PNMF
-from nmfbench.models.pnmf.infer import embed_cells
-from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.scales import RateScales
 
 
@@ -50,7 +48,7 @@ class PNMFDonor(PNMF):
         scales = RateScales.of(counts, self._exposure_of(counts))
         scales.donors = torch.as_tensor(self._known(conditions, counts.shape[0]), device=counts.device)
         scales.multipliers = torch.from_numpy(self.multipliers_).to(counts.device, counts.dtype)
-        return embed_cells(self, counts, scales, method)
+        return self._embed(counts, scales, method)
 
     def _known(self, conditions: Any, n: int) -> np.ndarray:
         labels = np.asarray(conditions).astype(str).reshape(-1)

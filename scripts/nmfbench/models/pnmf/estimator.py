@@ -16,20 +16,20 @@ from nmfbench.fitting.observer import Observer
 from nmfbench.models.limits import check_parameters, real
 from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
-from nmfbench.models.pnmf.counts import Counts
-from nmfbench.models.pnmf.fitted import FittedFactors
+from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
+from nmfbench.models.pnmf.engines import build_stages, spatial_engine_of
 from nmfbench.models.pnmf.infer import embed_cells
-from nmfbench.models.pnmf.inputs import counts_of, device_of
-from nmfbench.models.pnmf.plan import build_stages, posterior_prior
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
+from nmfbench.models.pnmf.results import FittedFactors
 from nmfbench.models.pnmf.scales import RateScales
-from nmfbench.models.pnmf.spatial.places import (
+from nmfbench.models.pnmf.spatial.coordinates import (
     check_spatial,
     place_cells,
     places_text,
     predicted_means,
 )
 from nmfbench.models.pnmf.staged import StagedFit
+from nmfbench.models.pnmf.stages import posterior_prior
 from nmfbench.rows.memory import InMemoryRows
 
 
@@ -155,6 +155,7 @@ class PNMF(FittedFactors):
         check_parameters(self)
         check_spatial(self)
         if self.spatial:
+            spatial_engine_of(self)
             place_cells(self, X, coordinates, groups)
         device = device_of(self.device)
         X = self._check_input(counts_of(X, layer), reset=True)
@@ -210,7 +211,7 @@ class PNMF(FittedFactors):
             return predicted_means(self, coordinates, groups)
         X = self._check_input(counts_of(X, layer), reset=False)
         counts = Counts(X, device_of(self.device))
-        return embed_cells(self, counts, RateScales.of(counts, self._exposure_of(counts)), method)
+        return self._embed(counts, RateScales.of(counts, self._exposure_of(counts)), method)
 
     def fit_transform(self, X, y=None, coordinates: Any = None, groups: Any = None, **fit_parameters):
         """Fit; then the mean factors of the posterior, of shape (n, k). `return_history` adds the history."""
@@ -220,6 +221,11 @@ class PNMF(FittedFactors):
         return self.embedding_
 
     # ------------------------------------------------------------------------------------------------
+
+    def _embed(self, counts: Counts, scales: RateScales, method: str) -> np.ndarray:
+        of_the_fit = {"mode": self.mode, "max_iter": self.max_iter, "seed": self.seed_}
+        variance = self.prior_variance_
+        return embed_cells(counts, self.components_, scales, method, prior_variance=variance, **of_the_fit)
 
     def _check_n_components(self, n: int, d: int) -> None:
         if self.init is not None and self.init.startswith("nndsvd"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -14,9 +12,6 @@ from nmfbench.models.pnmf.draws import generator
 from nmfbench.models.pnmf.scales import RateScales
 from nmfbench.models.pnmf.stages import PolishStage
 
-if TYPE_CHECKING:
-    from nmfbench.models.pnmf.estimator import PNMF
-
 METHODS = ("vi", "map", "poisson", "nnls")
 FIRST_VARIANCE = 0.1
 _POLISH_STEPS = 200
@@ -24,25 +19,41 @@ _LEAST_SQUARES_STEPS = 100
 _START = 6  # stream of random numbers
 
 
-def embed_cells(model: PNMF, counts: Counts, scales: RateScales, method: str) -> np.ndarray:
-    """Mean factors of cells, of shape (n, k); see :meth:`PNMF.transform`."""
+def embed_cells(
+    counts: Counts,
+    components: np.ndarray,
+    scales: RateScales,
+    method: str,
+    *,
+    mode: str,
+    prior_variance: np.ndarray,
+    max_iter: int,
+    seed: int,
+) -> np.ndarray:
+    """Mean factors of cells, of shape (n, k); see :meth:`PNMF.transform`.
+
+    Parameters
+    ----------
+    components : ndarray of shape (k, d)
+    prior_variance : ndarray of shape (k,)
+    mode, max_iter
+        Those of the fit.
+    """
     if method not in METHODS:
         raise InputError(
-            f"{type(model).__name__}.transform: parameter method",
+            "PNMF.transform: parameter method",
             f"one of {', '.join(map(repr, METHODS))}",
             repr(method),
             "set method accordingly",
         )
-    W = torch.from_numpy(np.ascontiguousarray(model.components_.T)).to(counts.device, counts.dtype)
+    W = torch.from_numpy(np.ascontiguousarray(components.T)).to(counts.device, counts.dtype)
     if method == "nnls":
-        return least_squares_factors(counts, W, model.seed_).cpu().numpy()
+        return least_squares_factors(counts, W, seed).cpu().numpy()
     if method in ("map", "poisson"):
         return poisson_factors(counts, W, scales).cpu().numpy()
-    variance = torch.from_numpy(np.atleast_1d(model.prior_variance_)).to(counts.device, counts.dtype)
-    steps = min(_POLISH_STEPS, model.max_iter)
-    state = infer_posterior(
-        counts, W, model.mode, model.seed_, scales=scales, prior_variance=variance, polish_steps=steps
-    )
+    variance = torch.from_numpy(np.atleast_1d(prior_variance)).to(counts.device, counts.dtype)
+    steps = min(_POLISH_STEPS, max_iter)
+    state = infer_posterior(counts, W, mode, seed, scales=scales, prior_variance=variance, polish_steps=steps)
     return state.mean_factors().cpu().numpy()
 
 

@@ -15,7 +15,7 @@ from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.draws import noise
 from nmfbench.models.pnmf.likelihood import log_likelihood, multiplicative_step, value_with_control
 from nmfbench.models.pnmf.optimisers import Optimiser
-from nmfbench.models.pnmf.prior import gaussian_divergence
+from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior, gaussian_divergence
 
 WINDOW = 5
 RELAXATION = 1.7
@@ -229,6 +229,16 @@ def evaluate(counts: Counts, state: LatentState, seed: int) -> Value:
     draws = noise(shape, _EVALUATION_DRAWS, seed, _EVALUATION, dtype=state.mu.dtype, device=state.mu.device)
     value = value_with_control(counts, state.mu, state.sigma, state.W, draws, state.scales)
     return Value(value, state.divergence(), "evidence")
+
+
+def posterior_prior(stage: Stage) -> LatentPrior:
+    """The prior object that holds q where a stage stands."""
+    if hasattr(stage, "prior"):
+        return stage.prior
+    state = stage.posterior()
+    width = state.prior_variance.sqrt()
+    scale = float(width[0]) if bool((width == width[0]).all()) else width
+    return GaussianPrior.of(state.mu, state.sigma, scale)
 
 
 def _copied(state: LatentState) -> LatentState:

@@ -15,10 +15,9 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from nmfbench.errors import InputError
 from nmfbench.linalg import as_sorted_csr
 from nmfbench.models.limits import one_of, real, seed_from
-from nmfbench.models.pnmf.counts import Counts
+from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
 from nmfbench.models.pnmf.draws import generator
 from nmfbench.models.pnmf.infer import infer_posterior
-from nmfbench.models.pnmf.inputs import counts_of, device_of
 from nmfbench.models.pnmf.likelihood import MODES
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
 from nmfbench.models.pnmf.start import poisson_update

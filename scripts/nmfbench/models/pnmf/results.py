@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Outcome
 from nmfbench.models.estimator import Embedding
-from nmfbench.models.pnmf.plan import posterior_prior
-from nmfbench.models.pnmf.spatial.places import predicted
+from nmfbench.models.pnmf.spatial.coordinates import predicted
+from nmfbench.models.pnmf.stages import posterior_prior
 
 
 class FittedFactors(Embedding):

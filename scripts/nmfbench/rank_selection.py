@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from nmfbench.endings import Interrupted
 from nmfbench.errors import InputError
-from nmfbench.job import Interrupted, Job
+from nmfbench.job import Job
 from nmfbench.statistics import Statistics, load
 
 log = logging.getLogger(__name__)

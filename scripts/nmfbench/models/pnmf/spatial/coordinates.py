@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,18 @@ from nmfbench.errors import InputError
 from nmfbench.models.pnmf.coordinate import LARGEST_EXPONENT
 from nmfbench.models.pnmf.spatial.kernels import Points
 
-if TYPE_CHECKING:
-    from nmfbench.models.pnmf.estimator import PNMF
-
 _MANY_INDUCING = 3000  # the default of num_inducing
 _SHORT = 0.25  # of the usual distance to the nearest cell: below it neighbours are as good as independent
 
 
-def check_spatial(model: PNMF) -> None:
+def check_spatial(model: Any) -> None:
     """Refuse parameters that do not go together.
 
     Raises
     ------
     InputError
         For `local` or `multigroup` without `spatial`; with `spatial`, for natural gradients, `learn_prior`,
-        donors' multipliers, and an `engine` that cannot do what is asked for.
+        and donors' multipliers.
     """
     name = type(model).__name__
     if not model.spatial:
@@ -54,10 +51,9 @@ def check_spatial(model: PNMF) -> None:
         raise InputError(f"{name}: parameter learn_prior", "False", "True", "set sigma, or leave it out")
     if model.local and model.num_inducing != _MANY_INDUCING:
         warnings.warn("num_inducing is not used with local=True", UserWarning, stacklevel=3)
-    engine_of(model)
 
 
-def place_cells(model: PNMF, X: Any, coordinates: Any, groups: Any) -> None:
+def place_cells(model: Any, X: Any, coordinates: Any, groups: Any) -> None:
     """Take the cells' coordinates and groups, those of an AnnData where none are given."""
     if coordinates is None and "spatial" in (getattr(X, "obsm", None) or {}):
         coordinates = X.obsm["spatial"]
@@ -85,7 +81,7 @@ def usual_spacing(xy: np.ndarray) -> float:
     return float(np.median(NearestNeighbors(n_neighbors=2).fit(xy).kneighbors(asked)[0][:, 1]))
 
 
-def places_text(model: PNMF) -> str:
+def places_text(model: Any) -> str:
     """What the fingerprint of the data adds for the places of the cells."""
     parts = [model._points.xy.numpy().tobytes()]
     if model._points.groups is not None:
@@ -93,7 +89,7 @@ def places_text(model: PNMF) -> str:
     return " " + hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
-def predicted(model: PNMF, coordinates: Any, groups: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def predicted(model: Any, coordinates: Any, groups: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of every process at any coordinates, both of shape (n, k)."""
     check_is_fitted(model)
     points = check_points(model, coordinates, groups, None)
@@ -101,13 +97,13 @@ def predicted(model: PNMF, coordinates: Any, groups: Any) -> tuple[torch.Tensor,
         return model.prior_.predict(points.to(model.prior_.mean.device))
 
 
-def predicted_means(model: PNMF, coordinates: Any, groups: Any) -> np.ndarray:
+def predicted_means(model: Any, coordinates: Any, groups: Any) -> np.ndarray:
     """Mean factors ``exp(mu + sigma²/2)`` at any coordinates, of shape (n, k)."""
     mu, sigma = predicted(model, coordinates, groups)
     return torch.exp((mu + sigma.square() / 2).clamp(max=LARGEST_EXPONENT)).cpu().numpy()
 
 
-def _group_codes(model: PNMF, labels: np.ndarray) -> np.ndarray:
+def _group_codes(model: Any, labels: np.ndarray) -> np.ndarray:
     labels = labels.astype(str)
     codes = np.searchsorted(model.groups_, labels).clip(max=len(model.groups_) - 1)
     if (unknown := model.groups_[codes] != labels).any():
@@ -120,7 +116,7 @@ def _group_codes(model: PNMF, labels: np.ndarray) -> np.ndarray:
     return codes
 
 
-def check_points(model: PNMF, coordinates: Any, groups: Any, n: int | None) -> Points:
+def check_points(model: Any, coordinates: Any, groups: Any, n: int | None) -> Points:
     """Coordinates and groups as they were given, checked.
 
     Raises
@@ -156,29 +152,3 @@ def check_points(model: PNMF, coordinates: Any, groups: Any, n: int | None) -> P
             f"{name}: groups", f"{len(xy)} labels", f"shape {labels.shape}", "give one label for each cell"
         )
     return Points.of(xy, _group_codes(model, labels))
-
-
-def engine_of(model: PNMF) -> str:
-    """``ascent`` (closed form) or ``gradient``.
-
-    Raises
-    ------
-    InputError
-        Where closed-form steps are asked for by name and another parameter excludes them.
-    """
-    default = {
-        **{"batch_size": None, "y_batch_size": None, "optimizer": "Adam", "scheduler": "one_cycle"},
-        **{"local": False, "diagonal_only": False, "scale_kl_NM": False},
-    }
-    differs = [key for key, value in default.items() if getattr(model, key) != value]
-    asked = [f"{key}={getattr(model, key)!r}" for key in differs]
-    if model.loadings_mode in ("softplus", "exp"):
-        asked.append(f"loadings_mode={model.loadings_mode!r}")
-    if model.engine == "coordinate" and asked:
-        raise InputError(
-            f"{type(model).__name__}: parameter engine='coordinate' with {', '.join(asked)}",
-            "the default values of these",
-            ", ".join(asked),
-            "leave them out, or set engine to 'gradient' (or 'auto')",
-        )
-    return "gradient" if asked or model.engine == "gradient" else "ascent"
