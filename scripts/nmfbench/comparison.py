@@ -176,6 +176,9 @@ def choose_loadings(
     InputError
         If none or more than one array could be the loadings.
     """
+    named = f"{embedding}_loadings"  # a model whose embedding names its own
+    if key is None and named in varm and varm[named].shape[1] == n_factors:
+        return np.asarray(varm[named])
     constant = len(uns.get("fixed_patterns", ()))
     fitting = {}
     for candidate, values in varm.items():

@@ -289,3 +289,10 @@ def test_a_gene_without_counts_has_no_effect_and_says_so(caplog):
     assert not model.gene_columns()["nbh_used"][4]
     assert (model.components_[:, 4] == 0).all()
     assert "1 genes have no count" in caplog.text
+
+
+def test_comparisons_find_the_loadings_of_the_residuals(fitted):
+    from nmfbench.comparison import choose_loadings
+
+    found = choose_loadings("r", {}, fitted.loadings(), fitted.embedding_key_, 3)
+    np.testing.assert_array_equal(found, fitted.components_.T)
