@@ -11,7 +11,7 @@ KEPT = yaml.safe_load(FILE.read_text())
 TOLERANCE = 1e-4  # of another processor's last bits, after a few steps of a fit in single precision
 
 
-@pytest.mark.parametrize("stage", stages())
+@pytest.mark.parametrize("stage", list(stages()))
 def test_numbers_move_only_with_a_raised_revision(stage):
     assert stage in KEPT, f"{stage} is new: run `python tests/unit/golden.py`"
     kept = dict(KEPT[stage])
