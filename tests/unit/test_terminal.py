@@ -117,7 +117,9 @@ def test_durations(seconds, said):
 
 def dataset(**given):
     matrix = SimpleNamespace(source="auto")
-    return SimpleNamespace(**{"path": None, "size": None, "simulate": None, "matrix": matrix, **given})
+    return SimpleNamespace(
+        **{"path": None, "size": None, "simulate": None, "simulate_screen": None, "matrix": matrix, **given}
+    )
 
 
 def test_files_that_are_there_are_measured(tmp_path):
