@@ -62,7 +62,7 @@ def scores_figure(tables: Mapping[str, pd.DataFrame], split: str, names: Mapping
         axis.set_xlabel(title)
     axes[0, 0].set_ylim(len(fits) - 0.4, -0.6)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="upper center", ncols=4, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 6 * MM / figure.get_figheight()))
     return figure
 
