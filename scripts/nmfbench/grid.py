@@ -27,6 +27,9 @@ COMPARISON = (
 )
 """Two fits whose factors are matched; names of models have no hyphen, so the parts stay apart."""
 
+ACROSS = "{dataset}/comparisons/{model}-rank-{rank}-seed-{seed}-with-dataset-{other_dataset}"
+"""One model's fits of two datasets, whose programs are matched."""
+
 PROJECTION = "{dataset}/projections/{projection}/{model}-rank-{rank}-seed-{seed}"
 """New cells, embedded by one fit."""
 
@@ -187,6 +190,10 @@ class Grid:
             wanted += ["tables/rank_selection.tsv", "figures/rank_selection.png"]
         files = [file for name in wanted for file in self.fits(f"<results>/{{dataset}}/{name}")]
         files += self.fits(f"<results>/{self.first_fit}/factors.html")
+        if self.config.factors.across_datasets:
+            for one, other in itertools.combinations(self.config.datasets, 2):
+                name = f"<results>/{ACROSS}.tsv"
+                files += self.fits(name, dataset=one, other_dataset=other, seed=self.config.seeds[0])
         if self.consensus_models():
             files += self.fits("<results>/{dataset}/figures/consensus.png")
         if self.config.factors.enrichment.gene_sets:

@@ -27,6 +27,7 @@ REVISIONS: dict[str, int] = {
     "score_integration": 1,
     "compare_fits": 1,
     "describe_factors": 1,
+    "compare_programs": 1,
     "collect_consensus": 1,
     "plot_consensus": 1,
     "enrich_factors": 1,

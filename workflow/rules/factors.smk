@@ -1,6 +1,7 @@
 # What the factors of each fit are: their genes, their cells, how they overlap; new cells embedded by them.
 
 from nmfbench.factors.card import CARD as CONSENSUS
+from nmfbench.grid import ACROSS
 
 
 rule train_consensus:
@@ -252,6 +253,38 @@ rule collect_factors:
         grid=plan.expected_fits,
     script:
         "../../scripts/collect_factors.py"
+
+
+rule compare_programs:
+    input:
+        first="<results>/<fit>/result.h5ad",
+        second="<results>/{other_dataset}/{model}/rank-{rank}/seed-{seed}/result.h5ad",
+    output:
+        matches=report(
+            f"<results>/{ACROSS}.tsv",
+            caption="../report/programs_across.rst",
+            category="Comparisons",
+            labels={
+                "dataset": "{dataset}",
+                "first": "{model}, rank {rank}, seed {seed}",
+                "second": "the same of {other_dataset}",
+                "what": "matched programs",
+            },
+        ),
+    log:
+        f"<logs>/compare_programs/{ACROSS}.log",
+    wildcard_constraints:
+        other_dataset="|".join(cfg.datasets),
+    conda:
+        "../../envs/evaluation.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 4),
+        runtime=minutes(20, 0.1),
+    params:
+        revision=revision("compare_programs"),
+    script:
+        "../../scripts/compare_programs.py"
 
 
 rule export_starcat_reference:

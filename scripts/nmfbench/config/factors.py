@@ -73,6 +73,10 @@ class Factors(Section):
         "orthogonality; none: the first.",
     )
     enrichment: Enrichment = Field(Enrichment(), description="Gene sets that the factors are tested for.")
+    across_datasets: bool = Field(
+        False,
+        description="Match the programs of every two datasets, model by model, on the genes that both have.",
+    )
     starcat_reference: bool = Field(
         False, description="Write the programs of each fit in the form that starCAT reads."
     )
