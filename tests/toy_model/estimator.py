@@ -30,7 +30,7 @@ class Toy(Embedding):
 
     def fit(
         self, X, y=None, *, conditions=None, strata=None, checkpoint=None, fingerprint=None,
-        should_stop=None, progress=None,
+        should_stop=None, progress=None, observer=None,
     ):  # fmt: skip
         """Learn the loadings."""
         check_parameters(self)
