@@ -4,5 +4,5 @@ A *factor* is one column of the embedding H (cells x k) with its column of the l
 *program* is the same factor said in genes: its gene scores (:mod:`nmfbench.factors.scores`).
 
 Everything here reads a result (``result.h5ad``) and, where counts are needed, the filtered counts in
-blocks: no memory grows with the number of cells. The results of every model are read alike.
+blocks: never all at once. The results of every model are read alike.
 """
