@@ -42,9 +42,9 @@ def score(options: argparse.Namespace) -> None:
 
     rng = np.random.default_rng(0)
     names = [f"T{number}" for number in range(options.targets)]
-    group = np.sort(rng.integers(-1, options.targets, options.cells))
-    group[: options.cells // 20] = -1
-    group = np.sort(group)
+    control = options.cells // 20
+    others = rng.permutation(np.arange(options.cells - control) % options.targets)
+    group = np.concatenate([np.full(control, -1), np.sort(others)])
     real, predicted = (
         Cells(random_cells(rng, options.cells, options.genes, options.per_cell), group, names)
         for _ in range(2)
