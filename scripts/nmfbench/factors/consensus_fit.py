@@ -136,7 +136,7 @@ def fit_consensus(
     write_table(pd.DataFrame([row]), history)
     members_told = {"n_fits": len(fits), "seconds_of_fits": sum(one["seconds"] for one in told)}
     summary = {
-        **{"of": of, "rank": k, **members_told, "stability": found.stability},
+        **{"of": of, **members_told, "stability": found.stability},
         **{"relative_error": error["relative_error"], "squared_error": error["squared_error"]},
         **{"n_outliers": found.n_outliers, "share_outliers": found.n_outliers / len(found.clusters)},
         **{"fits_with_program": found.fits.mean(), "fewest_fits_with_program": found.fits.min()},
