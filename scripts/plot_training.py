@@ -9,7 +9,7 @@ with job(snakemake):
     import pandas as pd
 
     from nmfbench.figures import save, training_figure
-    from nmfbench.inapplicable import reason_in
+    from nmfbench.inapplicable import none_applicable, reason_in
     from nmfbench.tables.files import read_table
 
     histories = []
@@ -22,6 +22,8 @@ with job(snakemake):
         fitted_to = "normalised" if scale["log1p"] or scale["target_sum"] else "counts"
         which = {key: run[key] for key in ("model", "rank", "seed")}
         histories.append(read_table(file).assign(**which, fitted_to=fitted_to))
+    if not histories:
+        raise none_applicable(snakemake.input.records)
     figure = training_figure(
         pd.concat(histories, ignore_index=True),
         {run["model"]: run["display_name"] for run in snakemake.params.runs},

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nmfbench.atomic import whole_file
+from nmfbench.errors import NotApplicable
 
 MARK = "not applicable: "
 _KEY = "not_applicable"
@@ -43,6 +44,13 @@ def reason_in(path: str | Path) -> str | None:
 def reason_among(paths: Iterable[str | Path]) -> str | None:
     """The reason of the first stub among some files."""
     return next((reason for path in paths if (reason := reason_in(path)) is not None), None)
+
+
+def none_applicable(paths: Iterable[str | Path]) -> NotApplicable:
+    """What a job of several fits raises where all of them are stubs, with the reason of the first."""
+    return NotApplicable(
+        "all models", "one that is applicable", f"none ({reason_among(paths)})", "add a model to the config"
+    )
 
 
 def write_stub(path: str | Path, reason: str) -> None:

@@ -17,6 +17,8 @@ from nmfbench.tables.coverage import coverage
 from nmfbench.tables.failures import NOT_APPLICABLE
 from nmfbench.tables.runs import try_read
 from test_job import finish
+from test_tables import LABELS, collect, make_run
+from test_tables import cell as a_cell
 
 REASON = "conditions: one donor <b>&"
 FILES = ["result.h5ad", "run.json", "history.tsv", "clusters.tsv.gz", "neighbours.npz", "page.html"]
@@ -172,3 +174,78 @@ def test_another_number_of_cells_than_is_known_is_a_warning(tmp_path):
     (folder / "run.json").write_text(json.dumps({"n_cells": 579027}), encoding="utf-8")
     assert cautions([cell], tmp_path) == []
     assert cautions([cell | {"expected_cells": None}], tmp_path) == []
+
+
+def without_classes(results, model, label):
+    """A run whose one label has one class, so that it can be neither classified nor compared."""
+    one = a_cell(model)
+    folder = make_run(results, one)
+    for path in (folder / "classification" / label).iterdir():
+        write_stub(path, "1 of 1 classes")
+    table = pd.read_csv(folder / "clustering.tsv", sep="\t")
+    gone = table["label"] == label
+    table.loc[gone, ["ARI", "NMI"]] = np.nan
+    table["message"] = np.where(gone, "the label has one class (B), where two are needed", "")
+    table.to_csv(folder / "clustering.tsv", sep="\t", index=False, na_rep="NA")
+    return one
+
+
+def test_one_label_that_cannot_be_classified_costs_no_other(tmp_path):
+    results = tmp_path / "results"
+    grid = [without_classes(results, model, "cell_type") for model in ("base_nmf", "ae_nmf")]
+    paths = collect(results, grid)
+    for kind in ("clustering_metrics", "classification_summary"):
+        rows = {label: pd.read_csv(paths[f"{kind}_by_{label}_k8.csv"]) for label in LABELS}
+        assert len(rows["donor_id"]) == 2
+        assert rows["donor_id"].notna().all(axis=None)
+        assert rows["cell_type"].empty
+    folder = paths["scores.tsv"].parent
+    assert "has one class (B)" in (folder / "clustering_metrics_by_cell_type_k8.html").read_text()
+    assert "1 of 1 classes" in (folder / "classification_summary_by_cell_type_k8.html").read_text()
+    assert "Not applicable" not in (folder / "classification_summary_by_donor_id_k8.html").read_text()
+    assert "has one class (B)" in (folder / "leaderboard.txt").read_text()
+    scores = pd.read_csv(paths["scores.tsv"], sep="\t").set_index("label")["status"]
+    assert set(scores["cell_type"]) == {NOT_APPLICABLE}
+    assert set(scores["donor_id"]) == {"ok"}
+
+
+def test_jobs_that_only_passed_a_reason_on_have_no_time(tmp_path):
+    from nmfbench.tables.resources import collect_resources
+
+    results = tmp_path / "results"
+    made, gone = a_cell("base_nmf"), a_cell("cae_nmf1")
+    for one in (made, gone):
+        folder = make_run(results, one)
+    write_stub(folder / "run.json", REASON)
+    benchmark = tmp_path / "b.tsv"
+    benchmark.write_text("s\tmax_rss\n6.15\t420\n", encoding="utf-8")
+    table = collect_resources(
+        [made, gone], results, {"train": str(benchmark), "compute_umap": str(benchmark)}
+    )
+    assert set(table["model"]) == {"base_nmf"}
+
+
+def test_figures_of_many_fits_pass_a_reason_on_where_none_is_applicable(tmp_path):
+    from nmfbench.errors import NotApplicable
+    from nmfbench.factors.tables import read_by_model
+
+    write_stub(tmp_path / "a.tsv", REASON)
+    with pytest.raises(NotApplicable, match="one donor"):
+        read_by_model([tmp_path / "a.tsv"], ["cae_nmf1"])
+
+
+def test_figures_tell_what_failed_from_what_has_no_meaning(tmp_path):
+    from nmfbench.figures import scores_figure, tradeoff_figure
+
+    results = tmp_path / "results"
+    grid = [without_classes(results, "base_nmf", "cell_type")]
+    scores = pd.read_csv(collect(results, grid)["scores.tsv"], sep="\t")
+    said = [
+        text.get_text() for text in scores_figure(scores, 8).findobj(match=lambda a: hasattr(a, "get_text"))
+    ]
+    assert said.count("not applicable") == 4
+    assert "missing" not in said
+    said = [
+        text.get_text() for text in tradeoff_figure(scores, 8).findobj(match=lambda a: hasattr(a, "get_text"))
+    ]
+    assert "not applicable: base_nmf" in said

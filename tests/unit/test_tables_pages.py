@@ -96,7 +96,7 @@ def test_leaderboard_of_one_and_of_several_seeds():
             "AE_NMF keeps cell types apart best (NMI 0.800 ± 0.005) and",
         ),
         ({"ae_nmf": (0.8, 0.1), "pnmf": (0.796, 0.05)}, "PNMF within the deviations"),
-        ({"ae_nmf": (np.nan, np.nan), "pnmf": (np.nan, np.nan)}, "no model has scores yet"),
+        ({"ae_nmf": (np.nan, np.nan), "pnmf": (np.nan, np.nan)}, "no model has scores by both"),
     ],
 )
 def test_the_sentence(values, expected):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmfbench.inapplicable import reason_in
+from nmfbench.inapplicable import none_applicable, reason_in
 from nmfbench.metrics.matching import match_by_cosine
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def read_by_fit(paths: Sequence[str | Path], fits: Iterable[Mapping[str, Any]]) 
         for place, key in enumerate(key for key in RUN if key in fit):
             table.insert(place, key, fit[key])
         parts.append(table)
+    if not parts:
+        raise none_applicable(paths)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -140,7 +140,8 @@ def _draw_bars(axes, rows: pd.DataFrame, singles: pd.DataFrame, models: list[str
         value = rows["value"].get(model, np.nan)
         across = axes.get_yaxis_transform()
         if not np.isfinite(value):
-            axes.text(0.03, place, "missing", transform=across, va="center", fontsize=style.SMALL)
+            word = rows["gap"].get(model, "missing")
+            axes.text(0.03, place, word, transform=across, va="center", fontsize=style.SMALL)
             axes.texts[-1].set(color=MISSING_COLOUR, fontstyle="italic")
             continue
         spread = rows["spread"][model]

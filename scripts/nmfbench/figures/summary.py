@@ -54,8 +54,9 @@ def summarise(
     DataFrame
         label, metric, model, value (mean over training seeds), spread (standard
         deviation over training seeds where there are several, else over Leiden
-        seeds or fold rows), n_present, n_expected (training seeds) and used
-        (training saw the label). value is NaN where every seed is missing.
+        seeds or fold rows), n_present, n_expected (training seeds), gap (the
+        word for a value that is not there) and used (training saw the label).
+        value is NaN where every seed is missing.
     """
     rows = at_rank(scores, rank)
     models = order_models(rows["model"], display_names)
@@ -77,8 +78,15 @@ def summarise(
                         "spread": present["value"].std(ddof=1) if several else present["std"].mean(),
                         "n_present": len(present),
                         "n_expected": max(len(mine), 1),
+                        "gap": gap_word(mine),
                         "used": any(uses_label(value, label) for value in mine.get("uses_labels", ())),
                     }
                 )
-    columns = ["label", "metric", "model", "value", "spread", "n_present", "n_expected", "used"]
+    columns = ["label", "metric", "model", "value", "spread", "n_present", "n_expected", "gap", "used"]
     return pd.DataFrame(summary, columns=columns)
+
+
+def gap_word(rows: pd.DataFrame) -> str:
+    """What a figure calls the lack of a score: it failed, or has no meaning for these data."""
+    said = set(rows["status"].astype(str)) if "status" in rows else set()
+    return "not applicable" if said == {"not applicable"} else "missing"

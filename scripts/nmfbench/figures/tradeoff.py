@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
 from nmfbench.figures.scores import CHANCE, METRIC_NAMES, METRICS
-from nmfbench.figures.summary import at_rank
+from nmfbench.figures.summary import at_rank, gap_word
 from nmfbench.tables.folds import with_fold_deviations
 
 _WIDTH = 215.0  # mm; four panels and a legend at 0.55 of it
@@ -85,7 +85,9 @@ def tradeoff_figure(
         axes.set_title(METRIC_NAMES.get(metric, style.plain(metric)), loc="left", fontweight="bold", pad=3)
         absent = [shown[m] for m in models if m not in set(points["model"])]
         if absent:
-            _say_missing(axes, absent, len(models))
+            mine = rows[(rows["metric"] == metric) & rows["label"].isin([keep, mix])]
+            gaps = mine[mine["model"].isin([m for m in models if shown[m] in absent]) & mine["value"].isna()]
+            _say_missing(axes, absent, len(models), gap_word(gaps))
         _name_points(axes, points, shown)
     sample = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.4, "markersize": 5}
     handles = [Line2D([], [], marker=styles[m].marker, color=styles[m].colour, **sample) for m in models]
@@ -145,10 +147,10 @@ def _within(low: float, high: float, least: float, most: float) -> tuple[float, 
     return low, high
 
 
-def _say_missing(axes: Axes, absent: list[str], total: int) -> None:
+def _say_missing(axes: Axes, absent: list[str], total: int, word: str) -> None:
     """List the models without a point, inside the panel's upper left corner."""
     names = ", ".join(absent) if len(absent) <= 2 else f"{len(absent)} of {total} models"
-    text = style.shorten(f"missing: {names}", _PANEL_WIDTH - 4, style.SMALL)
+    text = style.shorten(f"{word}: {names}", _PANEL_WIDTH - 4, style.SMALL)
     axes.text(
         0.015, 0.985, text, transform=axes.transAxes, va="top", fontsize=style.SMALL, color=MISSING_COLOUR,
         fontstyle="italic",

@@ -91,7 +91,7 @@ def encode_conditions(conditions: Any, n: int) -> Conditions:
         if len(values) < 2:
             raise NotApplicable(
                 f"conditions: column {name!r} has one category",
-                "at least two categories, for a model that tells conditions apart",
+                "at least two categories for a model that tells conditions apart",
                 f"{n} cells, all {str(values[0])!r}",
                 "give data of several donors (lower min_cells_per_donor), or use ae_nmf",
             )

@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmfbench.shown import shown
 from nmfbench.tables.runs import Cell, read_run_record, run_folder, try_read
 
-MOST, LONGEST = 6, 400
+MOST = 6
+
+
+def sentence(text: object) -> str:
+    """Text of a job as the first page takes it: one line, without the marks of its markup."""
+    return " ".join(shown(str(text).replace("`", "'").replace("\\", "/")).split())
 
 
 def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
@@ -35,8 +41,7 @@ def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
         if record is not None or problem:
             seen[name] = None
         for note in notes:
-            text = " ".join(str(note).replace("`", "'").split())
-            concerned.setdefault(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…", {})[name] = None
+            concerned.setdefault(sentence(note), {})[name] = None
     order = sorted(concerned, key=lambda note: -len(concerned[note]))
     said = [
         f"Warning{'' if len(concerned[note]) == len(seen) else ' of ' + ', '.join(concerned[note])}: {note}."

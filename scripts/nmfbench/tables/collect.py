@@ -12,6 +12,7 @@ from nmfbench.tables.cautions import cautions
 from nmfbench.tables.coverage import coverage, overview
 from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import read_table, write_table
+from nmfbench.tables.inapplicable import mark_inapplicable, sentences
 from nmfbench.tables.leaderboard import headline, leaderboard
 from nmfbench.tables.page import write_page
 from nmfbench.tables.pages import pages
@@ -79,6 +80,7 @@ def collect_dataset(
     scores = collect_scores(grid, directory, clusterings, folds)
     accounted = _accounted(grid, log_patterns or {}, jobs)
     covered = coverage(grid, directory, log_patterns, Evidence(accounted, scheduler_logs), jobs)
+    scores = mark_inapplicable(scores, covered)
     resources = collect_resources(grid, directory, benchmark_patterns, log_patterns, accounted, jobs)
     tables = {
         "folds.tsv": folds,
@@ -101,7 +103,8 @@ def collect_dataset(
         tables[f"clustering_metrics_by_{path_name(label)}_k{rank}.csv"] = clustering
         tables[f"classification_summary_by_{path_name(label)}_k{rank}.csv"] = classification
 
-    sentence = " ".join([headline(tables["leaderboard.tsv"]), *cautions(grid, directory)]).strip()
+    said = [headline(tables["leaderboard.tsv"]), *sentences(covered), *cautions(grid, directory)]
+    sentence = " ".join(said).strip()
     donors, _ = try_read(
         Path(directory, dataset, "donors.tsv"), partial(read_table, text=("donor", "reason"))
     )

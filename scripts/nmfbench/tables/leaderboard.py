@@ -104,7 +104,7 @@ def headline(board: pd.DataFrame, metric: str = "NMI") -> str:
     for rank in ranks:
         rows = board[(board["rank"] == rank) & board[keep].notna() & board[mix].notna()].to_dict("records")
         if not rows:
-            said.append(f"At rank {rank} no model has scores yet.")
+            said.append(f"At rank {rank} no model has scores by both cell type and donor.")
             continue
         kept, mixed = (sorted(rows, key=lambda row: -row[keep]), sorted(rows, key=lambda row: row[mix]))
         front = [row for row in rows if not any(_better(other, row, keep, mix) for other in rows)]
@@ -120,6 +120,8 @@ def headline(board: pd.DataFrame, metric: str = "NMI") -> str:
             names = [row["display_name"] for row in front]
             text += f"No model does both; none is better in both than {_list(names)}."
         said.append((f"Rank {rank}: " if len(ranks) > 1 else "") + text)
+    if not (board[keep].notna() & board[mix].notna()).any():
+        return " ".join(said)
     several = board["seeds"].max() > 1
     spread = "training seeds" if several else "Leiden seeds of one training"
     said.append(f"± is the standard deviation over {spread}, and no test of a difference.")

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from nmfbench.paths import path_name
+from nmfbench.tables.coverage import CLASSIFY, SCORE
+from nmfbench.tables.inapplicable import why_not
 from nmfbench.tables.leaderboard import KEEP, LEADING, MIX
 from nmfbench.tables.page import table_page
 
@@ -48,7 +51,8 @@ def pages(dataset: str, tables: Mapping[str, pd.DataFrame], sentence: str) -> di
         made[f"{name}.html"] = table_page(frame, f"{name}, {dataset}", words)
     for name, frame in tables.items():
         if found := _CSV.fullmatch(name):
-            made[name.replace(".csv", ".html")] = _published(frame, dataset, **found.groupdict())
+            covered = tables["coverage.tsv"]
+            made[name.replace(".csv", ".html")] = _published(frame, covered, dataset, **found.groupdict())
     return made
 
 
@@ -83,8 +87,8 @@ def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
     )
 
 
-def _published(frame: pd.DataFrame, dataset: str, label: str, rank: str) -> str:
-    """One of the published CSVs, its deviations behind its means."""
+def _published(frame: pd.DataFrame, covered: pd.DataFrame, dataset: str, label: str, rank: str) -> str:
+    """One of the published CSVs, its deviations behind its means, and why it is empty where it is."""
     spreads = {}
     for column in frame.columns:
         for deviation in (f"{column} Std", f"{column.removeprefix('MeanFold')}_std"):
@@ -96,4 +100,13 @@ def _published(frame: pd.DataFrame, dataset: str, label: str, rank: str) -> str:
     note = (
         "± over Leiden seeds." if kind == "clusters" else "± over folds, shuffles and classifiers together."
     )
+    if frame.empty and "label" in covered:
+        step = SCORE if kind == "clusters" else CLASSIFY
+        names = [name for name in covered["label"].dropna().unique() if path_name(name) == label]
+        reasons = [reason for name in names for reason in why_not(covered, name, step)]
+        note = (
+            f"Not applicable: {'; '.join(reasons)}."
+            if reasons
+            else "No model has these scores; see coverage."
+        )
     return table_page(frame, f"{words}, {dataset}", note, spreads=spreads, high=high, low=low)

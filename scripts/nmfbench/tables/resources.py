@@ -8,8 +8,18 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.inapplicable import reason_in
 from nmfbench.paths import path_name
-from nmfbench.tables.runs import RUN_COLUMNS, Cell, fold_jobs, identity, read_run_record, run_folder, try_read
+from nmfbench.tables.runs import (
+    RUN_COLUMNS,
+    Cell,
+    classification_path,
+    fold_jobs,
+    identity,
+    read_run_record,
+    run_folder,
+    try_read,
+)
 from nmfbench.tables.scheduler import job_of
 from nmfbench.tables.shared import SharedJob
 
@@ -100,9 +110,9 @@ def collect_resources(
     DataFrame
         Columns :data:`RESOURCE_COLUMNS`; ``part`` tells the jobs of a shared step apart. Training takes
         its seconds, peaks and device from run.json where there is one. A step of several jobs has a row for
-        each. ``cpu_efficiency`` is the CPU time of the whole job over its time on all its threads;
-        ``queue_seconds`` the time it waited in the queue; ``compile_seconds`` what a training compiled before
-        its seconds were counted.
+        each; a job that found that it is not applicable has none. ``cpu_efficiency`` is the CPU time of the
+        whole job over its time on all its threads; ``queue_seconds`` the time it waited in the queue;
+        ``compile_seconds`` what a training compiled before its seconds were counted.
     """
     import pandas as pd
 
@@ -113,11 +123,15 @@ def collect_resources(
         which = {key: job[key] or None for key in ("dataset", "model", "step", "part")}
         rows.append(which | _measured(Path(job["benchmark"]), _scheduled(Path(job["log"]), accounted)))
     for cell in grid:
+        if reason_in(run_folder(cell, directory) / "run.json") is not None:
+            continue  # its jobs only passed a reason on
         run = identity(cell)
         if TRAIN not in patterns:
             rows.append(run | {"step": TRAIN} | _measured_by_run(cell, directory))
         for step, pattern in patterns.items():
             for repeat, path in step_jobs(pattern, cell):
+                if repeat and reason_in(classification_path(cell, directory, **repeat)) is not None:
+                    continue
                 own = _measured_by_run(cell, directory) if step == TRAIN else {}
                 log = Path(logs[step].format(**cell, **repeat)) if step in logs else None
                 measured = _measured(path, _scheduled(log, accounted))
