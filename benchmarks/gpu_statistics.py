@@ -185,7 +185,7 @@ def fit(p: int, k: int, device: str, flops: float, bandwidth: float, options) ->
     import torch
 
     from nmfbench.models.autoencoder.exact import GramOperator
-    from nmfbench.models.autoencoder.exact.coordinate import TiedProblem
+    from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 
     reset_peak([device])
     rng = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def fit(p: int, k: int, device: str, flops: float, bandwidth: float, options) ->
     operator = GramOperator(K, n_cells=10 * p, squared_norm=float(K.trace()), device=device)
     W = rng.random((p, k), dtype=np.float32) / p**0.5
     product = seconds(lambda: operator.image(W), device, repeats=options.repeats)
-    problem = TiedProblem(operator, np.ascontiguousarray(W.T), lambda_W=1e-2)
+    problem = TiedObjective(operator, np.ascontiguousarray(W.T), penalty_W=1e-2)
     problem.refresh()
     problem.evaluate()
 

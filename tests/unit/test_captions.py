@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from docutils.core import publish_parts
 
-from nmfbench.grid import COMPARISON, PROJECTION
+from nmfbench.grid import ACROSS, COMPARISON, PROJECTION
 
 REPOSITORY = Path(__file__).parents[2]
 REPORT = REPOSITORY / "workflow" / "report"
@@ -26,7 +26,13 @@ def wildcards(caption: str) -> set[str]:
     paths += ["{dataset}"] * len(re.findall(rf'page\("[^"]+", "{caption}",', SMK))
     if caption.endswith("_csv"):  # of many outputs of one job
         paths += ["{dataset}"]
-    names = {"<fit>": FIT, "{FIRST_FIT}": FIT, "{COMPARISON}": COMPARISON, "{PROJECTION}": PROJECTION}
+    names = {
+        "<fit>": FIT,
+        "{FIRST_FIT}": FIT,
+        "{COMPARISON}": COMPARISON,
+        "{PROJECTION}": PROJECTION,
+        "{ACROSS}": ACROSS,
+    }
     for name, pattern in names.items():
         paths = [path.replace(name, pattern) for path in paths]
     assert paths, f"no rule has the caption {caption}"

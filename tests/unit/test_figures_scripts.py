@@ -26,7 +26,7 @@ class Named(dict):
 folder, scripts = sys.argv[1:]
 sys.path.insert(0, scripts)
 results = types.ModuleType("nmfbench.results")
-def read_embedding(path):
+def read_embedding(path, fit=None):
     obs = pd.read_csv(path, sep="\\t", index_col=0)
     return np.random.default_rng(0).gamma(1, size=(len(obs), 3)), obs
 results.read_embedding = read_embedding

@@ -95,7 +95,7 @@ def test_donors_whose_matrices_do_not_fit_save_nothing():
 def test_what_is_set_is_done_and_only_some_models_share():
     source = {"simulate": {"n_cells": 100, "n_genes": 50}}
     for setting in (True, False):
-        found = decide(dataset={**source, "shared_statistics": setting})
+        found = decide(dataset={**source, "shared_statistics": setting}, ranks=[5])
         assert (found.shared, found.reason) == (setting, "as set")
     models = {
         "base_nmf": {}, "ae_nmf": {}, "a": {"kind": "ae_nmf", "solver": "minibatch"},
@@ -115,7 +115,7 @@ def test_a_download_is_never_shared_unless_it_is_asked_for():
 def test_a_file_decides_the_same_before_and_after_it_was_filtered_and_removed(tmp_path, genes):
     path, filtered = write(tmp_path / "cells.h5ad"), tmp_path / "filtered.h5ad"
     dataset = {"path": str(path), "min_cells_per_donor": 15, "obs_filters": {"donor_id": ["A", "B"]}}
-    known = config(dataset={**dataset, "genes": genes})
+    known = config(dataset={**dataset, "genes": genes}, ranks=[5])
     before = sharing.decide(known, "d", filtered)
     share = 5 / 20 if genes else 1
     expected = {"n_cells": 60, "n_genes": int(20 * share)}

@@ -57,7 +57,8 @@ def read(path: Path, key: str, labels: list[str]) -> tuple[np.ndarray, pd.DataFr
     """
     import pandas as pd
 
-    from nmfbench.data.h5ad import frame_columns, open_h5ad
+    from nmfbench.data.frames import frame_columns
+    from nmfbench.data.h5ad import open_h5ad
     from nmfbench.data.labels import require_columns, stored_labels
 
     with open_h5ad(path) as file:
