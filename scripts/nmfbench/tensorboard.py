@@ -23,6 +23,7 @@ import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.memory import peak_mb
+from nmfbench.shown import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from nmfbench.rows.memory import RowSource
 
 ROLLING = 50
-LONGEST_LABEL = 400  # letters of a label in the projector
 PERFORMANCE_EVERY = 10
 _HISTOGRAM_VALUES = 100_000
 # of a history's row: the loss, the speed and the memory have tags of their own
@@ -292,13 +292,13 @@ def memory_mb() -> dict[str, float]:
 
 
 def _metadata(frame: pd.DataFrame | None, rows: np.ndarray, name: str) -> dict[str, Any]:
-    """Names and columns of the sampled rows, as text without tabs or line breaks."""
+    """Names and columns of the sampled rows, as text without tabs, line breaks and marks of direction."""
     if frame is None:
         return {"metadata": [str(row) for row in rows]}
     part = frame.iloc[rows]
     columns = [part.index, *(part[column] for column in part)]
-    texts = [[" ".join(str(value)[:LONGEST_LABEL].split()) for value in column] for column in columns]
-    header = [name[:-1], *map(str, part.columns)]
+    texts = [[" ".join(shown(value).split()) for value in column] for column in columns]
+    header = [name[:-1], *(" ".join(shown(column).split()) for column in part.columns)]
     if len(header) == 1:
         return {"metadata": texts[0]}
     return {"metadata": [list(row) for row in zip(*texts, strict=True)], "metadata_header": header}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.shown import shown
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -51,7 +53,7 @@ def factor_page(
     ]
     # not str.format: names from the data may hold braces
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(title), n_factors=len(cards), cards="\n".join(cards)
+        title=escape(shown(title)), n_factors=len(cards), cards="\n".join(cards)
     )
 
 
@@ -90,8 +92,8 @@ def _gene_list(genes: pd.DataFrame | None) -> str:
     for symbol, gene, score, detected in _rows(
         genes.head(_SHOWN_GENES), ("symbol", "gene", "score", "detected")
     ):
-        told = escape(f"{gene} · score {score:.3g} · in {detected:.0%} of cells")
-        spans.append(f'<span title="{told}">{escape(symbol)}</span>')
+        told = escape(f"{shown(gene)} · score {score:.3g} · in {detected:.0%} of cells")
+        spans.append(f'<span title="{told}">{escape(shown(symbol))}</span>')
     return f'<p class="genes">{" ".join(spans)}</p>'
 
 
@@ -121,8 +123,8 @@ def _set_list(sets: pd.DataFrame | None) -> str:
 
 def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """An HTML table; everything in it is text."""
-    lines = ["".join(f"<th>{escape(str(cell))}</th>" for cell in head)]
-    lines += ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows]
+    lines = ["".join(f"<th>{escape(shown(cell))}</th>" for cell in head)]
+    lines += ["".join(f"<td>{escape(shown(cell))}</td>" for cell in row) for row in rows]
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 

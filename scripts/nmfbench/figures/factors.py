@@ -16,6 +16,7 @@ THRESHOLD = 0.25
 _CMAP = "viridis_r"
 _ROW, _NUMBERS, _GAP, _FOOT = 3.2, 8.0, 5.0, 15.0  # mm
 _NARROWEST = 120.0  # mm
+_MOST_GROUPS = 120
 
 
 def factor_table(
@@ -93,12 +94,16 @@ def factors_figure(table: Mapping, display_name: str = "", label: str = "cell_ty
     -------
     Figure
         Factors stand in blocks side by side, as many as keep the page no taller than
-        a screen.
+        a screen. Of very many groups, those with the largest mean weights are drawn.
     """
     factors = list(dict.fromkeys(np.asarray(table["factor"]).tolist()))
     groups = list(dict.fromkeys(np.asarray(table["label"]).astype(str).tolist()))
     mean = np.asarray(table["mean"], dtype=float).reshape(len(factors), len(groups))
     fraction = np.asarray(table["fraction"], dtype=float).reshape(len(factors), len(groups))
+    n_groups = len(groups)
+    if n_groups > _MOST_GROUPS:
+        largest = np.sort(np.argsort(-mean.max(axis=0, initial=0.0), kind="stable")[:_MOST_GROUPS])
+        groups, mean, fraction = [groups[g] for g in largest], mean[:, largest], fraction[:, largest]
     names = [style.shorten(style.plain(group), 70, style.SMALL) for group in groups]
     pitch = float(np.clip(style.DOUBLE_COLUMN / max(len(groups), 1), 2.6, 3.4))
     block = _NUMBERS + pitch * len(groups)
@@ -109,6 +114,8 @@ def factors_figure(table: Mapping, display_name: str = "", label: str = "cell_ty
     title = " · ".join(
         part for part in (style.plain(display_name), f"factors by {style.label_name(label)}") if part
     )
+    if n_groups > len(groups):
+        title += f", the {len(groups)} with the largest weights, and {n_groups - len(groups):,} more"
     style.add_text(figure, 1, 1.5, title, fontsize=style.LARGE, fontweight="bold")
     if not groups or not factors:
         style.add_text(figure, 4, 10, "missing: no labelled cells", color=MISSING_COLOUR, fontstyle="italic")

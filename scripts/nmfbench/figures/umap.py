@@ -16,6 +16,7 @@ from nmfbench.figures.palette import MISSING_COLOUR, MODEL_COLOURS, SECOND_COLOU
 
 _PANEL, _TOP, _FOOT, _LEGEND_ROW, _DISC = 76.0, 11.0, 5.0, 3.3, 2.8  # mm
 _COLUMN = 62.0  # mm, the widest column of a legend
+_MOST_NAMED = 126  # categories of a label with a number and a name: six columns of a legend
 _TINY = 5.0  # points, numbers in the discs
 
 
@@ -47,18 +48,24 @@ def umap_figure(
     -------
     Figure
         Categories carry the same number and colour in every figure of a
-        dataset: both follow their alphabetical order.
+        dataset: both follow their alphabetical order. Of very many, the largest
+        are named and numbered; a last line counts the others.
     """
     style.require_columns(coordinates, ["UMAP1", "UMAP2"], "umap.tsv.gz")
     style.require_columns(obs, labels, "obs")
     everyone = len(obs)
     # From all cells, not from the sample that is drawn: so the numbers are those of every other model.
-    categories = [_categories(obs[label]) for label in labels]
+    everyones = [obs[label] for label in labels]
+    categories = [_categories(column) for column in everyones]
     xy, obs = _align(coordinates, obs)
     order = np.random.default_rng(seed).permutation(len(xy))
     xy, obs = xy[order], obs.iloc[order]
     rows = int((_PANEL - 4.5) // _LEGEND_ROW)
-    legends = [_legend_columns(names, rows) for names in categories]
+    named = [_named(obs_of, names) for obs_of, names in zip(everyones, categories, strict=True)]
+    legends = [
+        _legend_columns(_legend_lines(names, chosen), rows)
+        for names, chosen in zip(categories, named, strict=True)
+    ]
     blocks = [5 + _PANEL + 2 + sum(widths) for widths in legends]
     figure = style.new_figure(max(sum(blocks) + 2, style.SINGLE_COLUMN), _TOP + _PANEL + _FOOT)
     drawn = f"{len(xy):,}" if len(xy) == everyone else f"{len(xy):,} of {everyone:,}"
@@ -66,19 +73,19 @@ def umap_figure(
     style.add_text(figure, 2, 1.5, heading, fontsize=style.LARGE, fontweight="bold")
     colours = _colours([len(names) for names in categories])
     left = 0.0
-    for label, names, widths, palette, block in zip(
-        labels, categories, legends, colours, blocks, strict=True
+    for label, names, chosen, widths, palette, block in zip(
+        labels, categories, named, legends, colours, blocks, strict=True
     ):
         codes = _codes(obs[label], names)
         axes = style.add_axes(figure, left + 5, _TOP, _PANEL, _PANEL)
-        _draw_cells(axes, xy, codes, palette)
+        _draw_cells(axes, xy, codes, palette, chosen)
         axes.set_title(f"coloured by {style.label_name(label)} ({len(names)})", loc="left", pad=3)
         if (codes < 0).any():
             note = f"grey: {(codes < 0).sum():,} cells not annotated"
             axes.text(
                 0.99, 0.01, note, transform=axes.transAxes, ha="right", fontsize=style.SMALL, color="#555555"
             )
-        _draw_legend(figure, left + 5 + _PANEL + 2, _TOP, names, palette, widths, rows)
+        _draw_legend(figure, left + 5 + _PANEL + 2, _TOP, names, chosen, palette, widths, rows)
         left += block
     return figure
 
@@ -125,6 +132,20 @@ def _codes(column: pd.Series, names: list[str]) -> np.ndarray:
     return pd.Index(names, dtype=object).get_indexer([None if v is None else str(v) for v in texts])
 
 
+def _named(column: pd.Series, names: list[str]) -> np.ndarray:
+    """Codes of the categories that get a name, ascending: all, or of very many the largest."""
+    sizes = np.bincount(_codes(column, names) + 1, minlength=len(names) + 1)[1:]
+    if len(names) <= _MOST_NAMED:
+        return np.arange(len(names))
+    return np.sort(np.argsort(-sizes, kind="stable")[: _MOST_NAMED - 1])
+
+
+def _legend_lines(names: list[str], chosen: np.ndarray) -> list[str]:
+    """Names in the legend, and how many are left out."""
+    more = len(names) - len(chosen)
+    return [names[code] for code in chosen] + ([f"and {more:,} more"] if more else [])
+
+
 def _legend_columns(names: list[str], rows: int) -> list[float]:
     """Widths in mm of the columns of a legend that has this many rows."""
     around = _DISC + 4.0
@@ -132,8 +153,10 @@ def _legend_columns(names: list[str], rows: int) -> list[float]:
     return [min(max(widths[start : start + rows]), _COLUMN) for start in range(0, len(names), rows)]
 
 
-def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, palette: Sequence[str]) -> None:
-    """Dots as pixels also in a PDF, and a numbered disc for each category."""
+def _draw_cells(
+    axes: Axes, xy: np.ndarray, codes: np.ndarray, palette: Sequence[str], chosen: np.ndarray
+) -> None:
+    """Dots as pixels also in a PDF, and a numbered disc for each category that is named."""
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel("UMAP1 (no unit)", labelpad=2, fontsize=style.SMALL)
     axes.set_ylabel("UMAP2 (no unit)", labelpad=2, fontsize=style.SMALL)
@@ -149,20 +172,23 @@ def _draw_cells(axes: Axes, xy: np.ndarray, codes: np.ndarray, palette: Sequence
     axes.set_xlim(low[0] - room[0], high[0] + room[0])
     axes.set_ylim(low[1] - room[1], high[1] + room[1])
     scale = _PANEL / (high - low + 2 * room)
-    for code, (x, y) in _place_numbers(xy * scale, codes, len(palette)).items():
+    for code, (x, y) in _place_numbers(xy * scale, codes, chosen).items():
         _disc(axes, x / scale[0], y / scale[1], code, palette[code], zorder=5)
 
 
-def _place_numbers(xy: np.ndarray, codes: np.ndarray, n: int) -> dict[int, np.ndarray]:
-    """For each category a cell of its own, as near its middle as earlier numbers allow.
+def _place_numbers(xy: np.ndarray, codes: np.ndarray, chosen: np.ndarray) -> dict[int, np.ndarray]:
+    """For each category chosen a cell of its own, as near its middle as earlier numbers allow.
 
     xy is in mm. A category that finds no free cell among those tried stays
     without a number on the plot; the legend has it.
     """
     placed: dict[int, np.ndarray] = {}
-    sizes = np.bincount(codes[codes >= 0], minlength=n)
-    for code in np.argsort(-sizes, kind="stable"):
-        cells = xy[codes == code][:2000]  # the order of cells is random already
+    by_code = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[by_code], chosen)
+    sizes = np.searchsorted(codes[by_code], chosen, side="right") - starts
+    for place in np.argsort(-sizes, kind="stable"):
+        code, start = chosen[place], starts[place]
+        cells = xy[by_code[start : start + min(sizes[place], 2000)]]  # the order of cells is random already
         if not len(cells):
             continue
         distance = np.linalg.norm(cells - _middle(cells), axis=1)
@@ -196,6 +222,7 @@ def _draw_legend(
     left: float,
     top: float,
     names: list[str],
+    chosen: np.ndarray,
     palette: Sequence[str],
     widths: list[float],
     rows: int,
@@ -205,9 +232,10 @@ def _draw_legend(
     axes.set(xlim=(0, max(sum(widths), 1)), ylim=(rows * _LEGEND_ROW, 0))
     axes.axis("off")
     starts = np.cumsum([0.0, *widths])
-    for code, name in enumerate(names):
-        column, row = divmod(code, rows)
+    for line, name in enumerate(_legend_lines(names, chosen)):
+        column, row = divmod(line, rows)
         x, y = starts[column], (row + 0.5) * _LEGEND_ROW
-        _disc(axes, x + _DISC / 2, y, code, palette[code], clip_on=False)
+        if line < len(chosen):
+            _disc(axes, x + _DISC / 2, y, int(chosen[line]), palette[chosen[line]], clip_on=False)
         text = style.shorten(style.plain(name), widths[column] - _DISC - 1.6, style.SMALL)
         axes.text(x + _DISC + 0.8, y, text, va="center", fontsize=style.SMALL)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from nmfbench.atomic import whole_file
 
@@ -44,23 +44,28 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, digits: int | None = N
     Path
     """
     path = Path(path)
-    frame, odd = _inert(frame)
     with ExitStack() as stack:
         raw = stack.enter_context(whole_file(path))
         if path.suffix == ".gz":
             # neither time nor temporary name, so that equal tables are equal files
             raw = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0))
         text = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-        frame.to_csv(
-            text,
-            sep=_separator(path),
-            index=False,
-            na_rep=NOT_AVAILABLE,
-            float_format=None if digits is None else f"%.{digits}g",
-            lineterminator="\n",
-            quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL,
-        )
+        write_text(frame, text, _separator(path), digits=digits)
     return path
+
+
+def write_text(frame: pd.DataFrame, stream: TextIO, separator: str, *, digits: int | None = None) -> None:
+    """Write a table to an open file as :func:`write_table` does."""
+    frame, odd = _inert(frame)
+    frame.to_csv(
+        stream,
+        sep=separator,
+        index=False,
+        na_rep=NOT_AVAILABLE,
+        float_format=None if digits is None else f"%.{digits}g",
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL,
+    )
 
 
 def _inert(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:

@@ -10,6 +10,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nmfbench.shown import shown
+from nmfbench.tables.files import write_text
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -76,7 +79,7 @@ def table_page(
     high, low : collection of str
         Columns of which the largest, or smallest, value is the best; it is marked.
     digits : int
-        Decimals of numbers below 100. The CSV has all.
+        Decimals of numbers below 100. The CSV has all, and texts whole, formulas behind an apostrophe.
 
     Returns
     -------
@@ -86,36 +89,37 @@ def table_page(
     import pandas as pd
 
     headings, spreads = headings or {}, spreads or {}
-    shown = [column for column in frame.columns if column not in set(spreads.values())]
-    numbers = {column for column in shown if pd.api.types.is_numeric_dtype(frame[column])}
+    columns = [column for column in frame.columns if column not in set(spreads.values())]
+    numbers = {column for column in columns if pd.api.types.is_numeric_dtype(frame[column])}
     best = {column: frame[column].max() for column in high if column in numbers}
     best |= {column: frame[column].min() for column in low if column in numbers}
     heads, lines = [], []
-    for column in shown:
+    for column in columns:
         kind = ' data-number="yes"' if column in numbers else ""
         first = ' data-first="down"' if column in high else ""
-        name = html.escape(headings.get(column, column))
+        name = html.escape(shown(headings.get(column, column)))
         heads.append(f"<th{kind}{first}><button>{name}</button></th>")
     for _, row in frame.iterrows():
         cells = []
-        for column in shown:
+        for column in columns:
             value, kind = row[column], "number" if column in numbers else ""
             if pd.isna(value):
                 cells.append('<td class="missing" data-value="">missing</td>')
                 continue
-            text = number(value, digits) if column in numbers else str(value)
+            text = number(value, digits) if column in numbers else shown(value)
             kind += " long" * (len(text) > 50)
             if column in spreads and pd.notna(row[spreads[column]]):
                 text += f" ± {number(row[spreads[column]], digits)}"
             if column in best and value == best[column]:
                 kind += " best"
             cells.append(
-                f'<td class="{kind}" data-value="{html.escape(str(value))}">{html.escape(text)}</td>'
+                f'<td class="{kind}" data-value="{html.escape(shown(value))}">{html.escape(text)}</td>'
             )
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    heading = html.escape(shown(title))
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(words)}</p>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{heading}</h1>\n<p>{html.escape(words)}</p>\n"
         f'<p><a download="{_file_name(title)}.csv" href="{_data_uri(frame)}">Save as CSV</a> · '
         "click a heading to sort</p>\n"
         f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
@@ -144,7 +148,7 @@ def number(value: float, digits: int = 3) -> str:
 
 def _data_uri(frame: pd.DataFrame) -> str:
     text = io.StringIO()
-    frame.to_csv(text, index=False, na_rep="NA", lineterminator="\n")
+    write_text(frame, text, ",")
     return "data:text/csv;base64," + base64.b64encode(text.getvalue().encode()).decode()
 
 
