@@ -71,6 +71,8 @@ class FileServer(http.server.BaseHTTPRequestHandler):
     ----------
     breaks : int
         Number of answers that end half-way through what is left.
+    longest : int or None
+        Bytes after which every answer breaks off.
     ranges : bool
         Whether Range is understood.
     status : int
@@ -81,6 +83,7 @@ class FileServer(http.server.BaseHTTPRequestHandler):
 
     body = b""
     breaks = 0
+    longest: int | None = None
     ranges = True
     status = 200
     requests: list[str | None]
@@ -110,6 +113,7 @@ class FileServer(http.server.BaseHTTPRequestHandler):
         if settings["breaks"] > 0:
             settings["breaks"] -= 1
             left = left[: len(left) // 2]
+        left = left[: settings["longest"]]
         self.wfile.write(left)
 
     def log_message(self, *_: Any) -> None:
@@ -119,7 +123,14 @@ class FileServer(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def serve(body: bytes, **settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """A server on 127.0.0.1; gives its address and the settings, which may be changed meanwhile."""
-    settings = {"body": body, "breaks": 0, "ranges": True, "status": 200, "requests": []} | settings
+    settings = {
+        "body": body,
+        "breaks": 0,
+        "longest": None,
+        "ranges": True,
+        "status": 200,
+        "requests": [],
+    } | settings
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FileServer)
     server.settings = settings
     thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))

@@ -169,3 +169,26 @@ def test_settings_that_cannot_work(tmp_path, url, sha256, word):
     with pytest.raises(InputError) as caught:
         fetch(url, sha256, tmp_path / "atlas.h5ad")
     assert f"datasets.<name>.{word}" in caught.value.remedy
+
+
+@pytest.mark.parametrize("longest", [1_000_000, 70_000])
+def test_a_line_that_breaks_again_and_again_costs_64_kib_each_time_and_ends(tmp_path, monkeypatch, longest):
+    monkeypatch.undo()  # the pieces that users have
+    assert download.CHUNK == 65536
+    body = np.random.default_rng(0).bytes(3 * longest + 12_345)
+    path = tmp_path / "atlas.h5ad"
+    with serve(body, longest=longest) as (url, settings):
+        fetch(url, hashlib.sha256(body).hexdigest(), path, attempts=1, pause=0)
+    assert path.read_bytes() == body
+    starts = [0, *(int(asked.split("=")[1].rstrip("-")) for asked in settings["requests"][1:])]
+    lost = longest - np.diff(starts)
+    assert lost.min() >= 0
+    assert lost.max() < 65536
+    assert len(starts) <= 1 + len(body) // (longest - 65535)
+
+
+def test_a_line_that_never_brings_a_whole_piece_ends(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    with serve(BODY, longest=50_000) as (url, settings), pytest.raises(InputError, match="broke off"):
+        fetch(url, SHA256, tmp_path / "atlas.h5ad", attempts=3, pause=0)
+    assert len(settings["requests"]) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 
@@ -82,3 +84,27 @@ def test_as_a_module_with_a_prefix_jobs_run_and_their_tables_find_them(tmp_path)
     rows = [line.split("\t") for line in (tmp_path / tables / "coverage.tsv").read_text().splitlines()]
     filtered = next(row for row in rows if "filter_donors" in row)
     assert "ok" in filtered
+
+
+@pytest.mark.slow
+def test_inside_an_allocation_without_the_profile_jobs_run_here(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for command in ("sbatch", "srun", "scontrol", "squeue", "sacct"):
+        script = tmp_path / "bin" / command
+        script.write_text(f"#!/bin/sh\necho {command} >> {tmp_path}/called\nexit 1\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    # what salloc and sbatch set; and a folder of temporary files that the node does not have
+    allocation = {"JOB_ID": 4711, "JOBID": 4711, "JOB_PARTITION": "gpu", "NTASKS": 1, "CPUS_PER_TASK": 1}
+    allocation |= {"MEM_PER_CPU": 4000, "CPUS_ON_NODE": 1, "PROCID": 0, "GPUS": 1, "CPU_BIND": "quiet"}
+    for name, value in allocation.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setenv("TMPDIR", "/proc/nobody")
+    values = demo(tmp_path) | {"device": "cpu", "models": {"base_nmf": {"max_iter": 2}}, "ranks": [3]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    target = "results/demo/base_nmf/rank-3/seed-42/run.json"
+    call = snakemake(target, "--snakefile", SNAKEFILE, "--configfile", "mine.yaml", cwd=tmp_path)
+    assert call.code == 0, call.text
+    assert (tmp_path / target).exists()
+    assert not (tmp_path / "called").exists()
+    assert (tmp_path / ".snakemake" / "tmp").is_dir()
