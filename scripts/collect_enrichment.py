@@ -7,7 +7,7 @@ with job(snakemake):
 
     from nmfbench.factors.enrichment import count_enriched
     from nmfbench.factors.tables import RUN
-    from nmfbench.inapplicable import reason_in
+    from nmfbench.inapplicable import none_applicable, reason_in
     from nmfbench.tables.files import read_table, write_table
 
     files = zip(snakemake.params.grid, snakemake.input.enrichment, snakemake.input.factors, strict=True)
@@ -17,4 +17,6 @@ with job(snakemake):
         for fit, enrichment, factors in files
         if reason_in(enrichment) is None
     ]
+    if not rows:
+        raise none_applicable(snakemake.input.enrichment)
     write_table(pd.DataFrame(rows), snakemake.output.summary)

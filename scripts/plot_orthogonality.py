@@ -3,7 +3,7 @@
 from nmfbench.job import job
 
 with job(snakemake):
-    from nmfbench.factors.tables import matched_with, read_by_model
+    from nmfbench.factors.tables import inapplicable_models, matched_with, read_by_model
     from nmfbench.figures import save
     from nmfbench.figures.orthogonality import orthogonality_figure
 
@@ -15,5 +15,6 @@ with job(snakemake):
         names,
         snakemake.params.reference,
         int(snakemake.wildcards.rank),
+        inapplicable=inapplicable_models(files.summaries, names),
     )
     save(figure, [snakemake.output.png, snakemake.output.pdf])

@@ -12,11 +12,12 @@ with job(snakemake):
     from nmfbench.inapplicable import none_applicable, reason_in
     from nmfbench.tables.files import read_table
 
-    histories = []
+    histories, gone = [], set()
     for file, record, run in zip(
         snakemake.input.histories, snakemake.input.records, snakemake.params.runs, strict=True
     ):
         if reason_in(record) is not None:
+            gone.add(run["model"])
             continue
         scale = json.loads(Path(record).read_text())["normalisation"]
         fitted_to = "normalised" if scale["log1p"] or scale["target_sum"] else "counts"
@@ -27,5 +28,6 @@ with job(snakemake):
     figure = training_figure(
         pd.concat(histories, ignore_index=True),
         {run["model"]: run["display_name"] for run in snakemake.params.runs},
+        inapplicable=gone,
     )
     save(figure, [snakemake.output.png, snakemake.output.pdf])

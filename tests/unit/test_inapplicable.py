@@ -249,3 +249,31 @@ def test_figures_tell_what_failed_from_what_has_no_meaning(tmp_path):
         text.get_text() for text in tradeoff_figure(scores, 8).findobj(match=lambda a: hasattr(a, "get_text"))
     ]
     assert "not applicable: base_nmf" in said
+
+
+def test_figures_of_factors_and_training_name_what_has_no_meaning(tmp_path):
+    from nmfbench.factors.tables import inapplicable_models
+    from nmfbench.figures import training_figure
+    from nmfbench.figures.factor_statistics import factor_statistics_figure
+    from nmfbench.figures.orthogonality import orthogonality_figure
+
+    def said(figure):
+        return [text.get_text() for text in figure.findobj(match=lambda artist: hasattr(artist, "get_text"))]
+
+    write_stub(tmp_path / "b.tsv", REASON)
+    (tmp_path / "a.tsv").write_text("x\n1\n", encoding="utf-8")
+    names = {"a": "A", "b": "B", "c": "C"}
+    gone = inapplicable_models([tmp_path / "a.tsv", tmp_path / "b.tsv"], ["a", "b"])
+    assert gone == {"b"}
+    history = pd.DataFrame({"model": "a", "rank": 3, "seed": 1, "epoch": [1, 2], "seconds": [1.0, 2.0]})
+    history = history.assign(objective=[2.0, 1.0], relative_error=[0.4, 0.3])
+    legend = said(training_figure(history, names, inapplicable=gone))
+    assert {"A", "B (not applicable)", "C (missing)"} <= set(legend)
+    columns = [f"{side}_{what}" for side in "WH" for what in ("zeros", "L1", "L2", "cosine")]
+    factors = pd.DataFrame({"model": ["a", "a"], **dict.fromkeys(columns, 0.5)})
+    words = said(factor_statistics_figure(factors, factors, names, 3, inapplicable=gone))
+    assert (words.count("not applicable"), words.count("missing")) == (8, 8)
+    summary = pd.DataFrame({"model": ["a"], "orthogonality": [1.0]})
+    matched = pd.DataFrame({"model": [], "cosine": []})
+    legend = said(orthogonality_figure(history, summary, matched, names, "a", 3, inapplicable=gone))
+    assert {"A", "B (not applicable)", "C (missing)"} <= set(legend)

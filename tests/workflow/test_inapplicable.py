@@ -18,6 +18,7 @@ CONFIG = {
     "ranks": [3],
     "seeds": [42],
     "device": "cpu",
+    "integration": {"metrics": []},
     "clustering": {"n_neighbours": 10, "seeds": [0]},
     "classification": {"seeds": [42], "n_folds": 2, "min_cells_per_class": 6, "classifiers": ["knn"]},
 }
@@ -43,7 +44,6 @@ def test_all_is_made_and_says_why_there_is_nothing(tmp_path):
         "result.h5ad",
         "clustering.tsv",
         "classification/donor_id/cv-seed-42.tsv",
-        "integration.tsv",
     ):
         assert "all 'D1'" in reason_in(fit / name), name
     for figure in ("training-rank-3", "factor-statistics-rank-3", "scores-rank-3", "cae_nmf1/umap-rank-3"):

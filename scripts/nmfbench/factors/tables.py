@@ -40,6 +40,11 @@ def read_by_fit(paths: Sequence[str | Path], fits: Iterable[Mapping[str, Any]]) 
     return pd.concat(parts, ignore_index=True)
 
 
+def inapplicable_models(paths: Sequence[str | Path], models: Iterable[str]) -> set[str]:
+    """The models whose files say that they have no meaning for the data."""
+    return {model for path, model in zip(paths, models, strict=True) if reason_in(path) is not None}
+
+
 def matched_with(results: Sequence[str | Path], models: Iterable[str], reference: str) -> pd.DataFrame:
     """Cosine of each factor with its match in the fit of a reference model, for all other models.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,12 @@ _MOST_DOTS = 200
 
 @style.styled
 def factor_statistics_figure(
-    factors: pd.DataFrame, pairs: pd.DataFrame, display_names: Mapping[str, str], rank: int
+    factors: pd.DataFrame,
+    pairs: pd.DataFrame,
+    display_names: Mapping[str, str],
+    rank: int,
+    *,
+    inapplicable: Collection[str] = (),
 ) -> Figure:
     """Draw the factors of every model at one rank.
 
@@ -41,6 +46,8 @@ def factor_statistics_figure(
         Model name to display name, in the order to be shown; one without factors is named as missing.
     rank : int
         For the title.
+    inapplicable : collection of str
+        Models without factors because they have no meaning for these data; named as such.
 
     Returns
     -------
@@ -61,6 +68,7 @@ def factor_statistics_figure(
     figure = style.new_figure(style.DOUBLE_COLUMN, 5 + 2 * block)
     style.add_text(figure, 1, 1.5, f"factors, rank {rank}", fontsize=style.LARGE, fontweight="bold")
     colours = {model: model_style.colour for model, model_style in style.model_styles(models).items()}
+    gaps = [style.gap(model, inapplicable) for model in models]
     for place, (side, title) in enumerate(SIDES.items()):
         top = 5 + place * block
         style.add_text(figure, left, top + 2, title, fontweight="bold")
@@ -68,7 +76,7 @@ def factor_statistics_figure(
             table = pairs if quantity == "cosine" else factors
             values = [_values(table, model, f"{side}_{quantity}") for model in models]
             axes = style.add_axes(figure, left + column * (width + _GAP), top + 7, width, pitch * len(models))
-            _draw(axes, values, [colours[model] for model in models], quantity)
+            _draw(axes, values, [colours[model] for model in models], quantity, gaps)
             axes.set_xlabel(words, labelpad=1.5)
             axes.set_yticks(range(len(models)), names if column == 0 else [""] * len(models))
             if column == 0:
@@ -81,7 +89,9 @@ def _values(table: pd.DataFrame, model: str, column: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _draw(axes: Axes, values: Sequence[np.ndarray], colours: Sequence[str], quantity: str) -> None:
+def _draw(
+    axes: Axes, values: Sequence[np.ndarray], colours: Sequence[str], quantity: str, gaps: Sequence[str]
+) -> None:
     """A box and its values for each model, the first on top."""
     rng = np.random.default_rng(0)  # the heights of dots, the same in every run
     logarithmic = quantity in _LOGARITHMIC and any((v > 0).any() for v in values)
@@ -92,7 +102,7 @@ def _draw(axes: Axes, values: Sequence[np.ndarray], colours: Sequence[str], quan
         if not len(found):
             place = {"transform": axes.get_yaxis_transform(), "va": "center"}
             look = {"color": MISSING_COLOUR, "fontstyle": "italic", "fontsize": style.SMALL}
-            axes.text(0.02, row, "missing", **place, **look)
+            axes.text(0.02, row, gaps[row], **place, **look)
             continue
         dots = found if len(found) <= _MOST_DOTS else np.quantile(found, np.linspace(0, 1, _MOST_DOTS))
         heights = row + rng.uniform(-0.3, 0.3, len(dots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ def orthogonality_figure(
     display_names: Mapping[str, str],
     reference: str,
     rank: int,
+    *,
+    inapplicable: Collection[str] = (),
 ) -> Figure:
     """Draw three panels for the fits of one rank.
 
@@ -41,6 +43,8 @@ def orthogonality_figure(
     reference : str
         The model that others are matched with.
     rank : int
+    inapplicable : collection of str
+        Models without factors because they have no meaning for these data; named as such.
 
     Returns
     -------
@@ -53,7 +57,12 @@ def orthogonality_figure(
     style.require_columns(matched, ["model", "cosine"], "matched factors")
     models = style.order_models(summary["model"], display_names)
     styles = style.model_styles(models)
-    names = [style.shorten(style.plain(display_names.get(m, m)), 50) for m in models]
+    present = set(summary["model"])
+    names = [
+        style.shorten(style.plain(display_names.get(m, m)), 50)
+        + ("" if m in present else f" ({style.gap(m, inapplicable)})")
+        for m in models
+    ]
     across, rows = style.legend_grid(names, style.DOUBLE_COLUMN - 4, handle=9)
     legend_top = _TOP + _HEIGHT + _FOOT
     figure = style.new_figure(style.DOUBLE_COLUMN, legend_top + rows * style.LEGEND_ROW + 2)

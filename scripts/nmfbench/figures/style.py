@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,6 +152,11 @@ def plain(text: object) -> str:
     if len(shown) > LONGEST_TEXT:
         shown = shown[: LONGEST_TEXT - 1].rstrip() + "…"
     return shown.replace("$", r"\$")
+
+
+def gap(model: str, inapplicable: Collection[str]) -> str:
+    """The word for a model of which there is nothing to draw."""
+    return "not applicable" if model in inapplicable else "missing"
 
 
 def room_below(width: float) -> float:

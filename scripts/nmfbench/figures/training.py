@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,12 @@ _LEFT, _HEAD, _PANEL_HEIGHT, _DOWN = 15.0, 9.0, 30.0, 41.0  # mm
 
 
 @style.styled
-def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | None = None) -> Figure:
+def training_figure(
+    history: pd.DataFrame,
+    display_names: Mapping[str, str] | None = None,
+    *,
+    inapplicable: Collection[str] = (),
+) -> Figure:
     """Draw every training run: a row of panels by epoch and one by seconds for each rank.
 
     Parameters
@@ -33,6 +38,8 @@ def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | No
     display_names : mapping of str to str, optional
         Model name to display name, in the order of the legend. A model without
         history is named as missing there.
+    inapplicable : collection of str
+        Models without history because they have no meaning for these data; named as such.
 
     Returns
     -------
@@ -44,7 +51,8 @@ def training_figure(history: pd.DataFrame, display_names: Mapping[str, str] | No
     models = style.order_models(history["model"], names)
     present = set(history["model"])
     shown = [
-        style.shorten(style.plain(names.get(m, m)), 60) + ("" if m in present else " (missing)")
+        style.shorten(style.plain(names.get(m, m)), 60)
+        + ("" if m in present else f" ({style.gap(m, inapplicable)})")
         for m in models
     ]
     ranks = sorted(history["rank"].unique())
