@@ -105,6 +105,10 @@ def train(
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
     model = _model(card, rank, settings, seed, device)
+    if card.gpu and device not in ("auto", "cpu"):
+        from nmfbench.device import resolve_device  # loads torch
+
+        resolve_device(device)  # refused before anything is read or compiled
     checkpoint = Path(result).parent / "checkpoint"
     labels = {"conditions": _conditions(data, condition_columns) if card.conditional else None}
     grouped = getattr(model, "multigroup", False)

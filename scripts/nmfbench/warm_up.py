@@ -6,9 +6,11 @@ The first of several jobs pays for all: timed with the fit, the order of the job
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
+log = logging.getLogger("nmfbench")
 _CELLS = 64
 _FACTORS = 2
 
@@ -41,5 +43,10 @@ def warm_up(model: Any, rows: Any, conditions: Any = None, strata: Any = None) -
     n = block.shape[0]
     labels = {"conditions": conditions, "strata": strata}
     labels = {name: None if given is None else given[:n] for name, given in labels.items()}
-    few.fit(block, **labels, progress=False)
+    loud = log.level
+    log.setLevel(logging.ERROR)  # of these few cells nobody wants to read
+    try:
+        few.fit(block, **labels, progress=False)
+    finally:
+        log.setLevel(loud)
     return time.monotonic() - started

@@ -74,7 +74,7 @@ def test_the_first_page_begins_with_the_leaderboard(folder, tmp_path):
     place = tmp_path / "results" / "atlas" / folder
     place.mkdir(parents=True)
     board = {"model": "m|x", "display_name": "M|X_", "rank": 8, "cell_type_NMI": 0.5, "donor_id_NMI": None}
-    board |= {"train_seconds": 2.0, "present": 3, "expected": 4}
+    board |= {"train_seconds": 2.0, "present": 3, "expected": 4, "failures": "train: memory"}
     pd.DataFrame([board]).to_csv(place / "leaderboard.tsv", sep="\t", index=False, na_rep="NA")
     (place / "leaderboard.txt").write_text("M|X_ keeps *cell types* apart best.")
     record = SimpleNamespace(path=place / "leaderboard.html")
@@ -86,6 +86,6 @@ def test_the_first_page_begins_with_the_leaderboard(folder, tmp_path):
     assert "keeps *cell types* apart best" in body
     assert "0.500" in body
     assert "missing" in body
-    assert "3 of 4" in body
+    assert "3 of 4 (train: memory)" in body
     assert ("unfinished" in body) == (folder == "partial_tables")
     assert body.index("keeps *cell types*") < body.index("Read on")

@@ -45,7 +45,20 @@ def scores(values: dict[str, tuple[float, float]], seeds=(1,)) -> pd.DataFrame:
 
 
 def board(values, seeds=(1,)) -> pd.DataFrame:
-    covered = pd.DataFrame([{"model": m, "rank": 5, "expected": 7, "present": 6} for m in MODELS])
+    covered = pd.DataFrame(
+        [
+            {
+                "model": m,
+                "rank": 5,
+                "step": "train",
+                "expected": 7,
+                "present": 6,
+                "status": "missing",
+                "failure": "memory",
+            }
+            for m in MODELS
+        ]
+    )
     resources = pd.DataFrame(
         [{"model": m, "rank": 5, "step": "train", "seconds": 3.0, "peak_mb": 200.0} for m in MODELS]
     )

@@ -97,7 +97,8 @@ def test_a_gpu_where_there_is_none(tmp_path):
         pytest.skip("there is a GPU")
     data_files.write(tmp_path / "cells.h5ad")
     call = snakemake_with_device(tmp_path, "cuda")
-    assert_refused(call, tmp_path, "cuda", torch.__version__)
+    assert_refused(call, tmp_path, "CUDA device", torch.__version__)
+    assert "epoch" not in call.text  # refused before anything is fitted
 
 
 def snakemake_with_device(folder: Path, device: str) -> Call:

@@ -218,7 +218,7 @@ def test_poisson_factorisation_is_planned_as_a_gpu_job(tmp_path):
     models += ", pnmf_spatial: {lengthscale: 2.0}}"
     call = snakemake("-n", "--profile", "profiles/slurm", "--config", models, directory=tmp_path)
     assert call.code == 0, call.text
-    trained = [job for job in call.text.split("\n\n") if "rule train_pnmf" in job]
+    trained = [job for job in re.split(r"\n(?=\[\w{3} )", call.text) if "rule train_pnmf" in job]
     assert len(trained) == 4, call.text
     assert all("gpu=1" in job for job in trained)
 

@@ -21,8 +21,6 @@ MODELS = {
     "cae_nmf1": "CAE_NMF1",
     "cae_nmf2": "CAE_NMF2",
     "pyro_gamma_nb": "Pyro_GammaNB",
-    "pyro_exponential": "Pyro_Exponential",
-    "pnmf": "PNMF",
     "pnmf_donor": "PNMF_donor",
 }
 CLUSTERING_COLUMNS = "Model,ARI,ARI Std,NMI,NMI Std"
@@ -94,7 +92,6 @@ def test_summaries_are_means_over_folds_seeds_and_classifiers(finished):
             ["W_concat_k5"],
             "CNMF_2nd_donorOnly",
         ),
-        ("pnmf", ["H_pnmf_k5", "H_pnmf_sd_k5"], ["W_pnmf_k5"], "PNMF"),
         ("pnmf_donor", ["H_pnmf_k5", "H_pnmf_sd_k5"], ["W_pnmf_k5"], "PNMFDonor"),
     ],
 )
@@ -121,8 +118,7 @@ def test_every_run_can_be_traced(finished, model):
     assert (record["solver"] or {}).get("solver") == solver
     history = pd.read_csv(folder / "history.tsv", sep="\t")
     assert {"epoch", "objective", "seconds", "cells_per_s", "peak_mb"} <= set(history)
-    best = history["objective"].iloc[-1] if model == "pnmf" else history["objective"].min()  # Monte Carlo
-    assert best == pytest.approx(record["objective"], rel=1e-6)
+    assert history["objective"].min() == pytest.approx(record["objective"], rel=1e-6)
     assert not (folder / "checkpoint").exists()
 
 
@@ -157,7 +153,7 @@ def test_factors_are_described_and_new_cells_embedded(finished):
     results = finished / "results" / "micro"
     summary = pd.read_csv(results / "tables" / "factor_summary.tsv", sep="\t")
     assert list(summary["model"]) == list(MODELS)
-    assert (summary["n_factors"] == 5).sum() >= 7, "pyro_gamma_nb has the donors' patterns besides"
+    assert (summary["n_factors"] == 5).sum() == len(MODELS) - 1, "Pyro_GammaNB has donors besides"
     genes = pd.read_csv(results / "ae_nmf" / "rank-5" / "seed-42" / "top_genes.tsv", sep="\t")
     assert {"symbol", "ensembl_id", "score"} <= set(genes)
     scores = pd.read_csv(results / "projections" / "again" / "scores.tsv", sep="\t")
@@ -183,7 +179,7 @@ def test_the_report_answers_first(report):
     text = report.read_text()
     assert "Which embedding keeps cell types apart" in text
     assert "keeps cell types apart best" in text
-    assert "25 of 25" in text
+    assert len(re.findall(r">\s*(\d\d) of \1\s*<", text)) >= len(MODELS)
     for category in ("Overview", "Scores", "Tables", "Embeddings", "Training", "Resources", "Comparisons"):
         assert category in text
     assert "system-message" not in text
@@ -193,7 +189,10 @@ def test_pages_hold_the_numbers_of_the_tables(finished):
     tables = finished / "results" / "micro" / "tables"
     page = (tables / "clustering_metrics_by_cell_type_k5.html").read_text()
     csv = pd.read_csv(tables / "clustering_metrics_by_cell_type_k5.csv")
-    assert [f'data-value="{value}"' in page for value in csv["ARI"]] == [True] * len(MODELS)
+    values = [float(value) for value in re.findall(r'data-value="([0-9.e+-]+)"', page)]
+    assert [any(value == pytest.approx(shown, rel=1e-5) for shown in values) for value in csv["ARI"]] == [
+        True
+    ] * len(MODELS)
     assert page.count("<tr>") == 1 + len(MODELS)
     assert "SIM1" in (tables / "donors.html").read_text()
 

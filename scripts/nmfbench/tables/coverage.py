@@ -268,9 +268,14 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
 def _line(steps: pd.DataFrame) -> dict[str, str]:
     """What is there of each step, and what failed by itself."""
     counts = steps.groupby("step", sort=False)[["expected", "present"]].sum()
+    shown = {step: f"{row.present} of {row.expected}" for step, row in counts.iterrows()}
+    return shown | {"failures": failures_among(steps)}
+
+
+def failures_among(steps: pd.DataFrame) -> str:
+    """Classes of what failed by itself among rows of coverage, by step; what only waited is left out."""
     failed = steps.loc[steps["status"] != "ok"]
     named = [f"{row.step}: {row.failure}" for row in failed.itertuples() if row.failure != NOT_RUN]
     if not named and len(failed):
         named = [NOT_RUN]
-    shown = {step: f"{row.present} of {row.expected}" for step, row in counts.iterrows()}
-    return shown | {"failures": "; ".join(dict.fromkeys(named)) or "none"}
+    return "; ".join(dict.fromkeys(named)) or "none"

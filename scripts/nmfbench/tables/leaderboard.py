@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.tables.coverage import failures_among
 from nmfbench.tables.folds import with_fold_deviations
 from nmfbench.tables.page import number
 from nmfbench.tables.runs import Cell
@@ -41,7 +42,8 @@ def leaderboard(
         model, display_name, rank, seeds (trainings with scores); for each label and metric of
         :data:`LEADING` ``{label}_{metric}``, the mean over training seeds, and ``{label}_{metric}_std``,
         their standard deviation, or that over Leiden seeds or fold means where one was trained; present and
-        expected (results); train_seconds and train_peak_mb (means over seeds). What is missing stays so.
+        expected (results); failures, the classes of what failed by itself, or ``none``; train_seconds and
+        train_peak_mb (means over seeds). What is missing stays so.
     """
     import pandas as pd
 
@@ -61,6 +63,7 @@ def leaderboard(
                 )
         counted = _of(covered, model, rank)
         line |= {"present": counted["present"].sum(), "expected": counted["expected"].sum()}
+        line["failures"] = failures_among(counted)
         training = _of(resources, model, rank)
         training = training[training["step"] == "train"]
         line["train_seconds"] = training["seconds"].astype(float).mean()
