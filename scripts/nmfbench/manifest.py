@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nmfbench.inapplicable import reason_in
 from nmfbench.job import commit, versions, write_json
 from nmfbench.site import Site
 from nmfbench.tables.failures import NOT_RUN, Evidence, Failure
@@ -130,7 +131,10 @@ def say_what_is_missing(
     missing = [fit for fit in grid if not (run_folder(fit, results) / "result.h5ad").exists()]
     evidence = Evidence(scheduler_logs=Path(logs, "slurm"))
     shared = SharedJobs(jobs, grid, results, evidence)
-    lines = [f"{len(grid) - len(missing)} of {len(grid)} fits are there."]
+    stubs = [fit for fit in grid if reason_in(run_folder(fit, results) / "run.json") is not None]
+    lines = [f"{len(grid) - len(missing) - len(stubs)} of {len(grid)} fits are there."]
+    if stubs:
+        lines.append(f"  not applicable: {', '.join(str(run_folder(fit, results)) for fit in stubs)}")
     for job in jobs:
         why = shared.failure_of(job)
         if not shared.present(job["file"]) and why.kind != NOT_RUN:

@@ -277,3 +277,16 @@ def test_figures_of_factors_and_training_name_what_has_no_meaning(tmp_path):
     matched = pd.DataFrame({"model": [], "cosine": []})
     legend = said(orthogonality_figure(history, summary, matched, names, "a", 3, inapplicable=gone))
     assert {"A", "B (not applicable)", "C (missing)"} <= set(legend)
+
+
+def test_after_a_failure_a_stub_is_no_fit(tmp_path, capsys):
+    from nmfbench.manifest import say_what_is_missing
+
+    grid = [a_cell(model, kind=model) for model in ("base_nmf", "cae_nmf1", "ae_nmf")]
+    make_run(tmp_path, grid[0])
+    write_stub(make_run(tmp_path, grid[1]) / "run.json", REASON)
+    say_what_is_missing(grid, [], str(tmp_path), str(tmp_path / "{model}.log"), str(tmp_path))
+    said = capsys.readouterr().err
+    assert "1 of 3 fits are there." in said
+    assert f"not applicable: {tmp_path}/demo/cae_nmf1/rank-8/seed-0" in said
+    assert f"missing: {tmp_path}/demo/ae_nmf" in said
