@@ -107,7 +107,7 @@ def _cluster_name(settings: str | None) -> str | None:
     return found.group(1) if found else None
 
 
-def say_what_is_missing(
+def report_missing(
     grid: Iterable[Mapping[str, Any]],
     jobs: Iterable[Mapping[str, Any]],
     results: str,

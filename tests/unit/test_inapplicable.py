@@ -280,12 +280,12 @@ def test_figures_of_factors_and_training_name_what_has_no_meaning(tmp_path):
 
 
 def test_after_a_failure_a_stub_is_no_fit(tmp_path, capsys):
-    from nmfbench.manifest import say_what_is_missing
+    from nmfbench.manifest import report_missing
 
     grid = [a_cell(model, kind=model) for model in ("base_nmf", "cae_nmf1", "ae_nmf")]
     make_run(tmp_path, grid[0])
     write_stub(make_run(tmp_path, grid[1]) / "run.json", REASON)
-    say_what_is_missing(grid, [], str(tmp_path), str(tmp_path / "{model}.log"), str(tmp_path))
+    report_missing(grid, [], str(tmp_path), str(tmp_path / "{model}.log"), str(tmp_path))
     said = capsys.readouterr().err
     assert "1 of 3 fits are there." in said
     assert f"not applicable: {tmp_path}/demo/cae_nmf1/rank-8/seed-0" in said

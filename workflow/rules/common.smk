@@ -146,10 +146,10 @@ def _write_manifest():
             )
 
 
-def say_what_is_missing():
+def report_missing():
     """After a failure: which fits are there, which are not and why, and where to look."""
     if not cfg.datasets_with("embedding"):
         return
-    manifest.say_what_is_missing(
+    manifest.report_missing(
         *plan.everything(), plan.place("<results>"), plan.logs["train"], plan.place("<logs>")
     )
