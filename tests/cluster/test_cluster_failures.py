@@ -135,8 +135,9 @@ def test_a_second_call_runs_just_what_is_missing(result_of):
     again = result_of(scenarios.gpus).again
     assert again.code == 0, again.text[-4000:]
     comments = [job["Comment"] for job in again.jobs()]
-    assert len(comments) == 2
-    assert all("train_ae_nmf" in comment or "clusters" in comment for comment in comments)
+    assert len(comments) == 3
+    missing = ("train_ae_nmf", "find_neighbours", "clusters")
+    assert all(any(rule in comment for rule in missing) for comment in comments)
 
 
 # ---- interrupted trainings
