@@ -23,7 +23,7 @@ def snakemake(
     *arguments: str | Path,
     directory: Path | None = None,
     cwd: Path = REPOSITORY,
-    timeout: int = 600,
+    timeout: int = 1200,
     brief: bool = False,
 ) -> Call:
     """Run ``snakemake`` (from the repository, or from `cwd`); stdout and stderr come back together.
