@@ -323,7 +323,7 @@ def test_no_more_than_two_windows_are_held(store, counts, monkeypatch):
 
     monkeypatch.setattr(ShuffledRows, "_join", watched)
     fit(make("ae_nmf", max_epochs=2), store, counts)
-    assert most[0] == 2
+    assert 1 <= most[0] <= 2  # how far ahead the reading thread gets is up to the machine
 
 
 def test_items_are_made_one_ahead_and_errors_come_through():
