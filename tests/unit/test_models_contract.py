@@ -265,4 +265,5 @@ def test_the_readme_of_the_config_has_every_key(kind, repository):
 @every_model
 def test_the_profile_of_a_cluster_can_give_it_cores(kind, repository):
     profile = yaml.safe_load((repository / "profiles" / "slurm" / "profile.yaml").read_text())
-    assert f"train_{kind}" in profile["set-threads"]
+    cores = profile["set-threads"][f"train_{kind}"]
+    assert (cores > 1) == (get_card(kind).resources.threads > 1), "none is held that nothing would use"

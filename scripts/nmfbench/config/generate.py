@@ -140,7 +140,8 @@ def profile(text: str) -> str:
     line = re.compile(r"^  train_(\w+): (\d+)\n", re.MULTILINE)
     cores = dict(line.findall(text))
     first = line.search(text).start()
-    lines = (f"  train_{kind}: {cores.get(kind, 8)}\n" for kind in CARDS)
+    several = {kind: 8 if card.resources.threads > 1 else 1 for kind, card in CARDS.items()}
+    lines = (f"  train_{kind}: {cores.get(kind, several[kind])}\n" for kind in CARDS)
     return text[:first] + "".join(lines) + line.sub("", text[first:])
 
 

@@ -66,7 +66,7 @@ def _card(section, name, marker, colour, **more) -> ModelCard:
         colour=colour,
         marker=marker,
         revision=1,
-        resources=Resources(3000, 12),
+        resources=Resources(3000, 12, threads=1),
         role="control",
         gpu=False,
         non_negative=False,

@@ -40,7 +40,7 @@ CARDS = (
         colour="#C23B80",
         marker="v",
         revision=1,
-        resources=Resources(3000, 12),
+        resources=Resources(3000, 12, threads=1),
         role="external",
         gpu=False,
         non_negative=False,
