@@ -36,16 +36,9 @@ def fit_bilinear_fold(
     problem, vectors = _problem(fold, settings)
     fitted, _ = problem.fit(penalty)
     genes, asked, missing = vectors
-    kept = {name: row for name, row, alone in zip(fold.asked, asked, missing, strict=True) if not alone}
-    known = {} if fold.embedding.components else fold.embedding.vectors
     parameters = {
         "kind": "bilinear",
-        "fold": fold.number,
-        "asked": list(fold.asked),
-        "G": genes,
-        "vectors": {**known, **kept},
-        "target_width": asked.shape[1],
-        "pair_separator": fold.embedding.pair_separator,
+        **_asked_of(fold, genes, asked, missing),
         "bias": fitted.bias,
         "K": fitted.K,
         "centre": fitted.centre,
@@ -57,6 +50,27 @@ def fit_bilinear_fold(
     }
     history = [{"epoch": step, "objective": value} for step, value in enumerate(fitted.objective)]
     return parameters, history
+
+
+def _asked_of(fold: Fold, genes: np.ndarray, asked: np.ndarray, missing: np.ndarray) -> dict[str, Any]:
+    """What a fitted fold keeps of its targets, whichever model it is of.
+
+    Parameters
+    ----------
+    genes, asked : arrays of shape (genes, width) and (targets asked, width)
+    missing : bool array of shape (targets asked,)
+        Whether the embedding lacks the target.
+    """
+    kept = {name: row for name, row, alone in zip(fold.asked, asked, missing, strict=True) if not alone}
+    known = {} if fold.embedding.components else fold.embedding.vectors
+    return {
+        "fold": fold.number,
+        "asked": list(fold.asked),
+        "G": genes,
+        "vectors": {**known, **kept},
+        "target_width": asked.shape[1],
+        "pair_separator": fold.embedding.pair_separator,
+    }
 
 
 def _problem(
@@ -173,16 +187,9 @@ def fit_network_fold(
         validate=validation_of(fold, settings, where, P, no_vector, own, theta, held_out),
     )  # fmt: skip
     log(f"fold {fold.number}: {state.epoch} epochs, objective {state.history[-1]['objective']:.6g}")
-    kept = {name: row for name, row, alone in zip(fold.asked, asked, missing, strict=True) if not alone}
-    known = {} if fold.embedding.components else fold.embedding.vectors
     parameters = {
         "kind": "network",
-        "fold": fold.number,
-        "asked": list(fold.asked),
-        "G": genes,
-        "vectors": {**known, **kept},
-        "target_width": asked.shape[1],
-        "pair_separator": fold.embedding.pair_separator,
+        **_asked_of(fold, genes, asked, missing),
         "state": {name: value.cpu().numpy() for name, value in model.state_dict().items()},
         "shrinkage": 1.0 if settings["shrinkage"] == "auto" else settings["shrinkage"],
     }
