@@ -204,7 +204,8 @@ rule collect_tables:
         integrations=plan.fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
         folds=plan.fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
         donors="<results>/{dataset}/donors.tsv",
-        # not read, but their jobs stand in the tables of resources and of gaps
+        # not read, but their jobs stand in the tables of resources and of gaps: one that still runs would be a gap
+        umaps=plan.fits_of(f"<results>/{plan.first_fit}/umap.tsv.gz"),
         sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),
     output:
         clustering=score_tables("clustering_metrics", "clustering (ARI, NMI)"),
