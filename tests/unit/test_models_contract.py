@@ -224,6 +224,21 @@ def test_a_fit_leaves_what_the_files_are_made_of(kind, fitted):
 
 
 @every_model
+def test_the_history_tells_how_orthogonal_the_loadings_are(kind, fitted):
+    model = fitted(kind)
+    told = [row.get("orthogonality", np.nan) for row in model.history_]
+    if kind == "nb_hierarchical":  # its loadings are made of the residuals, when the fit is over
+        assert np.isnan(told).all()
+        return
+    W = model.components_.astype(np.float64)
+    expected = np.linalg.norm(W @ W.T - np.eye(len(W))) ** 2
+    best = min(model.history_, key=lambda row: row["objective"])["orthogonality"]
+    assert np.isfinite(told).all()
+    assert min(abs(told[-1] - expected), abs(best - expected)) <= 1e-4 * max(expected, 1e-3)
+    assert list(model.history_[-1])[-1] == "orthogonality", "what reads columns by their place goes on"
+
+
+@every_model
 def test_new_cells_are_embedded(kind, fitted):
     X, given = data_for(get_card(kind))
     places = {"coordinates": given["coordinates"]} if "coordinates" in given else {}

@@ -14,6 +14,7 @@ import numpy as np
 from nmfbench.errors import InputError
 from nmfbench.factors.consensus import find_consensus, refit
 from nmfbench.factors.stored import StoredFit
+from nmfbench.fitting.engine import orthogonality
 from nmfbench.models.estimator import Embedding
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def fit_consensus(
         "seconds": seconds,
         "cells_per_s": data.n_cells / max(seconds, 1e-9),
         "peak_mb": peak_mb(),
+        "orthogonality": orthogonality(found.programs.T @ found.programs),
     }
     write_table(pd.DataFrame([row]), history)
     members_told = {"n_fits": len(fits), "seconds_of_fits": sum(one["seconds"] for one in told)}

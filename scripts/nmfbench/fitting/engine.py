@@ -82,6 +82,10 @@ class Engine:
         """Put the state that counts in place; a last row, where the history has one more."""
         return None
 
+    def gene_gram(self) -> np.ndarray | None:
+        """``W Wᵀ`` (k x k) of the loadings that the newest row tells of; None where there are none."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """What a watcher is shown; see :class:`nmfbench.fitting.observer.Observer`."""
         raise NotImplementedError
@@ -127,6 +131,11 @@ class Patience:
     def load(self, record: dict[str, float]) -> None:
         """Take it back."""
         self.lowest, self.waited = record["lowest"], record["waited"]
+
+
+def orthogonality(gram: np.ndarray) -> float:
+    """``||W Wᵀ - I||²`` from ``W Wᵀ``: 0 for factors of length 1 that share no gene."""
+    return float(np.square(gram - np.eye(len(gram))).sum())
 
 
 def part_of(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.fitting.checkpoint import Checkpoint
-from nmfbench.fitting.engine import Engine, Row
+from nmfbench.fitting.engine import Engine, Row, orthogonality
 from nmfbench.fitting.observer import Observer
 from nmfbench.fitting.progress import Progress
 from nmfbench.memory import peak_mb
@@ -217,12 +217,14 @@ class _Loop:
         self._count()
         passed = (engine.clock - self._clock) * self.n_cells
         self._clock = engine.clock
+        gram = engine.gene_gram()
         state.history.append(
             {
                 **row,
                 "seconds": state.seconds if seconds is None else seconds,
                 "cells_per_s": passed / max(state.seconds - before, 1e-9) if passed else 0.0,
                 "peak_mb": peak_mb(),
+                **({} if gram is None else {"orthogonality": orthogonality(gram)}),
             }
         )
 

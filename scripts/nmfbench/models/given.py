@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.fitting.engine import orthogonality
 from nmfbench.fitting.observer import Observer
 from nmfbench.memory import peak_mb
 from nmfbench.models.estimator import Embedding
@@ -82,6 +83,7 @@ class GivenEmbedding(Embedding):
                 "seconds": seconds,
                 "cells_per_s": X.shape[0] / max(seconds, 1e-9),
                 "peak_mb": peak_mb(),
+                "orthogonality": orthogonality(self.components_ @ self.components_.T),
             }
         ]
         if observer is not None:

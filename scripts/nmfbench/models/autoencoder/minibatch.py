@@ -248,6 +248,9 @@ class Epochs(Engine):
     def end(self) -> None:
         self.objective.set_weights(self.best)
 
+    def gene_gram(self) -> np.ndarray:
+        return (self.objective.W.T @ self.objective.W).double().cpu().numpy()
+
     def describe(self) -> dict[str, np.ndarray]:
         W = np.ascontiguousarray(self.objective.weights()["W"].T)
         return {"cell_factors": self.embed(W), "gene_factors": W}

@@ -161,7 +161,7 @@ class CoordinateDescent(Engine):
             self.first_violation = self.violation
         # ||E||² = ||X||² - 2 <Xᵀ H, Wᵀ> + <HᵀH, W Wᵀ>: both products are at hand after the sweep.
         cross = np.einsum("gl,gl->", XtH, self.Wt, dtype=np.float64)
-        gram = np.dot(self.Wt.T, self.Wt)
+        gram = self.gene_gram()
         squared_error = self.squared_norm - 2 * cross + np.einsum("ij,ij->", A, gram, dtype=np.float64)
         objective = float(squared_error / self.rows.shape[0])
         relative = float(squared_error / self.squared_norm) if self.squared_norm else float("nan")
@@ -172,6 +172,9 @@ class CoordinateDescent(Engine):
         if not self.clock:
             return False
         return self.first_violation == 0 or self.violation / self.first_violation <= self.tol
+
+    def gene_gram(self) -> np.ndarray:
+        return np.dot(self.Wt.T, self.Wt)
 
     def describe(self) -> dict[str, np.ndarray]:
         return {"cell_factors": self.H, "gene_factors": self.Wt.T}

@@ -83,6 +83,9 @@ class PosteriorFit(Engine):
         if self.best is None:
             self.best = self.inference.posterior().copy()
 
+    def gene_gram(self) -> np.ndarray | None:
+        return self.inference.posterior().gene_gram()
+
     def describe(self) -> dict[str, Any]:
         return self._describe(self.inference.posterior())
 

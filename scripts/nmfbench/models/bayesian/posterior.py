@@ -146,6 +146,17 @@ class Posterior:
         learnt = {name: value.to("cpu", copy=True) for name, value in self.learnt.items()}
         return Posterior(self.cells.copy(), self.genes.copy(), learnt)
 
+    def gene_gram(self) -> np.ndarray | None:
+        """Inner products of the gene factors' means, at sums of 1 as in :meth:`identified`.
+
+        Of learnt patterns alone; None where all are given.
+        """
+        W = self.genes.mean()[:, max(self.cells.n_fixed, self.genes.n_fixed) :].detach()
+        if not W.shape[1]:
+            return None
+        scale = W.sum(0).clamp(min=1e-30).double()
+        return ((W.T @ W).double() / torch.outer(scale, scale)).cpu().numpy()
+
     def identified(self) -> Posterior:
         """The same theta with gene factors that sum to 1.
 

@@ -57,6 +57,7 @@ class StagedFit(Engine):
         self.values: list[float] = []
         self.learning_rates: list[float] = []
         self.done = self.came_to_rest = False
+        self._gram: np.ndarray | None = None
 
     def advance(self, pause: Callable[[], bool]) -> Row:
         """One step, of the next stage where the present one is over; the row is of before it."""
@@ -68,6 +69,7 @@ class StagedFit(Engine):
         if (schedule := getattr(stage, "schedule", None)) is not None:
             self.learning_rates.append(schedule.at(self.t)[0])
         error = self._error()
+        self._note_gram()
         value = stage.step(self.t)
         number = self.clock
         self.t, self.clock = self.t + 1, self.clock + 1
@@ -87,7 +89,11 @@ class StagedFit(Engine):
 
     def end(self) -> Row:
         value = self.stage.evaluate()
+        self._note_gram()
         return self._row(value, self.clock, self._error())
+
+    def gene_gram(self) -> np.ndarray | None:
+        return self._gram
 
     def describe(self) -> dict[str, np.ndarray]:
         # W is a point, so that it has no deviation
@@ -127,6 +133,10 @@ class StagedFit(Engine):
             "bound": value.kind,
             "relative_error": error,
         }
+
+    def _note_gram(self) -> None:
+        W = self.stage.posterior().W
+        self._gram = (W.T @ W).double().cpu().numpy()
 
     def _error(self) -> float:
         state = self.stage.posterior()

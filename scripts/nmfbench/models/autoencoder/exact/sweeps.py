@@ -105,6 +105,9 @@ class Sweeps(Engine):
     def has_converged(self) -> bool:
         return self.quiet >= self.patience
 
+    def gene_gram(self) -> np.ndarray:
+        return self.objective.W.T @ self.objective.W
+
     def describe(self) -> dict[str, np.ndarray]:
         W = np.ascontiguousarray(self.objective.W.T)
         return {"gene_factors": W} | ({} if self.embed is None else {"cell_factors": self.embed(W)})
@@ -187,7 +190,7 @@ def minimise(objective: Objective, *, run: Run | None = None, **options: Any) ->
         run=run or Run(progress=False),
     )
     last = outcome.history[-1]
-    around = {"epoch", "objective", "relative_error", "seconds", "cells_per_s", "peak_mb"}
+    around = {"epoch", "objective", "relative_error", "seconds", "cells_per_s", "peak_mb", "orthogonality"}
     U = objective.U
     return SolverResult(
         W=np.ascontiguousarray(objective.W.T),
