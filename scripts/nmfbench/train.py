@@ -101,6 +101,8 @@ def train(
 
     started = time.monotonic()
     card = get_card(kind)
+    if card.normalises:
+        settings = {**settings, **normalisation}
     normalisation = dict(normalisation) if card.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)

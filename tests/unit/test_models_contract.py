@@ -27,6 +27,8 @@ SMALL = {
     "ae_nmf": {"max_sweeps": 5},
     "cae_nmf1": {"max_sweeps": 5},
     "cae_nmf2": {"max_sweeps": 5},
+    "ae_nmf_split": {"max_iter": 5},
+    "ae_nmf_blind": {"max_iter": 5},
     "pyro_gamma_nb": {"max_epochs": 5, "marker_draws": 2},
     "pyro_exponential": {"max_epochs": 5, "marker_draws": 2},
     "pnmf": {"max_iter": 5, "mode": "lower-bound"},

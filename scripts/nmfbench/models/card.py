@@ -119,6 +119,9 @@ class ModelCard:
     resources : Resources
     input : {"normalised", "counts"}
         What ``fit`` is given: normalised values, or the counts as they are.
+    normalises : bool
+        Whether a model of counts normalises them itself, as the config says: it has ``target_sum`` and
+        ``log1p``.
     role : {"model", "baseline", "control", "external", "consensus"}
     conditional : bool
         Whether it is conditioned on columns of obs (donors), or can be; its ``uses_conditions_`` then tells.
@@ -145,6 +148,7 @@ class ModelCard:
     revision: int
     resources: Resources
     input: Literal["normalised", "counts"] = "normalised"
+    normalises: bool = False
     role: Role = "model"
     conditional: bool = False
     one_condition: bool = False

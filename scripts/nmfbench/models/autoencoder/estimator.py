@@ -115,7 +115,7 @@ class Autoencoder(Embedding):
         source = InMemoryRows(self._check_input(X, reset=True), fingerprint)
         run = Run(checkpoint, should_stop, True if self.verbose else progress, observer)
         self.fit_rows(source, conditions=conditions, strata=strata, **vars(run))
-        self.embedding_ = embed(self.components_, source)
+        self.embedding_ = self._embed(source)
         return self
 
     def fit_rows(self, source: RowSource, *, conditions: Any = None, strata: Any = None, **around: Any):
@@ -242,7 +242,7 @@ class Autoencoder(Embedding):
             k, n = self.n_components, held.n_cells
             W = np.zeros((k, held.n_genes))  # in place of what a checkpoint holds
             if not resumed:
-                W = start(held, k, self.init, seed=self.seed_, ridge=self.penalty_W * n)
+                W = self._start(held, self.penalty_W * n)
             objective = self._objective(held, cells, W)
             return Sweeps(objective, max_iter=self.max_sweeps, tol=self.solver_tol, embed=embedding)
 
@@ -298,7 +298,7 @@ class Autoencoder(Embedding):
     def transform(self, X) -> np.ndarray:
         """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
         check_is_fitted(self)
-        return embed(self.components_, InMemoryRows(self._check_input(X, reset=False)))
+        return self._embed(InMemoryRows(self._check_input(X, reset=False)))
 
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm, genes x ., by the published keys."""
@@ -368,6 +368,14 @@ class Autoencoder(Embedding):
     ) -> Objective:
         """The objective on the statistics of `cells`, at W (k x genes) and U."""
         raise NotImplementedError
+
+    def _embed(self, source: RowSource) -> np.ndarray:
+        """The embedding of the cells of `source`, which is as `fit` was given."""
+        return embed(self.components_, source)
+
+    def _start(self, operator: Operator, ridge: float) -> np.ndarray:
+        """W (k x genes) where the sweeps begin; `ridge` is the penalty times the number of cells."""
+        return start(operator, self.n_components, self.init, seed=self.seed_, ridge=ridge)
 
     def _decoder(self) -> Decoder:
         """How the fitted model writes a cell."""

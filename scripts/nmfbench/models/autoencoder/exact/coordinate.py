@@ -32,6 +32,10 @@ class TiedObjective:
         Per cell.
     centred : bool
         Whether the invariance term leaves out the cell type's own mean.
+    split : bool
+        Whether the operator's two groups are the mean M and half the difference D of two halves of the
+        counts. The objective is then that of either half written from the other, on average: K is
+        ``MᵀM + DᵀD`` and ``4 ||W Dᵀ||²`` is added (docs/denoising.md).
 
     Attributes
     ----------
@@ -50,15 +54,19 @@ class TiedObjective:
         penalty_invariance: float = 0.0,
         penalty_hsic: float = 0.0,
         centred: bool = False,
+        split: bool = False,
     ) -> None:
         p, kind = operator.n_genes, operator.dtype
-        self.operator = operator
+        self.operator, self.split = operator, split
         self.n = operator.n_cells
         self.W = np.ascontiguousarray(W.T, dtype=kind)
         self.conditional = conditions is not None
         self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
-        if operator.n_groups != 1:
-            raise InputError("operator", "one group of cells", str(operator.n_groups), "leave out the groups")
+        if operator.n_groups != 1 + split:
+            raise InputError(
+                "operator", f"{1 + split} group(s) of rows", str(operator.n_groups),
+                "give its groups as split says",
+            )  # fmt: skip
         self.T = np.zeros((p, 0), kind)
         self.N = np.zeros((0, 0), kind)
         inv = hsic = np.zeros((0, p))
@@ -89,8 +97,11 @@ class TiedObjective:
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         W, n = self.W, self.n
-        self.A, self.G = self.image.inner(W)[0], gram(W)
+        inner = self.image.inner(W)
+        self.A, self.G = inner.sum(axis=0), gram(W)
         error = self.operator.squared_norm - 2 * np.trace(self.A) + float((self.A * self.G).sum())
+        if self.split:
+            error += 4 * float(np.trace(inner[1]))
         parts = {"penalty_W": self.penalty_W * float(np.trace(self.G))}
         if self.conditional:
             T, U = self.T, self.U
@@ -118,11 +129,15 @@ class TiedObjective:
         for low, high in self.blocks:
             block = slice(low, high)
             delta = np.empty((high - low, k), kind)
+            columns, K = self.image.columns(low, high), self.operator.diagonal_block(low, high)
             if self.F.shape[1]:
                 F = self.F[block]
                 P, Q = F @ D, self._penalty_block(low, high)
+            if self.split:  # 4 ||W Dᵀ||² is one more quadratic penalty
+                noise, curvature = 4 * columns[1], 4 * K[1]
+                P, Q = (P + noise, Q + curvature) if self.F.shape[1] else (noise, curvature)
             kernels.sweep_block(
-                self.W[block], self.image.columns(low, high)[0], self.operator.diagonal_block(low, high)[0],
+                self.W[block], columns.sum(axis=0), K.sum(axis=0),
                 A, G, self.penalty_W * self.n, relax, self.T[block], U[block], self.N,
                 self.penalty_U * self.n, R, V, P, Q, delta,
             )  # fmt: skip

@@ -89,17 +89,22 @@ class SparseOperator:
         Genes of one block: more of them spares calls, fewer spare corrections inside the block.
     n_parts : int
         Cells are divided into this many parts, the tasks of parallel updates. Has no influence on the result.
+    n_cells : int, optional
+        Cells behind the rows, where a cell has several.
 
     Notes
     -----
     One product costs 2 nnz k multiplications; memory 12 bytes a nonzero and cells x k for each image.
     """
 
-    def __init__(self, X, *, groups=None, n_groups=None, dtype=None, block_size=64, n_parts=16) -> None:
+    def __init__(
+        self, X, *, groups=None, n_groups=None, dtype=None, block_size=64, n_parts=16, n_cells=None
+    ) -> None:
         X = sp.csr_matrix(X) if not sp.issparse(X) else X.tocsr()
         self.dtype = np.dtype(dtype or X.dtype)
-        self.n_cells, self.n_genes = X.shape
-        codes = np.zeros(self.n_cells, np.int64) if groups is None else np.asarray(groups, np.int64)
+        self.n_rows, self.n_genes = X.shape
+        self.n_cells = self.n_rows if n_cells is None else n_cells
+        codes = np.zeros(self.n_rows, np.int64) if groups is None else np.asarray(groups, np.int64)
         self.n_groups = int(n_groups or (codes.max(initial=0) + 1))
         self.order = np.argsort(codes, kind="stable")
         if groups is not None:
@@ -117,7 +122,7 @@ class SparseOperator:
         # parts of cells never straddle two groups
         cuts, owner = [0], []
         for c in range(self.n_groups):
-            n = max(1, round(n_parts * self.group_sizes[c] / max(self.n_cells, 1)))
+            n = max(1, round(n_parts * self.group_sizes[c] / max(self.n_rows, 1)))
             inner = edges[c] + np.arange(1, n + 1) * self.group_sizes[c] // n
             cuts.extend(inner)
             owner.extend([c] * n)
@@ -163,7 +168,7 @@ class SparseImage:
 
     def __init__(self, operator: SparseOperator, W: np.ndarray) -> None:
         self._op = operator
-        self.Z = np.zeros((operator.n_cells, W.shape[-1]), operator.dtype)
+        self.Z = np.zeros((operator.n_rows, W.shape[-1]), operator.dtype)
         self.update(0, W if W.ndim == 3 else W[None])
 
     def columns(self, low: int, high: int) -> np.ndarray:

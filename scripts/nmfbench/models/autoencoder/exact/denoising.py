@@ -1,0 +1,126 @@
+"""Objectives in which what is written has not been seen: of split counts, and of genes from other genes.
+
+The equations, and why the plain objective is solved best by copying genes, are in docs/denoising.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nmfbench.models.autoencoder.exact.kernels_blind import sweep_blind_block
+from nmfbench.models.autoencoder.exact.operators import Operator, gram
+from nmfbench.models.autoencoder.exact.start import start
+
+
+class BlindObjective:
+    """``||X - X (Wᵀ W - diag(Wᵀ W))||²/n + penalty_W ||W||²``: each gene from all others.
+
+    Parameters
+    ----------
+    operator : Operator
+        K = Xᵀ X, one group of cells.
+    W : (k, genes) array
+        Where to begin.
+    penalty_W : float
+        Per cell.
+
+    Attributes
+    ----------
+    W : (genes, k) array
+    """
+
+    U = None
+
+    def __init__(self, operator: Operator, W: np.ndarray, *, penalty_W: float) -> None:
+        self.operator, self.n = operator, operator.n_cells
+        self.W = np.ascontiguousarray(W.T, dtype=operator.dtype)
+        self.penalty_W = float(penalty_W)
+        p, size = operator.n_genes, operator.block_size
+        self.blocks = [(low, min(low + size, p)) for low in range(0, p, size)]
+        diagonal = [np.diag(operator.diagonal_block(low, high)[0]) for low, high in self.blocks]
+        self.squares = np.concatenate(diagonal).astype(np.float64)
+
+    def refresh(self) -> None:
+        self.image = self.weighted = None  # the old ones are freed before the new ones are made
+        self.image = self.operator.image(self.W)
+        self.weighted = self.operator.image(self.W * _lengths(self.W)[:, None])
+
+    def evaluate(self) -> tuple[dict[str, float], float]:
+        W, total = self.W, self.operator.squared_norm
+        self.A, self.G = self.image.inner(W)[0], gram(W)
+        d = np.square(W, dtype=np.float64).sum(axis=1)
+        crossed = float(np.trace(self.image.cross(W, self.weighted)[0]))
+        error = total - 2 * float(np.trace(self.A)) + float((self.A * self.G).sum()) - 2 * crossed
+        error += float((self.squares * d * (2 + d)).sum())
+        parts = {"reconstruction": error / self.n, "penalty_W": self.penalty_W * float(d.sum())}
+        return parts, error / (total or np.nan)
+
+    def sweep(self, relax: float) -> None:
+        A, G = self.A.astype(self.operator.dtype), self.G.astype(self.operator.dtype)
+        for low, high in self.blocks:
+            delta, weighted = np.empty((2, high - low, self.W.shape[1]), self.operator.dtype)
+            sweep_blind_block(
+                self.W[low:high], self.image.columns(low, high)[0], self.weighted.columns(low, high)[0],
+                self.operator.diagonal_block(low, high)[0], A, G, self.penalty_W * self.n, relax,
+                delta, weighted,
+            )  # fmt: skip
+            self.image.update(low, delta[None])
+            self.weighted.update(low, weighted[None])
+
+
+@dataclass
+class Shared:
+    """What two halves of the counts share, ``(X_Aᵀ X_B + X_Bᵀ X_A) / 2``, as far as a start asks for it.
+
+    Parameters
+    ----------
+    operator : Operator
+        Its groups are the mean M and half the difference D of the halves: this is ``MᵀM - DᵀD``.
+    """
+
+    operator: Operator
+
+    def __post_init__(self) -> None:
+        self.n_cells, self.n_genes = self.operator.n_cells, self.operator.n_genes
+        self.dtype = self.operator.dtype
+
+    def product(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Operator`."""
+        Wt = np.ascontiguousarray(W.T, dtype=self.dtype)
+        columns = self.operator.image(Wt).columns(0, self.n_genes)
+        S = columns[0] - columns[1]
+        return np.ascontiguousarray(S.T), gram(Wt, S)
+
+
+def start_of_halves(operator: Operator, n_components: int, init, *, seed: int, ridge: float) -> np.ndarray:
+    """Loadings to begin with, from what the halves share; see :func:`start`."""
+    shared = Shared(operator)
+    if not isinstance(init, str):
+        return start(operator, n_components, init, seed=seed, ridge=ridge)
+    W = start(shared, n_components, init, seed=seed, ridge=ridge)
+    # along a, -2 a² tr W C Wᵀ + a⁴ <W K Wᵀ, W Wᵀ> + ridge a² ||W||²
+    G = gram(np.ascontiguousarray(W.T))
+    linear = float(np.trace(shared.product(W)[1])) - 0.5 * ridge * float(np.trace(G))
+    square = linear / max(float((operator.product(W)[1] * G).sum()), 1e-300)
+    return W * W.dtype.type(np.sqrt(max(square, 1e-6)))
+
+
+def start_of_blind(operator: Operator, n_components: int, init, *, seed: int, ridge: float) -> np.ndarray:
+    """Loadings to begin with, of the scale at which the blind objective is smallest; see :func:`start`."""
+    W = start(operator, n_components, init, seed=seed, ridge=ridge)
+    if not isinstance(init, str):
+        return W
+    objective = BlindObjective(operator, W, penalty_W=0.0)
+    objective.refresh()
+    d, linear = _lengths(objective.W), float(np.trace(operator.product(W)[1]))
+    linear -= float((objective.squares * d).sum())
+    quartic = objective.evaluate()[0]["reconstruction"] * objective.n - operator.squared_norm + 2 * linear
+    square = (linear - 0.5 * ridge * float(d.sum())) / max(quartic, 1e-300)
+    return W * W.dtype.type(np.sqrt(max(square, 1e-6)))
+
+
+def _lengths(W: np.ndarray) -> np.ndarray:
+    """||w_g||² of each gene, (genes,)."""
+    return np.square(W).sum(axis=1)

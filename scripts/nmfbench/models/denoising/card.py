@@ -1,0 +1,78 @@
+"""Cards of the denoising models, and their sections of the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
+from nmfbench.section import Fraction
+
+
+class Denoising(ModelSection):
+    """What the denoising models share."""
+
+    max_iter: int = Field(500, ge=1, description="At most this many sweeps over the genes.")
+    tol: Fraction = Field(
+        1e-5, description="Stop after three sweeps that lower the objective by less than this share."
+    )
+    gram_memory_mb: float = Field(
+        6144, ge=0, description="MiB for the Gram matrices; where they need more, the nonzeros are used."
+    )
+    penalty_W: Fraction = Field(1e-2, description="Weight of ||W||² (lambda_W).")
+    init: Literal["nndsvd", "random"] = Field(
+        "nndsvd", description="Start of W: NNDSVD or random, scaled to the data."
+    )
+
+
+class SplitNMF(Denoising):
+    """Autoencoding NMF of split counts: each half of a cell's counts is written from the other half."""
+
+    kind: Literal["ae_nmf_split"] = "ae_nmf_split"
+    n_splits: int = Field(1, ge=1, description="Random splits of the counts whose objectives are averaged.")
+
+
+class BlindNMF(Denoising):
+    """Autoencoding NMF with a blind spot: each gene is written from all other genes."""
+
+    kind: Literal["ae_nmf_blind"] = "ae_nmf_blind"
+
+    def begins_from_statistics(self) -> bool:
+        return True
+
+
+class OfCounts(OnDevice):
+    """What an estimator has that normalises the counts itself; the config says it in `normalisation`."""
+
+    target_sum: float | None = Field(
+        1e4, gt=0, description="Every cell's counts, and either half of them, are scaled to this sum."
+    )
+    log1p: bool = Field(True, description="Then log(1 + x).")
+
+
+_RESOURCES = Resources(9000, 12)
+
+CARDS = (
+    ModelCard(
+        section=SplitNMF,
+        estimator="AENMFSplit",
+        display_name="AE_NMF_split",
+        colour="#0000BF",
+        marker=">",
+        revision=1,
+        resources=_RESOURCES,
+        input="counts",
+        normalises=True,
+    ),
+    ModelCard(
+        section=BlindNMF,
+        estimator="AENMFBlind",
+        display_name="AE_NMF_blind",
+        colour="#3F0000",
+        marker="<",
+        revision=1,
+        resources=_RESOURCES,
+        needs=frozenset({"statistics"}),
+    ),
+)

@@ -1,0 +1,60 @@
+"""What the denoising estimators share: the exact solver alone, and its route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nmfbench.models.autoencoder.estimator import Autoencoder
+from nmfbench.models.autoencoder.exact.held_out import Decoder
+from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
+from nmfbench.models.labels import Conditions
+from nmfbench.rows.memory import RowSource
+
+
+class DenoisingAutoencoder(Autoencoder):
+    """An embedding ``H = X Wᵀ`` by exact coordinate descent alone."""
+
+    _rows_per_cell = 1  # of the matrix that the descent goes through
+    _not_in_checkpoint = Autoencoder._not_in_checkpoint | {"max_iter"}
+
+    def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        rows = self._rows_per_cell
+        return choose_solver(
+            rows * source.n_rows,
+            source.n_columns,
+            rows * source.nnz,
+            self.n_components,
+            100,
+            0,
+            self.gram_memory_mb / self._n_grams,
+            str(device),
+            in_memory=hasattr(source, "csr"),
+            solver="statistics",
+        )
+
+    _n_grams = 1
+
+    def _minibatch_only(self) -> list[str]:
+        return []
+
+    def _check_solver(self) -> None:
+        pass
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        return super(Autoencoder, self)._checkpoint_settings()
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self.components_[None])
+
+    def _published_settings(self) -> dict[str, Any]:
+        return {"lambda_W": self.penalty_W, "GLOBAL_SEED": self.seed_}
+
+    @property
+    def max_sweeps(self) -> int:
+        return self.max_iter
+
+    @property
+    def solver_tol(self) -> float:
+        return self.tol

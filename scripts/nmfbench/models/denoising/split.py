@@ -1,0 +1,82 @@
+"""AE-NMF of split counts: each half of a cell's counts from the other half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.fitting.loop import Run
+from nmfbench.models.autoencoder.embed import embed
+from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
+from nmfbench.models.autoencoder.exact.denoising import start_of_halves
+from nmfbench.models.autoencoder.exact.operators import Operator
+from nmfbench.models.autoencoder.from_cells import Cells, RowCells
+from nmfbench.models.denoising import card
+from nmfbench.models.denoising.estimator import DenoisingAutoencoder
+from nmfbench.models.denoising.halves import Halves
+from nmfbench.models.labels import FitData
+from nmfbench.models.parameters import parameters
+from nmfbench.rows.memory import BLOCK_ROWS, RowSource
+from nmfbench.rows.normalised import NormalisedRows
+
+
+@parameters(card.SplitNMF, card.OfCounts)
+class AENMFSplit(DenoisingAutoencoder):
+    """Autoencoding NMF of split counts.
+
+    The molecules of each cell are dealt out at random to two halves A and B, each normalised like a whole
+    cell. Minimises, over non-negative W (k x genes),
+
+    ``(||X_B - X_A Wᵀ W||² + ||X_A - X_B Wᵀ W||²) / 2n + penalty_W ||W||²``;  the embedding is  ``H = X Wᵀ``
+
+    of all counts, where n is the number of cells. What one half has by chance the other has not, so a factor
+    that copies a gene copies its noise in vain. Splits by binomial thinning: Batson, Royer and Webber 2019,
+    doi:10.1101/786269. `fit` and `transform` take counts, which must be whole numbers in `fit`.
+
+    {parameters}
+    """
+
+    _model_name = "AE_NMF_split_counts"
+    _rows_per_cell = 2
+    _n_grams = 2
+
+    def embedding_blocks(
+        self, source: RowSource, *, size: int = BLOCK_ROWS
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The arrays for obsm, block by block, from counts; see :meth:`Autoencoder.embedding_blocks`."""
+        return super().embedding_blocks(self._normalised(source), size=size)
+
+    def unstructured(self, **preparation: Any) -> dict[str, Any]:
+        """Entries for uns; the normalisation is the model's own."""
+        own = {"target_sum": self.target_sum, "libsize_log1p": self.log1p}
+        return super().unstructured(**preparation | own)
+
+    def _normalised(self, source: RowSource) -> NormalisedRows:
+        return NormalisedRows(source, self.target_sum, self.log1p)
+
+    def _embed(self, source: RowSource) -> np.ndarray:
+        return embed(self.components_, self._normalised(source))
+
+    def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
+        route = self.solver_choice_.route
+        self.device_ = str(device) if route == "gram" and device.type == "cuda" else "cpu"
+        preparation = {"target_sum": self.target_sum, "log1p": self.log1p}
+        self._fit_exact(
+            RowCells(data),
+            lambda: Halves(data.source, self.seed_, self.n_splits, **preparation).operator(
+                route, self.gram_memory_mb, self.device_
+            ),
+            run,
+            lambda W: embed(W, self._normalised(data.source)),
+            data.fingerprint,
+        )
+        return False
+
+    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
+        return TiedObjective(operator, W, penalty_W=self.penalty_W, split=True)
+
+    def _start(self, operator: Operator, ridge: float) -> np.ndarray:
+        return start_of_halves(operator, self.n_components, self.init, seed=self.seed_, ridge=ridge)
