@@ -124,21 +124,24 @@ def train(
         # lines in the log, which job() also shows on a terminal, in place of a bar
         around = {"checkpoint": checkpoint, "should_stop": run.stop_requested, "progress": False}
         around["observer"] = observer
-        strata = data.label("cell_type")
-        compiled = warm_up(model, in_order, labels["conditions"], strata)
-        loaded = time.monotonic()
-        gathered = statistics is not None and _fit_gathered(
-            model, statistics, data, normalisation, labels, None if observer is None else in_order, around
-        )
+        given = _given(card, data, labels | {"strata": data.label("cell_type")})
+        compiled, gathered = 0.0, False
+        if statistics is not None:
+            compiled = warm_up(model, in_order, given, gathered=True)
+            loaded = time.monotonic()
+            gathered = _fit_gathered(
+                model, statistics, data, normalisation, labels, None if observer is None else in_order, around
+            )
         if not gathered:
             rows = opened.enter_context(open_rows(data, normalisation, placement, shuffled))
             in_order = rows if isinstance(rows, InMemoryRows) else in_order
+            compiled += warm_up(model, rows, given)
             loaded = time.monotonic()
             log.info(
                 "%d cells x %d genes, %d nonzeros, there in %.1f s",
                 data.n_cells, data.n_genes, data.nnz, loaded - started - compiled,
             )  # fmt: skip
-            _fit(model, card, rows, data, labels | {"strata": strata}, around)
+            _fit(model, rows, given, around)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
@@ -150,11 +153,12 @@ def train(
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
         claims = {} if card.non_negative else {"non_negative": False}
         checksum = _write_fit(
-            model, data, in_order, result=result, history=history, normalisation=normalisation,
+            model, data, in_order, result=result, normalisation=normalisation,
             record=named
             | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)} | claims
             | {"training_seed": int(model.seed_), "transform": model.transform_state()},
         )  # fmt: skip
+        _write_history(model, history, compiled)
     if card.files:
         model.write_files(Path(result).parent)
     write_json(
@@ -201,35 +205,38 @@ def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: data.label(name) for name in columns})
 
 
-def _fit(
-    model: Any,
-    card: ModelCard,
-    rows: Any,
-    data: FilteredCounts,
-    labels: dict[str, Any],
-    around: dict[str, Any],
-) -> None:
+def _given(card: ModelCard, data: FilteredCounts, labels: dict[str, Any]) -> dict[str, Any]:
+    """What `fit` is given beside the counts: the labels, and what the card asks for."""
+    given = dict(labels)
+    if "coordinates" in card.needs:
+        given["coordinates"] = data.coordinates
+    if "names" in card.needs:  # what is given by name is aligned by name
+        given |= {"cell_names": data.obs.index, "gene_names": data.var.index}
+    if "tables" in card.needs:
+        given |= {"obs": data.obs, "var": data.var}
+    return given
+
+
+def _fit(model: Any, rows: Any, given: dict[str, Any], around: dict[str, Any]) -> None:
     """Fit to the rows themselves."""
     if hasattr(model, "fit_rows"):
-        model.fit_rows(rows, **labels, **around)
-        return
-    watched = labels | around
-    if "coordinates" in card.needs:
-        watched["coordinates"] = data.coordinates
-    if "names" in card.needs:  # what is given by name is aligned by name
-        watched |= {"cell_names": data.obs.index, "gene_names": data.var.index}
-    if "tables" in card.needs:
-        watched |= {"obs": data.obs, "var": data.var}
-    model.fit(rows.csr, fingerprint=rows.fingerprint(), **watched)
+        model.fit_rows(rows, **given, **around)
+    else:
+        model.fit(rows.csr, fingerprint=rows.fingerprint(), **given, **around)
 
 
-def _write_fit(model, data, in_order, *, result, history, normalisation, record) -> str:
-    """The history and the results-only .h5ad; in blocks of cells where the model embeds in blocks."""
+def _write_history(model: Any, path: str, compiled: float) -> None:
+    """A row for each row of the fit; ``compile_seconds`` is the same in all, as it was before all."""
     import pandas as pd
 
+    table = pd.DataFrame(model.history_).assign(compile_seconds=compiled)
+    table.to_csv(path, sep="\t", index=False)
+
+
+def _write_fit(model, data, in_order, *, result, normalisation, record) -> str:
+    """The results-only .h5ad; in blocks of cells where the model embeds in blocks."""
     from nmfbench.results import write_result, write_result_blocks
 
-    pd.DataFrame(model.history_).to_csv(history, sep="\t", index=False)
     published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
     learnt = {"varm": model.loadings(), "uns": model.unstructured(**published), "record": record}
     if hasattr(model, "fit_rows"):

@@ -20,9 +20,11 @@ QUANTITIES = {
     "queue_seconds": "time in the queue (s)",
 }
 _WHERE_KNOWN = ("gpu_peak_mb", "cpu_percent", "queue_seconds")
+_COMPILED = "compile_seconds"
 _UNKNOWN = "not recorded"
 _TRAIN = "train"
 _NO_MODEL = style.ModelStyle("#BBBBBB", "o", "", "-")
+_DIAMOND = {"markersize": 3.0, "markeredgewidth": 0.6}
 _ROW, _HEAD, _FOOT = 3.6, 8.0, 10.0  # mm
 
 
@@ -34,7 +36,8 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
     ----------
     resources : DataFrame
         resources.tsv: model, rank, seed, step, seconds, peak_mb, gpu_peak_mb,
-        threads, device, cpu_efficiency, queue_seconds. model is empty for steps that belong to none.
+        threads, device, cpu_efficiency, queue_seconds, compile_seconds. model is empty for steps that belong
+        to none.
     display_names : mapping of str to str, optional
         Model name to display name, in the order of the bars.
 
@@ -44,7 +47,8 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         Training has a bar for each model, the other steps one for all, since they hardly depend on it. Bars
         are means over jobs; dots are the jobs, in their model's colour. Devices never share a panel. GPU
         memory, CPU efficiency (CPU time over time on all threads) and the wait in the queue are drawn where
-        there are any; a wait is at least a second.
+        there are any; a wait is at least a second. A diamond in the panel of wall time is what a training
+        compiled before its time began, which the bar leaves out.
     """
     style.require_columns(resources, ["model", "rank", "step", "seconds", "peak_mb"], "resources.tsv")
     names = dict(display_names or {})
@@ -54,7 +58,7 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         table["cpu_percent"] = 100 * pd.to_numeric(table["cpu_efficiency"], errors="coerce")
     if "queue_seconds" in table:
         table["queue_seconds"] = pd.to_numeric(table["queue_seconds"], errors="coerce").clip(lower=1)
-    for quantity in QUANTITIES:
+    for quantity in (*QUANTITIES, _COMPILED):
         table[quantity] = pd.to_numeric(table[quantity], errors="coerce") if quantity in table else np.nan
     models = style.order_models(table.loc[table["model"] != "", "model"], names)
     styles = style.model_styles(models)
@@ -78,6 +82,8 @@ def resources_figure(resources: pd.DataFrame, display_names: Mapping[str, str] |
         _draw_device(figure, left, top + _HEAD, table[table["device"] == device], rows, styles)
         top += _HEAD + _FOOT + _ROW * len(rows)
     note = "Bars: means over jobs (their number after the value); dots: single jobs in their model's colour."
+    if (table[_COMPILED] > 0).any():
+        note += " Diamonds: compilation before the training, which its bar leaves out."
     if not blocks:
         note = "missing: no resources recorded"
     style.add_text(figure, 1, top + 0.5, note, fontsize=style.SMALL, color="#444444")
@@ -140,7 +146,8 @@ def _threads(of_step: pd.DataFrame) -> str:
 
 def _draw_bars(axes: Axes, table: pd.DataFrame, rows: list[dict], quantity: str, styles: dict) -> None:
     """Fill one panel; on a logarithmic scale a bar starts at a power of ten below all values."""
-    low = _set_scale(axes, table[quantity], linear=quantity == "cpu_percent")
+    drawn = [quantity, _COMPILED] if quantity == "seconds" else [quantity]
+    low = _set_scale(axes, table[drawn].stack(), linear=quantity == "cpu_percent")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x")
     across = axes.get_yaxis_transform()
@@ -152,6 +159,9 @@ def _draw_bars(axes: Axes, table: pd.DataFrame, rows: list[dict], quantity: str,
             mine = mine[mine["model"] == row["model"]]
         if row["rank"] is not None:
             mine = mine[mine["rank"] == row["rank"]]
+        if quantity == "seconds" and (mine[_COMPILED] > 0).any():
+            compiled = mine.loc[mine[_COMPILED] > 0, _COMPILED].mean()
+            axes.plot(compiled, place, "D", color="white", markeredgecolor="black", zorder=5, **_DIAMOND)
         jobs = mine[np.isfinite(mine[quantity]) & (mine[quantity] > 0)]
         if jobs.empty:
             axes.text(

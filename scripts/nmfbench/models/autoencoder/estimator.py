@@ -50,6 +50,7 @@ class Autoencoder(Embedding):
     _own_loadings = False  # of each condition: one Gram matrix for each
     _loadings_name = "W_tied"
     _model_name = ""
+    _solver_taken: SolverChoice | None = None
     _not_in_checkpoint: ClassVar[set[str]] = {
         "device",
         "verbose",
@@ -144,7 +145,9 @@ class Autoencoder(Embedding):
         self.conditions_ = encode_conditions(conditions if self._conditional else None, source.n_rows)
         self._check_conditions(self.conditions_)
         data = FitData.of(source, self.conditions_, encode_strata(strata, source.n_rows))
-        choice = self.solver_choice_ = self._choose_solver(source, data.conditions, device)
+        choice = self.solver_choice_ = self._solver_taken or self._choose_solver(
+            source, data.conditions, device
+        )
         fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_cells
         by_label = fit(data, device, Run(**around))
         self.uses_labels_ = strata is not None and (by_label or self._labels_in_the_loss())
@@ -209,6 +212,20 @@ class Autoencoder(Embedding):
         device = resolve_device(self.device) if operator is None else operator.device
         self.device_ = str(device) if str(device).startswith("cuda") else "cpu"
         self.uses_labels_ = use_types and self._labels_in_the_loss()
+        return self
+
+    def solver_for(
+        self, source: RowSource, conditions: Any = None, *, gathered: bool = False
+    ) -> SolverChoice:
+        """The solver and route that :meth:`fit_rows` of these rows takes, or :meth:`fit_statistics`."""
+        if gathered:
+            return SolverChoice("statistics", "gram", {}, "from statistics gathered before")
+        encoded = encode_conditions(conditions if self._conditional else None, source.n_rows)
+        return self._choose_solver(source, encoded, resolve_device(self.device))
+
+    def take_solver(self, choice: SolverChoice):
+        """Have a fit take this solver and route, whatever the data; of a copy that warms up."""
+        self._solver_taken = choice
         return self
 
     def gram_of(self, statistics: Statistics) -> GramOperator:
