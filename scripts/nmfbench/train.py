@@ -170,6 +170,7 @@ def train(
             "normalisation": normalisation,
             "condition_columns": list(condition_columns) if conditional else [],
             "uses_labels": seen,
+            "embedding": model.embedding_key_,
             "rows": placement.record() | {"shuffled": bool(shuffled) and placement.out_of_core},
             "threads": run.threads,
             "n_cells": data.n_cells,

@@ -62,6 +62,17 @@ class ModelSection(Section):
         return []
 
 
+class CountModelSection(ModelSection):
+    """What every model of counts with non-negative factors has beside that."""
+
+    embedding: Literal["raw", "shares", "sqrt_shares"] = Field(
+        "raw",
+        description="What is scored: the factors as they are; what each contributes to a cell's expected "
+        "counts, divided by their sum (no depth is left); or the square roots of these shares. The factors "
+        "stay in the result under their own key.",
+    )
+
+
 RandomState = Annotated[Any, "int, RandomState, Generator or None"]
 
 

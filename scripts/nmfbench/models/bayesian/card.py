@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
+from nmfbench.models.card import CountModelSection, ModelCard, OnDevice, Resources
 from nmfbench.section import Fraction
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Bayesian(ModelSection):
+class Bayesian(CountModelSection):
     """What the two Bayesian models of counts share."""
 
     inference: Literal["cavi", "svi", "map"] = Field(

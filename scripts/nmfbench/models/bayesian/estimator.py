@@ -116,11 +116,11 @@ class BayesianNMF(Results):
             full = build_problem(self, train, given, torch.device("cpu"))
             full.probability = self.probability_
             self.post_cells_ = self._infer(full, given.cells, self.post_full_P_steps, 0.0)
-            self.embedding_ = self.post_cells_.mean().numpy()[:, self._first_learnt :]
+            self.embedding_ = self._scored(self.post_cells_.mean().numpy()[:, self._first_learnt :])
         return self
 
     def transform(self, X) -> np.ndarray:
-        """Posterior means of new cells' factors given the genes', of shape (cells, k).
+        """Posterior means of new cells' factors given the genes', of shape (cells, k), as `embedding` says.
 
         The problem is concave: they are found by the closed-form updates whatever `inference` is.
         """
@@ -135,7 +135,7 @@ class BayesianNMF(Results):
         csr = check_counts(self._check_input(X, reset=False), type(self).__name__)
         counts = place_counts(csr, torch.device("cpu"))
         problem = Problem(counts, weights_of(self), self.probability_)
-        return self._infer(problem, None, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy()
+        return self._scored(self._infer(problem, None, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy())
 
     # What a model adds ------------------------------------------------------------------------------
 

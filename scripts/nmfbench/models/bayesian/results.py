@@ -19,10 +19,10 @@ from nmfbench.models.bayesian.terms import (
     expected_chi_squared,
     gene_moments,
 )
-from nmfbench.models.estimator import Embedding
+from nmfbench.models.count_embedding import CountEmbedding
 
 
-class Results(Embedding):
+class Results(CountEmbedding):
     """Attributes and published keys; learnt patterns stand after the constant ones."""
 
     _model_name = ""
@@ -31,7 +31,7 @@ class Results(Embedding):
     def embedding_key_(self) -> str:
         """The key of :meth:`embeddings` that is scored."""
         check_is_fitted(self)
-        return "post_best_P" if self.post_full_P_steps else "best_P"
+        return ("post_best_P" if self.post_full_P_steps else "best_P") + self._suffix
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm, cells x ., by the published keys, and the posterior's spread and votes."""
@@ -47,7 +47,8 @@ class Results(Embedding):
         if fixed is not None:
             keys |= {"fixed_P": fixed, "best_P_total": best.mean().numpy()}
         if self.post_full_P_steps:
-            keys["post_best_P"] = self.embedding_
+            keys["post_best_P"] = self.post_cells_.mean().numpy()[:, first:]
+        keys = self._with_scored(keys)
         return {key: np.ascontiguousarray(value, dtype=self.embedding_.dtype) for key, value in keys.items()}
 
     def loadings(self) -> dict[str, np.ndarray]:
@@ -134,6 +135,15 @@ class Results(Embedding):
         # patterns or chances of the training cells: transform then refuses
         self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
 
+    def _units(self) -> np.ndarray:
+        """Expected counts of each pattern at 1: sums of its genes' weights, times the odds of a gene's own p.
+
+        A p of all, or of a donor, is the same number for all patterns of a cell.
+        """
+        p = self.probability_
+        odds = p.odds().cpu().numpy() if p.by == "gene" else 1.0
+        return (self.components_.astype(np.float64) * odds).sum(axis=1)
+
     @property
     def _first_learnt(self) -> int:
         """Column of P where the embedding begins: after the constant cell patterns."""
@@ -154,7 +164,7 @@ class Results(Embedding):
         P, A = self.posterior_.cells.mean(), self.posterior_.genes.mean()
         self.components_ = np.ascontiguousarray(A.numpy().T)
         self.n_components_ = self.components_.shape[0]
-        self.embedding_ = np.ascontiguousarray(P.numpy()[:, self._first_learnt :])
+        self.embedding_ = self._scored(np.ascontiguousarray(P.numpy()[:, self._first_learnt :]))
         self.seconds_ = outcome.seconds
         score = outcome.best_row.get("held_out_log_likelihood", np.nan)
         self.held_out_log_likelihood_ = None if np.isnan(score) else score

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
+from nmfbench.models.card import CountModelSection, ModelCard, OnDevice, Resources
 from nmfbench.section import Fraction
 
 
-class PoissonFactorisation(ModelSection):
+class PoissonFactorisation(CountModelSection):
     """What the three share."""
 
     mode: Literal["expanded", "simple", "lower-bound"] = Field(

@@ -68,6 +68,8 @@ class PNMF(FittedFactors):
         Labels of the groups, in the order of their codes.
     log_factors_, factor_scale_ : ndarray of shape (n, k)
         mu and sigma.
+    factors_, embedding_ : ndarray of shape (n, k)
+        Posterior means of exp F, and the same as the parameter `embedding` says.
 
     Examples
     --------
@@ -187,7 +189,7 @@ class PNMF(FittedFactors):
     def transform(
         self, X, coordinates: Any = None, groups: Any = None, *, method="vi", layer=None
     ) -> np.ndarray:
-        """Mean factors of cells, W fixed.
+        """Mean factors of cells, W fixed, as the parameter `embedding` says.
 
         Parameters
         ----------
@@ -208,13 +210,13 @@ class PNMF(FittedFactors):
         """
         check_is_fitted(self)
         if self.spatial:
-            return predicted_means(self, coordinates, groups)
+            return self._scored(predicted_means(self, coordinates, groups))
         X = self._check_input(counts_of(X, layer), reset=False)
         counts = Counts(X, device_of(self.device))
         return self._embed(counts, RateScales.of(counts, self._exposure_of(counts)), method)
 
     def fit_transform(self, X, y=None, coordinates: Any = None, groups: Any = None, **fit_parameters):
-        """Fit; then the mean factors of the posterior, of shape (n, k). `return_history` adds the history."""
+        """Fit; then what is scored of it, of shape (n, k). `return_history` adds the history."""
         fitted = self.fit(X, y, coordinates, groups, **fit_parameters)
         if fit_parameters.get("return_history"):
             return fitted[0], self.embedding_
@@ -225,7 +227,8 @@ class PNMF(FittedFactors):
     def _embed(self, counts: Counts, scales: RateScales, method: str) -> np.ndarray:
         of_the_fit = {"mode": self.mode, "max_iter": self.max_iter, "seed": self.seed_}
         variance = self.prior_variance_
-        return embed_cells(counts, self.components_, scales, method, prior_variance=variance, **of_the_fit)
+        factors = embed_cells(counts, self.components_, scales, method, prior_variance=variance, **of_the_fit)
+        return self._scored(factors)
 
     def _check_n_components(self, n: int, d: int) -> None:
         if self.init is not None and self.init.startswith("nndsvd"):

@@ -11,12 +11,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Outcome
-from nmfbench.models.estimator import Embedding
+from nmfbench.models.count_embedding import CountEmbedding
 from nmfbench.models.pnmf.spatial.coordinates import predicted
 from nmfbench.models.pnmf.stages import posterior_prior
 
 
-class FittedFactors(Embedding):
+class FittedFactors(CountEmbedding):
     """The attributes of a fit, and the names that results are kept by."""
 
     _embedding_name = "H_pnmf"
@@ -25,9 +25,28 @@ class FittedFactors(Embedding):
     elbo_: float | None = None
     n_iter_ = 0
 
-    def inverse_transform(self, H) -> np.ndarray:
-        """Rates ``H components_`` of factors H of shape (n, k)."""
+    @property
+    def embedding_key_(self) -> str:
+        """The key of :meth:`embeddings` that is scored."""
         check_is_fitted(self)
+        return f"{self._embedding_name}{self._suffix}_k{self.n_components_}"
+
+    def inverse_transform(self, H) -> np.ndarray:
+        """Rates ``H components_`` of factors H of shape (n, k).
+
+        Raises
+        ------
+        InputError
+            If `embedding` is not ``raw``: shares do not say how many counts a cell has.
+        """
+        check_is_fitted(self)
+        if self.embedding != "raw":
+            raise InputError(
+                f"{type(self).__name__}.inverse_transform: embedding={self.embedding!r}",
+                "embedding='raw'",
+                "shares, from which a cell's depth is gone",
+                "multiply factors that are no shares by components_, or fit with embedding='raw'",
+            )
         return np.asarray(H) @ self.components_
 
     def predict_factors(
@@ -49,11 +68,11 @@ class FittedFactors(Embedding):
             return self.prior_.marginals()
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``."""
+        """Arrays for obsm: the posterior mean and the standard deviation of ``exp F``, and what is scored."""
         check_is_fitted(self)
         k = self.n_components_
-        spread = self.embedding_ * np.sqrt(np.expm1(self.factor_scale_**2))
-        return {f"H_pnmf_k{k}": self.embedding_, f"H_pnmf_sd_k{k}": spread}
+        spread = self.factors_ * np.sqrt(np.expm1(self.factor_scale_**2))
+        return self._with_scored({f"H_pnmf_k{k}": self.factors_, f"H_pnmf_sd_k{k}": spread})
 
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm: ``W_pnmf_k{k}`` of shape (d, k)."""
@@ -101,6 +120,7 @@ class FittedFactors(Embedding):
         self.prior_variance_ = state.prior_variance.cpu().numpy()
         self.log_factors_ = state.mu.cpu().numpy()
         self.factor_scale_ = state.sigma.cpu().numpy()
-        self.embedding_ = state.mean_factors().cpu().numpy()
+        self.factors_ = state.mean_factors().cpu().numpy()
+        self.embedding_ = self._scored(self.factors_)
         multipliers = state.scales.multipliers
         self.multipliers_ = None if multipliers is None else multipliers.cpu().numpy()
