@@ -1,11 +1,11 @@
 """What an embedding of a model of counts is worth at a rank: as it is, as shares, as square roots of shares.
 
     python benchmarks/count_embeddings.py kang2018_pbmc_ifnb.h5ad --ranks 15 80 --seeds 0 1 2 --out table.tsv
-    python benchmarks/count_embeddings.py ... --only "pnmf, exposure" "gamma, shares"
+    python benchmarks/count_embeddings.py ... --only "pnmf, exposure" "gamma, ARD"
 
-Every line of `WAYS` is fitted to the counts of the most variable genes, scored z-scored: macro F1 by 15 nearest
-neighbours (and of the donor by a random forest) in five folds, NMI and ARI of Leiden clusters (means of three
-seeds). Means over the training seeds are printed; the table of every fit goes to ``--out``.
+Every line of `WAYS` is fitted to the counts of the most variable genes and scored after z-scoring: macro F1
+by 15 nearest neighbours (of the donor by a random forest too, with ``--forest``) in folds, NMI and ARI of
+Leiden clusters (means of three seeds). Means over training seeds are printed; every fit goes to ``--out``.
 """
 
 from __future__ import annotations
