@@ -131,7 +131,7 @@ def run_dense(case: str, genes: int, options: argparse.Namespace, target: float 
     dense = reference_models.DenseStep(
         CASES[case][2],
         weights,
-        {"W": model.learning_rate_W, "U": getattr(model, "learning_rate_U", 0)},
+        {"W": model.learning_rate, "U": getattr(model, "learning_rate_U", 0)},
         {"W": model.penalty_W, "U": getattr(model, "penalty_U", 0)},
         gamma=getattr(model, "penalty_invariance", 0),
         eta=getattr(model, "penalty_hsic", 0),

@@ -51,7 +51,7 @@ def kang(options, folder: Path) -> list[Row]:
     for kind in ("ae_nmf", "cae_nmf1", "cae_nmf2"):
         make = get_model(kind)
         with threadpool_limits(options.threads):
-            make(2, max_sweeps=2, random_state=0, device="cpu").fit(X, **labels, progress=False)  # compiles
+            make(2, max_iter=2, random_state=0, device="cpu").fit(X, **labels, progress=False)  # compiles
             model = make(rank, random_state=0, device="cpu").fit(X, **labels, progress=False)
         end = model.relative_error_
         if kind == "ae_nmf":

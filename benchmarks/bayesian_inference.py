@@ -23,9 +23,9 @@ MARKS = (1, 2, 4, 8)
 WAYS = {
     "cavi": {},
     "cavi, batches of 256": {"batch_size": 256},
-    "svi, lr 0.05": {"inference": "svi", "lr": 0.05},
-    "svi, lr 0.1": {"inference": "svi", "lr": 0.1},
-    "svi, lr 0.1, batches of 256": {"inference": "svi", "lr": 0.1, "batch_size": 256},
+    "svi, lr 0.05": {"inference": "svi", "learning_rate": 0.05},
+    "svi, lr 0.1": {"inference": "svi", "learning_rate": 0.1},
+    "svi, lr 0.1, batches of 256": {"inference": "svi", "learning_rate": 0.1, "batch_size": 256},
 }
 
 
@@ -57,7 +57,7 @@ def curve(counts: sp.csr_matrix, kind: str, rank: int, seed: int, seconds: float
     started = time.process_time()
     model = get_model(kind)(
         rank,
-        **{"max_epochs": 10**4, "num_steps": 10**5, "tol": 0, "patience": 10**6} | settings,
+        **{"max_iter": {"cavi": 10**4, "svi": 10**5}, "tol": 0, "patience": 10**6} | settings,
         held_out_fraction=0.1,
         marker_draws=0,
         random_state=seed,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 SETTINGS = {
     "base_nmf": {"max_iter": 4},
-    "ae_nmf": {"max_epochs": 4, "batch_size": 30},
-    "cae_nmf1": {"solver": "minibatch", "max_epochs": 2, "batch_size": 30},
-    "pyro_gamma_nb": {"max_epochs": 4, "held_out_fraction": 0.1},
+    "ae_nmf": {"max_iter": {"minibatch": 4}, "batch_size": 30},
+    "cae_nmf1": {"solver": "minibatch", "max_iter": 2, "batch_size": 30},
+    "pyro_gamma_nb": {"max_iter": 4, "held_out_fraction": 0.1},
     "pnmf": {"max_iter": 4},
     "pnmf_spatial": {"max_iter": 4, "num_inducing": 10},
 }

@@ -45,7 +45,7 @@ elif step != "libraries":
     from nmfbench.models import get_model
     data, X = read_filtered(filtered), load_normalised(filtered)
     nonzeros = X.nnz
-    length = {"max_iter": 3} if step == "base_nmf" else {"max_epochs": 2}
+    length = {"max_iter": 3 if step == "base_nmf" else 2}
     model = get_model(step)(rank, random_state=0, **length)
     model.fit(X, conditions=data.obs["donor_id"].astype(str), strata=data.obs["cell_type"].astype(str))
 print(peak_mb(), time.perf_counter() - began, nonzeros)

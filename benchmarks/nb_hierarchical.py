@@ -230,13 +230,13 @@ def atlas(args: argparse.Namespace) -> None:
         json.dumps({"nonzeros": int(Y.nnz), "seconds_to_simulate": round(time.perf_counter() - started)}),
         flush=True,
     )
-    settings = resolved(NBHierarchical(2, max_steps=args.steps, random_state=0))
+    settings = resolved(NBHierarchical(2, max_iter=args.steps, random_state=0))
     started = time.perf_counter()
     ready = prepare(Y, settings, 0)
     problem = build_problem(ready, settings, 0, torch.device("cpu"))
     engine = build_engine(problem, ready, settings, False)
     begun = time.perf_counter() - started
-    rules = {"max_steps": args.steps, "stop_rule": "elbo", "tol": 1e-5, "tolerance": 0.01, "auto_forms": True}
+    rules = {"max_iter": args.steps, "stop_rule": "elbo", "tol": 1e-5, "auto_forms": True}
     nobody = {"keeper": None, "stored": None, "should_stop": None, "observer": None}
     trace = run(engine, **rules, **nobody, describe=dict, progress=False)
     from nmfbench.models.nb_hierarchical.posterior import Posterior

@@ -72,7 +72,7 @@ def train(stage: str, folder: Path, rank: int, threads: int) -> dict:
     fold = folder / stage
     fold.mkdir()
     by_batch = stage.endswith("minibatch")
-    settings = {"solver": "minibatch", "max_epochs": 1} if by_batch else {"solver": "statistics"}
+    settings = {"solver": "minibatch", "max_iter": 1} if by_batch else {"solver": "statistics"}
     where = {"shuffled": str(folder / "shuffled.h5ad")} if by_batch else {}
     where |= {} if by_batch else {"statistics": str(folder / "statistics.h5")}
     fit(

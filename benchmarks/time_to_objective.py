@@ -23,7 +23,7 @@ PUBLISHED = {
     "solver": "minibatch",
     "batches": "round_robin",
     "init": "nndsvd",
-    "max_epochs": 100,
+    "max_iter": 100,
     "patience": 100,
     "batch_size": 512,
 }
@@ -55,13 +55,13 @@ def run(options, folder: Path) -> dict[str, float]:
     merge_files(gather(data.path, options.shards), folder / "all.h5")
     of_pass = time.perf_counter() - began
     statistics = load(folder / "all.h5")
-    AENMF(2, max_sweeps=2, solver_tol=0.0, **common).fit_statistics(statistics, progress=False)
-    AENMF(2, solver="statistics", max_sweeps=2, solver_tol=0.0, **common).fit(X[:500], progress=False)
+    AENMF(2, max_iter=2, tol={"statistics": 0.0}, **common).fit_statistics(statistics, progress=False)
+    AENMF(2, solver="statistics", max_iter=2, tol={"statistics": 0.0}, **common).fit(X[:500], progress=False)
 
     minibatch = AENMF(options.rank, **PUBLISHED, **common).fit(X, strata=types, progress=False)
     target, of_minibatches = minibatch.objective_, minibatch.history_[-1]["seconds"]
     gathered = AENMF(options.rank, **common).fit_statistics(statistics, progress=False)
-    nonzeros = {"solver": "statistics", "gram_memory_mb": 0, "max_sweeps": 20}  # enough to pass the target
+    nonzeros = {"solver": "statistics", "gram_memory_mb": 0, "max_iter": 20}  # enough to pass the target
     cells = AENMF(options.rank, **nonzeros, **common).fit(X, progress=False)
 
     print(f"target: objective {target:.6g}, relative error {minibatch.relative_error_:.4f}\n")

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import typing
 import unicodedata
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
+
+from nmfbench.renamed import Renamed, Rewritten, rewrite
 
 _LONGEST_NAME = 60
 
@@ -50,7 +60,20 @@ DisplayName = Annotated[str, AfterValidator(_inert)]
 Rank = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def one_message(expected: str) -> WrapValidator:
+    """Say once what a value of several types may be, not once for each type."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"{expected}, got {value!r}") from None
+
+    return WrapValidator(check)
 
 
 class Section(BaseModel):
@@ -58,17 +81,58 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {}
+    """Keys of before, which are still accepted, and what they are now."""
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What was given, under the keys of now, with what it implies (a preset)."""
+        return given
+
     @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, given: Any) -> Any:
+    def _given(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        now, _ = rewrite(given, cls.renamed)
+        return cls._true_is_no_number(cls.completed(now))
+
+    @classmethod
+    def _true_is_no_number(cls, given: dict[str, Any]) -> dict[str, Any]:
         """`yes`, `no`, `on` and `off` are logicals to YAML; where a number is wanted they are a slip."""
-        for key, value in given.items() if isinstance(given, dict) else ():
+        for key, value in given.items():
             kinds = set(_kinds(cls.model_fields[key].annotation)) if key in cls.model_fields else set()
             if bool not in kinds and kinds & {int, float} and _holds_truth(value):
                 raise ValueError(
                     f"{key}: a number, not {value!r} (YAML reads yes, no, on and off as logicals)"
                 )
         return given
+
+
+def keys_of_before(section: Any, given: Any, path: str = "") -> Iterator[tuple[str, Rewritten]]:
+    """What a checked section was given under keys of before, in all its parts, each with its path.
+
+    Parameters
+    ----------
+    section : Section, dict or list
+        As it was made of `given`.
+    given : Any
+        The parsed YAML.
+    path : str
+        Of the section.
+    """
+    if isinstance(section, Section) and isinstance(given, Mapping):
+        yield from ((path, one) for one in rewrite(given, type(section).renamed)[1])
+        parts = {key: getattr(section, key, None) for key in given if isinstance(key, str)}
+    elif isinstance(section, dict) and isinstance(given, Mapping):
+        parts = section
+    elif isinstance(section, list) and isinstance(given, list):
+        parts, given = dict(enumerate(section)), dict(enumerate(given))
+    else:
+        return
+    for key, part in parts.items():
+        if key in given:
+            yield from keys_of_before(part, given[key], f"{path}.{key}" if path else str(key))
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -123,7 +123,7 @@ def _weigh(
         donors = _most_donors(config, dataset, n) if config.card(name).own_loadings else 0
         fits = gram_bytes(p, n_grams=max(donors, 1)) / _MIB
         for rank in config.ranks:
-            one = fit_seconds(n, p, nnz, rank, section.max_epochs, donors, training, section.batch_size)
+            one = fit_seconds(n, p, nnz, rank, section.most_epochs(), donors, training, section.batch_size)
             ways = [one["sparse"]] if in_memory else []
             ways += [of_pass + one["gram"]] if fits <= section.gram_memory_mb else []
             ways += [one["minibatch"]] if section.solver == "auto" else []

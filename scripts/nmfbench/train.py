@@ -257,6 +257,8 @@ def _outcome(model: Any) -> dict[str, Any]:
         "device": model.device_,
         "gpu_peak_mb": _gpu_peak_mb(model.device_),
         "epochs": int(model.n_iter_),
+        "iterations": int(model.iterations_),
+        "unit": model.unit_,
         "stop_reason": model.stop_reason_,
         "converged": bool(model.converged_),
         "objective": float(model.objective_),

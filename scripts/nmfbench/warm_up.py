@@ -21,8 +21,7 @@ _CELLS = 64
 #: What a fit of a moment has at most, of the parameters that a model has.
 BRIEF = {
     **dict.fromkeys(("n_components", "max_iter"), 2),
-    **dict.fromkeys(("max_epochs", "max_sweeps", "max_steps", "num_steps", "post_full_P_steps"), 1),
-    **dict.fromkeys(("draws", "marker_draws"), 1),
+    **dict.fromkeys(("post_full_P_steps", "draws", "marker_draws"), 1),
     **{"num_inducing": 16, "verbose": 0},
 }
 #: What a fit is given of genes; the rest is of cells.
@@ -80,9 +79,9 @@ def warm_up(model: Any, rows: Any, labels: Mapping[str, Any], *, gathered: bool 
 
 
 def _least(value: Any, most: int) -> Any:
-    """The smaller of the two; what is no number (a name, None) stays."""
+    """The smaller of the two; a budget that the model would choose (None, a mapping) is the least."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return min(value, most) if is_number else value
+    return min(value, most) if is_number else most
 
 
 def _of(given: Any, cells: np.ndarray) -> Any:

@@ -22,7 +22,7 @@ NEVER_ENDS = 100_000_000
 
 def minibatch_fit(epochs: int, more: str = "") -> str:
     """Settings of a fit of so many epochs; its checkpoints suit any number of them."""
-    fit = f"solver: minibatch, max_epochs: {epochs}, batch_size: 16, patience: 1000000"
+    fit = f"solver: minibatch, max_iter: {epochs}, batch_size: 16, patience: 1000000"
     return f"models={{ae_nmf: {{{fit}}}{more}}}"
 
 

@@ -537,7 +537,7 @@ CONFIG: dict[str, Any] = {
     },
     "models": {
         "base_nmf": {},
-        "ae_nmf": {"tol": 1e-5, "max_epochs": 3},
+        "ae_nmf": {"tol": 1e-5, "max_iter": 3},
         "mine": {"kind": "cae_nmf1", "display_name": "M"},
     },
     "ranks": [4, 8],

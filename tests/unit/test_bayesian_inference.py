@@ -48,7 +48,7 @@ def objective(model):
     ids=str,
 )
 def test_the_bound_never_falls(kind, parameters):
-    model = fit(kind, 4, SMALL, {"conditions": DONORS[:120]}, max_epochs=60, tol=0, **parameters)
+    model = fit(kind, 4, SMALL, {"conditions": DONORS[:120]}, max_iter=60, tol=0, **parameters)
     values = objective(model)
     assert len(values) == 60
     assert np.diff(values).max() <= 1e-9 * values[0]
@@ -59,7 +59,7 @@ def test_most_probable_factors_are_where_the_dense_density_is_flat():
     """Value and slopes of the log-density, by torch: slopes are 0, or downwards at factors of 0."""
     settings = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0}
     data = SMALL[:60, :50]
-    model = fit(EXPONENTIAL, 3, data, max_epochs=3000, tol=1e-8, **settings)
+    model = fit(EXPONENTIAL, 3, data, max_iter=3000, tol=1e-8, **settings)
     assert model.converged_
     D = torch.from_numpy(data.toarray())
     scale = 2.0 / model.rates_P_  # of the patterns, whose genes sum to 1 now
@@ -81,7 +81,7 @@ def test_most_probable_factors_are_where_the_dense_density_is_flat():
 
 def test_the_bound_is_below_what_draws_of_the_posterior_give():
     """E ln p(counts | theta) under q, from draws, against the bound's own likelihood; nearly tight."""
-    model = fit(EXPONENTIAL, 3, SMALL, max_epochs=80)
+    model = fit(EXPONENTIAL, 3, SMALL, max_iter=80)
     rng, D = np.random.default_rng(0), torch.from_numpy(SMALL.toarray())
     posterior = model.posterior_
     values = []
@@ -114,8 +114,8 @@ def test_closed_form_priors_are_stationary():
 
 CASES = {
     "cavi": {},
-    "cavi, minibatches": {"batch_size": 60, "max_epochs": 60},
-    "svi": {"inference": "svi", "num_steps": 300, "lr": 0.1},
+    "cavi, minibatches": {"batch_size": 60, "max_iter": 60},
+    "svi": {"inference": "svi", "max_iter": 300, "learning_rate": 0.1},
 }
 
 
@@ -142,11 +142,11 @@ def test_rates_by_pattern_switch_off_what_the_data_do_not_support():
 
 def test_the_posterior_s_spread_is_the_same_in_minibatches():
     """A likelihood that weighed more or less than N / B would shrink or widen it, as sqrt of the factor."""
-    data, svi = X[:200, :100], {"inference": "svi", "lr": 0.1}
-    whole = fit(EXPONENTIAL, 3, data, num_steps=150, **svi)
-    parts = fit(EXPONENTIAL, 3, data, num_steps=500, batch_size=50, **svi)
+    data, svi = X[:200, :100], {"inference": "svi", "learning_rate": 0.1}
+    whole = fit(EXPONENTIAL, 3, data, max_iter=150, **svi)
+    parts = fit(EXPONENTIAL, 3, data, max_iter=500, batch_size=50, **svi)
     closed = fit(EXPONENTIAL, 3, data)
-    stochastic = fit(EXPONENTIAL, 3, data, batch_size=50, max_epochs=60)
+    stochastic = fit(EXPONENTIAL, 3, data, batch_size=50, max_iter=60)
 
     def spread(model):
         mean, sd = model.posterior_.cells.mean().numpy(), model.posterior_.cells.sd().numpy()
@@ -161,7 +161,7 @@ def test_the_posterior_s_spread_is_the_same_in_minibatches():
 
 def test_both_guides_are_the_same_family():
     written, automatic = (
-        fit(EXPONENTIAL, 3, SMALL, inference="svi", num_steps=150, lr=0.1, param_P=param_P)
+        fit(EXPONENTIAL, 3, SMALL, inference="svi", max_iter=150, learning_rate=0.1, param_P=param_P)
         for param_P in (True, False)
     )
     assert objective(automatic)[-1] == pytest.approx(objective(written)[-1], rel=5e-3)
@@ -172,11 +172,11 @@ def test_both_guides_are_the_same_family():
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"max_epochs": 12, "held_out_fraction": 0.1},
-        {"batch_size": 25, "max_epochs": 5, "learn_probs": "donor"},
-        {"inference": "svi", "num_steps": 60, "batch_size": 50, "held_out_fraction": 0.1},
-        {"inference": "svi", "num_steps": 40, "clip_norm": 5.0},
-        {"inference": "svi", "num_steps": 40, "param_P": False},
+        {"max_iter": 12, "held_out_fraction": 0.1},
+        {"batch_size": 25, "max_iter": 5, "learn_probs": "donor"},
+        {"inference": "svi", "max_iter": 60, "batch_size": 50, "held_out_fraction": 0.1},
+        {"inference": "svi", "max_iter": 40, "clip_norm": 5.0},
+        {"inference": "svi", "max_iter": 40, "param_P": False},
     ],
     ids=str,
 )
@@ -207,14 +207,14 @@ def test_pyro_and_torch_are_left_as_they_were():
     pyro.param("mine", torch.ones(2))
     state, validation = torch.get_rng_state(), torch.distributions.Distribution._validate_args
     try:
-        first = fit(EXPONENTIAL, 3, SMALL, inference="svi", num_steps=20)
+        first = fit(EXPONENTIAL, 3, SMALL, inference="svi", max_iter=20)
         torch.rand(3)
-        second = fit(EXPONENTIAL, 3, SMALL, inference="svi", num_steps=20)
+        second = fit(EXPONENTIAL, 3, SMALL, inference="svi", max_iter=20)
         assert list(pyro.get_param_store()) == ["mine"]
         assert torch.distributions.Distribution._validate_args == validation
         assert np.array_equal(first.embedding_, second.embedding_)
         torch.set_rng_state(state)
-        fit(EXPONENTIAL, 3, SMALL, inference="svi", num_steps=20)
+        fit(EXPONENTIAL, 3, SMALL, inference="svi", max_iter=20)
         assert torch.equal(torch.get_rng_state(), state)
     finally:
         pyro.clear_param_store()
@@ -236,7 +236,7 @@ class Watcher:
         self.ends.append((step, dict(state)))
 
 
-@pytest.mark.parametrize("parameters", [{"max_epochs": 5}, {"inference": "svi", "num_steps": 50}], ids=str)
+@pytest.mark.parametrize("parameters", [{"max_iter": 5}, {"inference": "svi", "max_iter": 50}], ids=str)
 def test_a_fit_is_the_same_when_it_is_watched(parameters):
     watcher = Watcher()
     watched = fit(EXPONENTIAL, 3, SMALL, {"observer": watcher}, **parameters)
@@ -255,8 +255,8 @@ def test_a_fit_is_the_same_when_it_is_watched(parameters):
 
 
 def test_single_precision_is_near_double():
-    exact = fit(EXPONENTIAL, 3, SMALL, max_epochs=30)
-    near = fit(EXPONENTIAL, 3, SMALL.astype(np.float32), max_epochs=30)
+    exact = fit(EXPONENTIAL, 3, SMALL, max_iter=30)
+    near = fit(EXPONENTIAL, 3, SMALL.astype(np.float32), max_iter=30)
     assert near.embedding_.dtype == near.components_.dtype == np.float32
     assert near.objective_ == pytest.approx(exact.objective_, rel=1e-4)
 
@@ -265,10 +265,10 @@ def test_ascent_in_torch_equals_the_compiled_one(monkeypatch):
     """What a GPU would run, on the CPU."""
     from nmfbench.models.bayesian import build, device_counts
 
-    compiled = fit(GAMMA, 3, SMALL, max_epochs=8)
+    compiled = fit(GAMMA, 3, SMALL, max_iter=8)
     monkeypatch.setattr(build, "place_counts", device_counts.DeviceCounts.from_csr)
     for batch_size in (None, 120):
-        in_torch = fit(GAMMA, 3, SMALL, max_epochs=8, batch_size=batch_size)
+        in_torch = fit(GAMMA, 3, SMALL, max_iter=8, batch_size=batch_size)
         np.testing.assert_allclose(in_torch.embedding_, compiled.embedding_, rtol=1e-6)
 
 
@@ -278,7 +278,7 @@ def test_a_large_step_does_not_send_the_scales_to_infinity(param_P, monkeypatch)
     from nmfbench.fitting.loop import DivergedError
     from nmfbench.models.bayesian import svi
 
-    settings = {"inference": "svi", "num_steps": 200, "lr": 0.3, "param_P": param_P}
+    settings = {"inference": "svi", "max_iter": 200, "learning_rate": 0.3, "param_P": param_P}
     model = fit(EXPONENTIAL, 6, SMALL, **settings)
     assert np.isfinite(objective(model)).all()
     assert objective(model)[-1] < 0.9 * objective(model)[0]
@@ -295,5 +295,5 @@ def test_a_large_step_does_not_send_the_scales_to_infinity(param_P, monkeypatch)
 def test_a_diverged_fit_raises(monkeypatch):
     from nmfbench.fitting.loop import DivergedError
 
-    with pytest.raises(DivergedError, match="lr"):
-        fit(EXPONENTIAL, 3, sp.csr_matrix(SMALL * 1000), inference="svi", num_steps=200, lr=1e4)
+    with pytest.raises(DivergedError, match="learning_rate"):
+        fit(EXPONENTIAL, 3, sp.csr_matrix(SMALL * 1000), inference="svi", max_iter=200, learning_rate=1e4)

@@ -30,7 +30,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def make(kind, k=3, **parameters):
-    return get_model(kind)(k, **{"random_state": 0, "max_epochs": 40, "marker_draws": 5} | parameters)
+    return get_model(kind)(k, **{"random_state": 0, "max_iter": 40, "marker_draws": 5} | parameters)
 
 
 # Conventions -------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ class Rounded(PyroExponential):
         return X
 
 
-@parametrize_with_checks([Rounded(1, max_epochs=60, marker_draws=0, random_state=0)])
+@parametrize_with_checks([Rounded(1, max_iter=60, marker_draws=0, random_state=0)])
 def test_scikit_learn_conventions(estimator, check):
     """No check is left out, as for the other models."""
     check(estimator)
@@ -74,7 +74,7 @@ def test_shapes_and_attributes(kind):
 
 @every_kind
 def test_new_cells_get_the_factors_that_training_gave(kind):
-    model = make(kind, max_epochs=400, tol=1e-9).fit(X)
+    model = make(kind, max_iter=400, tol=1e-9).fit(X)
     found = model.transform(X)
     assert np.abs(found - model.embedding_).max() < 0.02 * model.embedding_.max()
     np.testing.assert_array_equal(model.transform(X[[5, 2]]), found[[5, 2]])
@@ -144,7 +144,7 @@ def patterns(names, columns=("first", "second"), seed=0):
 @pytest.mark.parametrize("batch_size", [None, 40])
 def test_constant_genes_are_aligned_by_name(inference, batch_size, tmp_path):
     given = patterns(GENES)
-    settings = {"inference": inference, "batch_size": batch_size, "num_steps": 30, "max_epochs": 10}
+    settings = {"inference": inference, "batch_size": batch_size, "max_iter": {"cavi": 10, "svi": 30}}
     ordered = make("pyro_exponential", fixed_genes=given, **settings).fit(X, gene_names=GENES)
     shuffled = pd.concat([given.sample(frac=1, random_state=0), patterns(["not measured"])])
     shuffled.to_csv(tmp_path / "given.csv")
@@ -171,7 +171,7 @@ def test_names_of_a_frame_are_used():
 def test_no_learnt_pattern_at_all(inference):
     """`num_patterns = 0`: the cells of given patterns. From the true genes, the true cells come back."""
     given = pd.DataFrame(TRUE_A, index=GENES)
-    settings = {"inference": inference, "num_steps": 200, "lr": 0.1, "max_epochs": 100}
+    settings = {"inference": inference, "max_iter": {"cavi": 100, "svi": 200}, "learning_rate": 0.1}
     model = make("pyro_exponential", 0, fixed_genes=given, **settings).fit(X, gene_names=GENES)
     assert model.embedding_.shape == (N, 3)
     np.testing.assert_array_equal(model.components_, TRUE_A.T)
@@ -187,7 +187,7 @@ def test_donors_as_constant_cells_have_an_additive_profile(inference, batch_size
     own = rng.gamma(0.2, 8, (3, G))
     codes = np.arange(N) % 3
     counts = sp.csr_matrix((X + rng.poisson(own[codes])).astype(float))
-    settings = {"inference": inference, "batch_size": batch_size, "num_steps": 200, "lr": 0.1}
+    settings = {"inference": inference, "batch_size": batch_size, "max_iter": 200, "learning_rate": 0.1}
     model = make("pyro_exponential", fixed_samples="donors", **settings).fit(counts, conditions=DONORS)
     assert model.uses_conditions_
     assert model.embedding_.shape == (N, 3)
@@ -238,7 +238,7 @@ def test_further_terms_draw_the_fit_towards_them(terms):
         theta = torch.from_numpy(model.embedding_ @ model.components_).clamp(min=1e-8)
         return dense.poisson(D, theta) if "use_pois" in terms else -dense.chi_squared(D, theta)
 
-    settings = {"inference": "svi", "num_steps": 100, "lr": 0.1}
+    settings = {"inference": "svi", "max_iter": 100, "learning_rate": 0.1}
     plain = make("pyro_gamma_nb", **settings).fit(X)
     model = make("pyro_gamma_nb", **settings, **terms).fit(X)
     assert term(model) > term(plain)
@@ -249,7 +249,7 @@ def test_further_terms_draw_the_fit_towards_them(terms):
 
 @pytest.mark.parametrize("inference", ["cavi", "svi"])
 def test_where_things_lie_changes_nothing(inference):
-    settings = {"inference": inference, "batch_size": 40, "num_steps": 30, "max_epochs": 5}
+    settings = {"inference": inference, "batch_size": 40, "max_iter": {"cavi": 5, "svi": 30}}
     plain = make("pyro_exponential", **settings).fit(X)
     for place in ({"storage_device": "compute"}, {"keep_on_cpu": True}, {"storage_device": "cpu"}):
         other = make("pyro_exponential", **settings, **place).fit(X)
@@ -257,7 +257,7 @@ def test_where_things_lie_changes_nothing(inference):
 
 
 def test_post_hoc_cells_are_the_optimum_given_the_genes():
-    settings = {"inference": "svi", "batch_size": 40, "num_steps": 60}
+    settings = {"inference": "svi", "batch_size": 40, "max_iter": 60}
     model = make("pyro_exponential", post_full_P_steps=150, **settings).fit(X)
     assert model.embedding_key_ == "post_best_P"
     np.testing.assert_allclose(model.embeddings()["post_best_P"], model.transform(X), rtol=0.05, atol=0.1)
@@ -268,10 +268,10 @@ def test_post_hoc_cells_are_the_optimum_given_the_genes():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"max_epochs": 2},
-        {"max_epochs": 2, "batch_size": 300},
-        {"inference": "svi", "num_steps": 3, "use_chisq": True, "use_pois": True},
-        {"inference": "svi", "num_steps": 3, "batch_size": 300, "param_P": False},
+        {"max_iter": 2},
+        {"max_iter": 2, "batch_size": 300},
+        {"inference": "svi", "max_iter": 3, "use_chisq": True, "use_pois": True},
+        {"inference": "svi", "max_iter": 3, "batch_size": 300, "param_P": False},
     ],
     ids=str,
 )
@@ -320,11 +320,11 @@ def test_the_held_out_score_is_the_dense_one_and_best_at_the_truth():
 
 @every_kind
 def test_held_out_counts_choose_the_best_state(kind):
-    model = make(kind, 12, held_out_fraction=0.2, tol=0, max_epochs=150).fit(X)  # far too many patterns
+    model = make(kind, 12, held_out_fraction=0.2, tol=0, max_iter=150).fit(X)  # far too many patterns
     scores = [row["held_out_log_likelihood"] for row in model.history_]
     assert model.held_out_log_likelihood_ == max(scores)
     assert model.best_epoch_ == 1 + int(np.argmax(scores))
-    stopped = make(kind, 12, held_out_fraction=0.2, tol=0, max_epochs=model.best_epoch_).fit(X)
+    stopped = make(kind, 12, held_out_fraction=0.2, tol=0, max_iter=model.best_epoch_).fit(X)
     np.testing.assert_array_equal(stopped.rates_P_, model.rates_P_)  # the priors are of the best state, too
     np.testing.assert_array_equal(stopped.embedding_, model.embedding_)
     if model.best_epoch_ < 150:
@@ -398,7 +398,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 )
 def test_ascent_on_a_gpu_equals_the_cpu(settings):
     models = [
-        make("pyro_gamma_nb", max_epochs=10, device=device, **settings).fit(X, conditions=DONORS)
+        make("pyro_gamma_nb", max_iter=10, device=device, **settings).fit(X, conditions=DONORS)
         for device in ("cpu", "cuda")
     ]
     assert models[1].device_ == "cuda"
@@ -418,7 +418,7 @@ def test_ascent_on_a_gpu_equals_the_cpu(settings):
     ids=str,
 )
 def test_gradients_on_a_gpu_resume_and_agree_with_the_cpu(settings, tmp_path):
-    settings = {"inference": "svi", "num_steps": 60, **settings}
+    settings = {"inference": "svi", "max_iter": 60, **settings}
     cpu, gpu = (
         make("pyro_exponential", device=device, **settings).fit(X, conditions=DONORS)
         for device in ("cpu", "cuda")

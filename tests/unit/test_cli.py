@@ -33,7 +33,7 @@ def fitted(atlas, tmp_path_factory):
     """A fit by the command."""
     folder = tmp_path_factory.mktemp("cli") / "fit"
     given = ["fit", str(atlas), "--rank", "4", "--min-cells", "30", "--out", str(folder), "--threads", "1"]
-    assert main([*given, "--device", "cpu", "--set", "penalty_W=0.1", "--set", "max_sweeps=5"]) == 0
+    assert main([*given, "--device", "cpu", "--set", "penalty_W=0.1", "--set", "max_iter=5"]) == 0
     return folder
 
 

@@ -195,7 +195,7 @@ def test_fits_of_the_bayesian_models(tmp_path, given):
     }[given]
     paths = []
     for seed in (0, 1):
-        model = get_model("pyro_exponential")(3, max_epochs=40, random_state=seed, marker_draws=2, **settings)
+        model = get_model("pyro_exponential")(3, max_iter=40, random_state=seed, marker_draws=2, **settings)
         model.fit(counts, conditions=donors, gene_names=genes)
         paths.append(tmp_path / f"{seed}.h5ad")
         write_result(

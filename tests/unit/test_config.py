@@ -50,7 +50,7 @@ def test_every_mistake_is_named_at_once():
         {
             "datasets": {"demo": {"simulate": {"n_cels": 3}}, "x": {"url": "http://localhost/x"}, "y": {}},
             "models": {
-                "ae_nmf": {"max_epoch": 3},
+                "ae_nmf": {"max_itr": 3},
                 "aenmf": {},
                 "mine": {"kind": "cae_nmf1", "penalty_U": -1},
             },
@@ -63,7 +63,7 @@ def test_every_mistake_is_named_at_once():
         "datasets.demo.simulate.n_cels: unknown key; did you mean 'n_cells'?",
         "datasets.x: a url needs its sha256",
         "datasets.y: exactly one of path, url and simulate is needed",
-        "models.ae_nmf.max_epoch: unknown key; did you mean 'max_epochs'?",
+        "models.ae_nmf.max_itr: unknown key; did you mean 'max_iter'?",
         "models.aenmf: no such model",
         "models.mine.penalty_U: Input should be greater than or equal to 0, got -1",
         "seed: unknown key; did you mean 'seeds'?",
@@ -96,8 +96,8 @@ def test_what_does_not_fit_together_is_refused(change, expected):
 
 
 def test_variants_have_a_name_and_a_kind():
-    cfg = with_models(ae_nmf={}, ae_slow={"kind": "ae_nmf", "max_epochs": 7})
-    assert cfg.models["ae_slow"].max_epochs == 7
+    cfg = with_models(ae_nmf={}, ae_slow={"kind": "ae_nmf", "max_iter": 7})
+    assert cfg.models["ae_slow"].max_iter == 7
     assert cfg.display_name("ae_nmf") == "AE_NMF"
     assert cfg.display_name("ae_slow") == "ae_slow"
 

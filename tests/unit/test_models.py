@@ -22,9 +22,9 @@ from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF, get_model
 
 SHORT = {
     "base_nmf": {"max_iter": 30},
-    "ae_nmf": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
-    "cae_nmf1": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
-    "cae_nmf2": {"solver": "minibatch", "max_epochs": 25, "batch_size": 64},
+    "ae_nmf": {"solver": "minibatch", "max_iter": 25, "batch_size": 64},
+    "cae_nmf1": {"solver": "minibatch", "max_iter": 25, "batch_size": 64},
+    "cae_nmf2": {"solver": "minibatch", "max_iter": 25, "batch_size": 64},
 }
 AUTOENCODERS = ["ae_nmf", "cae_nmf1", "cae_nmf2"]
 every_model = pytest.mark.parametrize("name", SHORT)
@@ -54,7 +54,7 @@ def fitted(cells):
     [
         BaseNMF(1, max_iter=5, random_state=0),
         *(
-            model(1, solver=solver, max_epochs=3, max_sweeps=10, random_state=0)
+            model(1, solver=solver, max_iter={"minibatch": 3, "statistics": 10}, random_state=0)
             for model in (AENMF, CAENMF1, CAENMF2)
             for solver in ("auto", "minibatch")
         ),
@@ -181,7 +181,7 @@ def test_random_state_may_be_a_generator(name, cells):
     X, _, labels = cells
     generators = np.random.default_rng(1), np.random.RandomState(1), None
     for random_state in generators:
-        assert make(name, random_state=random_state, max_epochs=1).fit(X, **labels).seed_ >= 0
+        assert make(name, random_state=random_state, max_iter=1).fit(X, **labels).seed_ >= 0
 
 
 @every_autoencoder
@@ -190,7 +190,7 @@ def test_uses_labels_is_true_where_labels_steer(name, order, cells):
     X, _, labels = cells
     if order == "by_condition" and name != "cae_nmf2":
         return
-    short = {"batches": order, "max_epochs": 1}
+    short = {"batches": order, "max_iter": 1}
     with_strata = make(name, **short).fit(X, **labels)
     without = make(name, **short).fit(X, **labels | {"strata": None})
     assert with_strata.uses_labels_ == (order in ("proportional", "round_robin") or name == "cae_nmf1")
@@ -204,7 +204,7 @@ def test_uses_labels_is_true_where_labels_steer(name, order, cells):
 @every_autoencoder
 def test_patience_ends_a_fit_that_no_longer_improves(name, cells):
     X, _, labels = cells
-    model = make(name, max_epochs=500, patience=2, tol=0.01).fit(X, **labels)
+    model = make(name, max_iter=500, patience=2, tol=0.01).fit(X, **labels)
     assert (model.converged_, model.stop_reason_) == (True, "converged")
     assert model.n_iter_ < 500
     best = [row["objective"] for row in model.history_[:-2]]
@@ -214,7 +214,7 @@ def test_patience_ends_a_fit_that_no_longer_improves(name, cells):
 @every_autoencoder
 def test_row_norm_makes_unit_factors(name, cells):
     X, _, labels = cells
-    model = make(name, row_norm=True, max_epochs=3).fit(X, **labels)
+    model = make(name, row_norm=True, max_iter=3).fit(X, **labels)
     np.testing.assert_allclose(np.linalg.norm(model.components_, axis=1), 1)
 
 
@@ -301,7 +301,7 @@ def test_published_keys_of_cae_nmf2(cells):
     meta = record["cond_meta_concat_k4"]
     assert (list(meta["cond_cols"]), list(meta["cond_categories"])) == (["donor_id"], ["d0", "d1", "d2"])
     assert (meta["m_donors"], meta["k"], meta["lambda_U"]) == (3, 4, 0.05)
-    plain = clone(model).set_params(save_u=False, max_epochs=1).fit(X, conditions=conditions, progress=False)
+    plain = clone(model).set_params(save_u=False, max_iter=1).fit(X, conditions=conditions, progress=False)
     assert "U_donor_k4" not in plain.unstructured()
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF
 
 N, P, K, B, M = 600, 4000, 3, 300, 3
-MINIBATCH = {"solver": "minibatch", "max_epochs": 2, "batch_size": B}
+MINIBATCH = {"solver": "minibatch", "max_iter": 2, "batch_size": B}
 
 
 class LargestTensor(TorchDispatchMode):
@@ -48,7 +48,7 @@ def cells():
         CAENMF1(
             K,
             solver="minibatch",
-            max_epochs=2,
+            max_iter=2,
             batch_size=B,
             warmup_epochs=0,
             update_U="adam",

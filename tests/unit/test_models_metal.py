@@ -77,7 +77,7 @@ def test_a_fit_agrees_with_the_cpu(name, monkeypatch):
     X = sp.csr_matrix(X, dtype=np.float32)
 
     def fit():
-        model = get_model(name)(4, solver="minibatch", max_epochs=6, batch_size=64, random_state=0)
+        model = get_model(name)(4, solver="minibatch", max_iter=6, batch_size=64, random_state=0)
         return model.fit(X, conditions=donor, strata=kind, progress=False)
 
     expected = fit()
@@ -94,7 +94,7 @@ def test_a_step_asks_for_nothing_that_metal_lacks(name, monkeypatch):
     monkeypatch.setattr(nmfbench.models.autoencoder.minibatch, "SparseRows", MetalRows)
     # The two penalties of model 1 keep small sums in double precision, on the CPU where Metal is the device.
     off = {"penalty_invariance": 0, "penalty_hsic": 0} if get_model(name) is CAENMF1 else {}
-    model = get_model(name)(4, solver="minibatch", batch_size=64, random_state=0, max_epochs=1, **off)
+    model = get_model(name)(4, solver="minibatch", batch_size=64, random_state=0, max_iter=1, **off)
     problems = []
     build = type(model)._batch_objective
     monkeypatch.setattr(

@@ -117,10 +117,10 @@ def test_the_objective_with_two_condition_columns(route, cells):
 @every_autoencoder
 def test_both_solvers_end_at_the_same_objective(name, cells):
     X, labels = cells
-    batches = {"batch_size": X.shape[0], "max_epochs": 300, "patience": 300, "learning_rate_W": 1e-2}
+    batches = {"batch_size": X.shape[0], "max_iter": 300, "patience": 300, "learning_rate": 1e-2}
     batches |= {"learning_rate_schedule": "cosine"} | ({} if name == "ae_nmf" else {"learning_rate_U": 1e-2})
     by_batches = make(name, solver="minibatch", **batches).fit(X, **labels)
-    by_statistics = make(name, batch_size=X.shape[0], solver_tol=1e-8).fit(X, **labels)
+    by_statistics = make(name, batch_size=X.shape[0], tol={"statistics": 1e-8}).fit(X, **labels)
     assert by_statistics.objective_ == pytest.approx(by_batches.objective_, rel=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_the_two_routes_agree(name, cells, monkeypatch):
         monkeypatch.setattr(
             estimator, "choose_solver", lambda *_, kind=kind, **__: SolverChoice("statistics", kind, {}, "")
         )
-        found.append(make(name, max_sweeps=20, solver_tol=0).fit(X, **labels))
+        found.append(make(name, max_iter=20, tol={"statistics": 0}).fit(X, **labels))
     assert found[0].objective_ == pytest.approx(found[1].objective_, rel=1e-6)
 
 
@@ -172,23 +172,23 @@ def test_single_precision_is_near_double(name, route, cells):
 def test_the_seed_decides_a_random_start(name, cells):
     X, labels = cells
     one, again, other = (
-        make(name, init="random", random_state=seed, max_sweeps=5).fit(X, **labels) for seed in (1, 1, 2)
+        make(name, init="random", random_state=seed, max_iter=5).fit(X, **labels) for seed in (1, 1, 2)
     )
     assert np.array_equal(one.components_, again.components_)
     assert not np.array_equal(one.components_, other.components_)
-    assert (one.n_iter_, one.stop_reason_, one.converged_) == (5, "max_sweeps", False)
+    assert (one.n_iter_, one.stop_reason_, one.converged_) == (5, "max_iter", False)
 
 
 @every_autoencoder
 def test_labels_are_used_by_the_invariance_penalty_alone(name, cells):
     X, labels = cells
-    model = make(name, max_sweeps=2)
+    model = make(name, max_iter=2)
     assert model.fit(X, **labels).uses_labels_ == (name == "cae_nmf1")
     without = model.fit(X, **labels | {"strata": None})
     assert not without.uses_labels_
     if name == "cae_nmf1":
         assert without.history_[-1]["invariance"] == 0
-        assert not make(name, max_sweeps=2, penalty_invariance=0).fit(X, **labels).uses_labels_
+        assert not make(name, max_iter=2, penalty_invariance=0).fit(X, **labels).uses_labels_
 
 
 @every_autoencoder
@@ -217,7 +217,7 @@ def test_stopped_after_any_sweep_and_resumed_equals_unbroken(
     name, after, route, cells, tmp_path, every_state
 ):
     X, labels = cells
-    model = make(name, init="random", max_sweeps=25, solver_tol=0)
+    model = make(name, init="random", max_iter=25, tol={"statistics": 0})
     unbroken = clone(model).fit(X, **labels)
     asked = itertools.count(1)
     stopped = clone(model).fit(X, **labels, checkpoint=tmp_path, should_stop=lambda: next(asked) >= after)
@@ -229,8 +229,8 @@ def test_stopped_after_any_sweep_and_resumed_equals_unbroken(
 @every_autoencoder
 def test_more_sweeps_later_equal_all_at_once_and_an_end_is_kept(name, cells, tmp_path):
     X, labels = cells
-    first = make(name, max_sweeps=13).fit(X, **labels, checkpoint=tmp_path)
-    assert (first.n_iter_, first.stop_reason_) == (13, "max_sweeps")
+    first = make(name, max_iter=13).fit(X, **labels, checkpoint=tmp_path)
+    assert (first.n_iter_, first.stop_reason_) == (13, "max_iter")
     unbroken = make(name).fit(X, **labels)
     ended = make(name).fit(X, **labels, checkpoint=tmp_path)
     same(ended, unbroken)
@@ -242,20 +242,20 @@ def test_more_sweeps_later_equal_all_at_once_and_an_end_is_kept(name, cells, tmp
 def test_an_unseeded_fit_goes_on_with_its_own_seed(cells, tmp_path):
     X, labels = cells
     one, other = (
-        make("ae_nmf", init="random", random_state=None, max_sweeps=m).fit(X, **labels, checkpoint=tmp_path)
+        make("ae_nmf", init="random", random_state=None, max_iter=m).fit(X, **labels, checkpoint=tmp_path)
         for m in (5, 15)
     )
     assert one.seed_ == other.seed_
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"solver": "minibatch"}, "solver"), ({"solver_tol": 1e-3}, "solver_tol")]
+    ("change", "named"), [({"solver": "minibatch"}, "solver"), ({"tol": {"statistics": 1e-3}}, "tol")]
 )
 def test_a_state_of_another_solver_is_refused_by_name(change, named, cells, tmp_path):
     X, labels = cells
-    make("ae_nmf", max_sweeps=3).fit(X, **labels, checkpoint=tmp_path)
+    make("ae_nmf", max_iter=3).fit(X, **labels, checkpoint=tmp_path)
     with pytest.raises(InputError, match=named):
-        make("ae_nmf", max_sweeps=3, **change).fit(X, **labels, checkpoint=tmp_path)
+        make("ae_nmf", max_iter=3, **change).fit(X, **labels, checkpoint=tmp_path)
 
 
 # Which solver ------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_what_only_minibatches_have_selects_them_or_is_refused(name, only, named
     X, labels = cells
     with pytest.raises(InputError, match=named):
         make(name, **only).fit(X, **labels)
-    model = make(name, solver="auto", max_epochs=1, **only).fit(X, **labels)
+    model = make(name, solver="auto", max_iter=1, **only).fit(X, **labels)
     assert model.solver_choice_.solver == "minibatch"
     assert named in model.solver_choice_.reason
     assert model.n_iter_ == 1
@@ -277,7 +277,7 @@ def test_what_only_minibatches_have_selects_them_or_is_refused(name, only, named
 
 def test_a_gram_matrix_beyond_the_memory_gives_way_to_the_nonzeros(cells):
     X, labels = cells
-    model = make("cae_nmf2", gram_memory_mb=0, max_sweeps=2).fit(X, **labels)
+    model = make("cae_nmf2", gram_memory_mb=0, max_iter=2).fit(X, **labels)
     assert model.solver_choice_.route == "sparse"
     assert model.solver_choice_.seconds["gram"] is None
 
@@ -303,7 +303,7 @@ def test_rows_that_are_not_in_memory_go_by_the_gram_matrix_or_minibatches(cells)
     model = make("ae_nmf").fit_rows(RowsElsewhere(X), **labels, **hooks)
     assert model.solver_choice_.route == "gram"
     assert model.objective_ == pytest.approx(make("ae_nmf").fit(X, **labels).objective_, rel=1e-9)
-    small = {"gram_memory_mb": 0, "max_epochs": 1}
+    small = {"gram_memory_mb": 0, "max_iter": 1}
     model = make("ae_nmf", solver="auto", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
     assert model.solver_choice_.solver == "minibatch"
     with pytest.raises(InputError, match="0 MiB granted"):
@@ -322,7 +322,7 @@ def test_small_products_are_made_by_one_thread(small, threads, cells, monkeypatc
     monkeypatch.setattr(TiedObjective, "refresh", watch)
     monkeypatch.setattr(from_cells, "SMALL_PRODUCT", small)
     with threadpool_limits(2, "blas"):
-        make("ae_nmf", max_sweeps=1).fit(cells[0], progress=False)
+        make("ae_nmf", max_iter=1).fit(cells[0], progress=False)
     assert seen
     assert all(number == {threads} for number in seen)
 

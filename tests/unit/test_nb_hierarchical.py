@@ -79,7 +79,7 @@ def test_nulls_stand_in_their_order_on_real_cells(real_h5ad):
 def test_cells_and_genes_in_another_order_have_the_same_fit(simulated):
     X = simulated[0][:120, :50]
     cells, genes = [f"c{k}" for k in range(120)], [f"g{k}" for k in range(50)]
-    settings = {"mask_fraction": 0.1, "max_steps": 40, "n_cells": 100}
+    settings = {"mask_fraction": 0.1, "max_iter": 40, "n_cells": 100}
     one = fit(X, cell_names=cells, gene_names=genes, **settings)
     rng = np.random.default_rng(1)
     i, j = rng.permutation(120), rng.permutation(50)
@@ -96,10 +96,10 @@ def test_a_constant_depth_goes_into_the_mean_of_the_genes(simulated):
     fits = []
     for factor in (1.0, np.e):
         # `constant` is a shift of every cell; `column` is relative to its median and must not move at all
-        fits.append(fit(X, obs=depth * factor, offset="column", depth_column="depth", max_steps=60))
+        fits.append(fit(X, obs=depth * factor, offset="column", depth_column="depth", max_iter=60))
     np.testing.assert_allclose(fits[0].gene_total_, fits[1].gene_total_, atol=1e-8)
     shifted = [
-        fit(X, obs=depth * f, offset="constant", depth_column="depth", max_steps=60) for f in (1.0, np.e)
+        fit(X, obs=depth * f, offset="constant", depth_column="depth", max_iter=60) for f in (1.0, np.e)
     ]
     np.testing.assert_allclose(shifted[0].gene_total_ - 1, shifted[1].gene_total_, atol=0.02)
     np.testing.assert_allclose(shifted[0].cell_effect_, shifted[1].cell_effect_, atol=0.02)
@@ -124,7 +124,7 @@ def test_missing_depths_fall_back_by_cell_and_say_so(simulated, caplog):
     totals = np.asarray(X.sum(1)).ravel()
     depth = 100.0 * totals
     depth[[3, 7]] = np.nan, -1.0
-    model = fit(X, obs=pd.DataFrame({"depth": depth}), offset="column", depth_column="depth", max_steps=20)
+    model = fit(X, obs=pd.DataFrame({"depth": depth}), offset="column", depth_column="depth", max_iter=20)
     assert model.said_()["cells_by_total"] == 2
     assert "2 cells" in caplog.text
     np.testing.assert_allclose(model.size_, np.log(totals / np.median(totals)), atol=1e-6)
@@ -132,7 +132,7 @@ def test_missing_depths_fall_back_by_cell_and_say_so(simulated, caplog):
 
 def test_published_fallbacks_are_only_taken_by_name_and_said(simulated):
     X = simulated[0][:60, :30]
-    model = fit(X, preset="published", max_steps=200)
+    model = fit(X, preset="published", max_iter=200)
     said = model.said_()
     assert said["depth_simulated"]
     assert said["length_simulated"]
@@ -142,7 +142,7 @@ def test_published_fallbacks_are_only_taken_by_name_and_said(simulated):
     lengths = 2000 * np.exp(model.length_)
     assert lengths.min() > 1000
     assert lengths.max() < 3000
-    plain = fit(X, max_steps=20).said_()
+    plain = fit(X, max_iter=20).said_()
     assert not plain["length_simulated"]
     assert "depth_simulated" not in plain
 
@@ -201,7 +201,7 @@ def test_the_trace_opens_in_arviz(fitted, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_steps": 60}, {"preset": "published", "max_steps": 4000}, {"engine": "plates", "max_steps": 60}],
+    [{"max_iter": 60}, {"preset": "published", "max_iter": 4000}, {"engine": "plates", "max_iter": 60}],
     ids=["exact", "entries", "plates"],
 )
 def test_a_resumed_fit_is_the_unbroken_one(settings, simulated, tmp_path):
@@ -225,7 +225,7 @@ def test_without_information_the_posterior_is_the_prior():
     """Two cells, few counts: the shared numbers stay where their priors are."""
     X = sp.csr_matrix(np.array([[1, 0], [0, 1]], dtype=np.float32))
     shared = fit(
-        X, 1, offset="none", param="noncentred", dispersion="shared", max_steps=200
+        X, 1, offset="none", param="noncentred", dispersion="shared", max_iter=200
     ).posterior_.globals()
     assert abs(shared["mu_gene"][0]) < 3
     assert 0.3 < shared["sigma_cell"][0] < 1.5
@@ -234,11 +234,11 @@ def test_without_information_the_posterior_is_the_prior():
 
 def test_auto_takes_the_form_that_the_counts_can_carry():
     X, *_ = dense.simulate(300, 60, spread=0.4)
-    wide = fit(X, offset="none", max_steps=60).posterior_.family.forms
+    wide = fit(X, offset="none", max_iter=60).posterior_.family.forms
     assert wide["gene"]
     assert wide["cell"]
     X, *_ = dense.simulate(300, 60, spread=0.0)
-    assert not fit(X, offset="none", max_steps=60).posterior_.family.forms["cell"]
+    assert not fit(X, offset="none", max_iter=60).posterior_.family.forms["cell"]
 
 
 def test_new_cells_are_embedded_as_the_fitted_ones(simulated):

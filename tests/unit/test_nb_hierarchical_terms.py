@@ -184,7 +184,7 @@ def test_plates_estimate_the_exact_elbo(guide):
     fit, rest, error = problem.elbo(loc, log_sd, 200)
     engine = PlatesEngine(
         problem, Y, None, loc.copy(), log_sd.copy(), batch_cells=20, batch_genes=12, guide=guide,
-        learning_rate=0.02, max_steps=100,
+        learning_rate=0.02, max_iter=100,
     )  # fmt: skip
     draws = -np.array([engine.loss(k) for k in range(250)])
     spread = np.hypot(draws.std() / np.sqrt(len(draws)), error)
@@ -204,7 +204,7 @@ def test_plates_take_their_counts_by_their_own_indices(monkeypatch):
     monkeypatch.setattr(plates, "block_of", lambda Y, rows, columns: right(Y, rows, np.roll(columns, 1)))
     engine = PlatesEngine(
         problem, Y, None, loc.copy(), log_sd.copy(), batch_cells=20, batch_genes=12, guide="normal",
-        learning_rate=0.02, max_steps=100,
+        learning_rate=0.02, max_iter=100,
     )  # fmt: skip
     draws = -np.array([engine.loss(k) for k in range(150)])
     assert abs(draws.mean() - fit - rest) > 6 * draws.std() / np.sqrt(len(draws)), "misaligned: seen"

@@ -174,7 +174,7 @@ def test_the_fit_is_the_minimum_of_the_plain_objective(fold):
     """The slow twin: the same objective in torch, float64, without rotations and scales."""
     penalty = 5.0
     problem = _problem(fold)
-    found, _ = problem.fit(penalty, tolerance=1e-12)
+    found, _ = problem.fit(penalty, tol=1e-12)
     genes, trained, _, _, _ = (torch.tensor(part) for part in fold.vectors())
     rows = concise_rows(fold, True)
     own = fold.gene_of(fold.trained_names)
@@ -254,11 +254,18 @@ def test_doubles_add_up(simulated):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"preset": "published", "epochs": 30},
-        {"preset": "published", "epochs": 30, "fit_mode": "concise", "loss": "NB", "use_cycle": True},
-        {"g_mlp_hidden": "16, 8", "p_mlp_hidden": 12, "p_out_dim": 5, "gp_norm": "batchnorm", "epochs": 20},
-        {"residual": 0.2, "g_out_dim": 3, "gp_activation": "tanh", "epochs": 20, "l1": 1e-4, "raw_l2": 1e-3},
-        {"optimiser": "adamw", "link": "tanh", "epochs": 20},
+        {"preset": "published", "max_iter": 30},
+        {"preset": "published", "max_iter": 30, "fit_mode": "concise", "loss": "NB", "use_cycle": True},
+        {"g_mlp_hidden": "16, 8", "p_mlp_hidden": 12, "p_out_dim": 5, "gp_norm": "batchnorm", "max_iter": 20},
+        {
+            "residual": 0.2,
+            "g_out_dim": 3,
+            "gp_activation": "tanh",
+            "max_iter": 20,
+            "l1": 1e-4,
+            "raw_l2": 1e-3,
+        },
+        {"optimiser": "adamw", "link": "tanh", "max_iter": 20},
     ],
 )
 def test_every_shape_of_the_network_trains_and_predicts(fold, keys):
@@ -273,16 +280,19 @@ def test_every_shape_of_the_network_trains_and_predicts(fold, keys):
 
 
 def test_the_schedule_warms_up_and_ends_at_the_least_rate():
-    keys = {"lr": 1.0, "lr_schedule": "cosine", "epochs": 100, "warmup_pct": 0.05, "min_lr": 0.1}
+    keys = {
+        **{"learning_rate": 1.0, "learning_rate_schedule": "cosine", "max_iter": 100},
+        **{"warmup_pct": 0.05, "min_learning_rate": 0.1},
+    }
     rates = [learning_rate(epoch, keys) for epoch in range(100)]
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == pytest.approx(1.0)
     assert 0.1 < rates[-1] < 0.11
-    assert learning_rate(7, {**keys, "lr_schedule": "constant"}) == 1.0
+    assert learning_rate(7, {**keys, "learning_rate_schedule": "constant"}) == 1.0
 
 
 def test_a_resumed_training_is_an_unbroken_one(fold, tmp_path):
-    keys = settings(preset="published", epochs=12, validation_fraction=0.2)
+    keys = settings(preset="published", max_iter=12, validation_fraction=0.2)
 
     def run(stop):
         checkpoint = Checkpoint(tmp_path / "checkpoint", keys, "same")
@@ -313,8 +323,11 @@ def test_whole_and_concise_agree_on_poisson_cells_of_equal_depth(fold):
     cells = TrainingCells(matrix, target, np.zeros_like(target), np.ones(len(target)))
     sums = np.zeros_like(trained.counts)
     np.add.at(sums, target, counts)
-    keys = {"preset": "published", "loss": "pois", "lr": 5e-3, "lr_schedule": "constant", "gp_dropout": 0.0,
-            "weight_decay": 0.0, "batch_size": 100_000, "epochs": 25, "use_sf": False}  # fmt: skip
+    keys = {
+        **{"preset": "published", "loss": "pois", "learning_rate": 5e-3, "use_sf": False},
+        **{"learning_rate_schedule": "constant", "gp_dropout": 0.0, "weight_decay": 0.0},
+        **{"batch_size": 100_000, "max_iter": 25},
+    }
     from dataclasses import replace
 
     mask = fold.mask
@@ -355,7 +368,7 @@ def test_parameters_of_other_shapes_are_refused():
 
 
 @pytest.mark.parametrize(
-    "keys", [{"penalty_K": 1, "shrinkage": 1, "use_cycle": True}, {"preset": "published", "epochs": 3}]
+    "keys", [{"penalty_K": 1, "shrinkage": 1, "use_cycle": True}, {"preset": "published", "max_iter": 3}]
 )
 def test_cells_from_a_checkpoint_are_those_of_the_process(fold, tmp_path, keys):
     predictor, prediction = fitted(fold, **keys)

@@ -201,7 +201,7 @@ def test_inference_of_cells_is_their_own_and_the_maximum(X):
         for rows in (np.arange(N), np.arange(7))
     ]  # fmt: skip
     for rows, part in zip((slice(None), slice(7)), alone, strict=True):
-        infer(Counts(X[rows]), part, max_sweeps=500, tol=1e-10)
+        infer(Counts(X[rows]), part, max_iter=500, tol=1e-10)
     assert torch.equal(alone[0].mu[:7], alone[1].mu)
     best = value(counts, alone[0])
     generator = torch.Generator().manual_seed(0)

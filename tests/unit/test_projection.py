@@ -30,13 +30,13 @@ from test_factors import describe
 LOG = {"target_sum": 1e4, "log1p": True}
 SETTINGS = {
     "base_nmf": {"max_iter": 200},
-    "ae_nmf": {"max_sweeps": 30},
-    "cae_nmf1": {"max_sweeps": 10},
-    "cae_nmf2": {"max_sweeps": 10},
+    "ae_nmf": {"max_iter": {"statistics": 30}},
+    "cae_nmf1": {"max_iter": {"statistics": 10}},
+    "cae_nmf2": {"max_iter": {"statistics": 10}},
     "pnmf": {"max_iter": 20, "exposure": "total"},
     "pnmf_donor": {"max_iter": 20},
-    "pyro_gamma_nb": {"max_epochs": 20},
-    "pyro_exponential": {"max_epochs": 20},
+    "pyro_gamma_nb": {"max_iter": 20},
+    "pyro_exponential": {"max_iter": 20},
 }
 
 
@@ -109,7 +109,7 @@ def test_models_that_cannot_embed_new_cells_say_so(folder, planted, tmp_path):
     from nmfbench.models import get_model
 
     X = sparse.csr_matrix(planted.counts)
-    donors = get_model("pyro_gamma_nb")(5, max_epochs=2, learn_probs="donor", random_state=0)
+    donors = get_model("pyro_gamma_nb")(5, max_iter=2, learn_probs="donor", random_state=0)
     donors.fit(X, conditions=planted.obs[["donor_id"]])
     again = get_model("pyro_gamma_nb")(5, learn_probs="donor")
     with pytest.raises(InputError, match="learn_probs='donor'"):

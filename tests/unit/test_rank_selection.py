@@ -132,7 +132,7 @@ def run_sweep(files, table, name="ae_nmf", run=None, **changes):
     options = {
         "kind": name,
         "name": name,
-        "settings": {"penalty_W": 0.01, "max_sweeps": 200},
+        "settings": {"penalty_W": 0.01, "max_iter": 200},
         "ranks": [2, K, 2 * K],
         "seeds": [0, 1, 2],
         "penalties": [{}],
@@ -191,7 +191,7 @@ def test_a_killed_sweep_goes_on_and_other_settings_are_named(files, tmp_path):
     assert len(kept) < 9
     assert not (tmp_path / "fits.tsv").exists()
     with pytest.raises(InputError, match=r"other settings \(penalty_W\)"):
-        run_sweep(files, tmp_path / "fits.tsv", settings={"penalty_W": 0.3, "max_sweeps": 200})
+        run_sweep(files, tmp_path / "fits.tsv", settings={"penalty_W": 0.3, "max_iter": 200})
     found = run_sweep(files, tmp_path / "fits.tsv")
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
 

@@ -252,7 +252,7 @@ def test_resumed_equals_unbroken(data, model, tmp_path):
     whole, expected = fit(37)
     keeper = Checkpoint(tmp_path, {}, "data")
     _, broken = fit(25, checkpoint=keeper)
-    assert (broken.clock, broken.stop_reason, keeper.load()[1]["engine"]["clock"]) == (25, "max_sweeps", 20)
+    assert (broken.clock, broken.stop_reason, keeper.load()[1]["engine"]["clock"]) == (25, "max_iter", 20)
     resumed, outcome = fit(37, checkpoint=keeper, stored=keeper.load())
     np.testing.assert_array_equal(resumed.W, whole.W)
     if whole.U is not None:

@@ -42,7 +42,7 @@ def fit(folder, out, kind="cae_nmf1", run=None, solver="statistics", **where):
         kind=kind,
         name=kind,
         display_name=kind,
-        settings={"solver": solver, "max_epochs": 3, "batch_size": 50, "max_sweeps": 30},
+        settings={"solver": solver, "max_iter": {"minibatch": 3, "statistics": 30}, "batch_size": 50},
         rank=4,
         seed=0,
         device="cpu",

@@ -20,7 +20,7 @@ from nmfbench.fitting import checkpoint as module
 from nmfbench.fitting.checkpoint import Checkpoint
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, BaseNMF
 
-MINIBATCH = {"solver": "minibatch", "max_epochs": 9, "batch_size": 70, "random_state": 1}
+MINIBATCH = {"solver": "minibatch", "max_iter": 9, "batch_size": 70, "random_state": 1}
 CASES = {
     "base_nmf": lambda **more: BaseNMF(4, **{"max_iter": 9, "tol": 0.0, "random_state": 1} | more),
     "ae_nmf": lambda **more: AENMF(4, **MINIBATCH | more),
@@ -72,7 +72,7 @@ def test_stopped_after_any_step_and_resumed_equals_unbroken(name, after, cells, 
 @pytest.mark.parametrize("name", CASES)
 def test_more_epochs_later_equal_all_at_once(name, cells, tmp_path):
     X, labels = cells
-    length = "max_iter" if name == "base_nmf" else "max_epochs"
+    length = "max_iter"
     first = CASES[name](**{length: 4}).fit(X, **labels, checkpoint=tmp_path)
     assert (first.n_iter_, first.stop_reason_) == (4, length)
     same(CASES[name]().fit(X, **labels, checkpoint=tmp_path), CASES[name]().fit(X, **labels))
@@ -165,7 +165,7 @@ def test_killed_at_random_places_of_writing_and_rerun_equals_unbroken(cells, tmp
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_a_damaged_newest_state_gives_way_to_the_previous(damage, cells, tmp_path, caplog):
     X, labels = cells
-    CASES["ae_nmf"](max_epochs=4).fit(X, **labels, checkpoint=tmp_path)
+    CASES["ae_nmf"](max_iter=4).fit(X, **labels, checkpoint=tmp_path)
     newest = tmp_path / "newest.npz"
     content = newest.read_bytes()
     if damage == "cut":
@@ -185,7 +185,7 @@ def test_a_damaged_newest_state_gives_way_to_the_previous(damage, cells, tmp_pat
 
 def test_two_damaged_states_begin_anew(cells, tmp_path):
     X, labels = cells
-    CASES["ae_nmf"](max_epochs=4).fit(X, **labels, checkpoint=tmp_path)
+    CASES["ae_nmf"](max_iter=4).fit(X, **labels, checkpoint=tmp_path)
     for file in tmp_path.iterdir():
         file.write_bytes(b"nothing of use")
     same(CASES["ae_nmf"]().fit(X, **labels, checkpoint=tmp_path), CASES["ae_nmf"]().fit(X, **labels))
@@ -203,7 +203,7 @@ def test_two_damaged_states_begin_anew(cells, tmp_path):
 )
 def test_a_state_of_other_settings_is_refused_by_name(name, change, named, cells, tmp_path):
     X, labels = cells
-    short = {"max_iter": 2} if name == "base_nmf" else {"max_epochs": 2}
+    short = {"max_iter": 2}
     CASES[name](**short).fit(X, **labels, checkpoint=tmp_path)
     other = CASES[name](**short).set_params(**change)
     with pytest.raises(InputError, match=named):
@@ -212,34 +212,32 @@ def test_a_state_of_other_settings_is_refused_by_name(name, change, named, cells
 
 def test_the_end_of_a_cosine_is_a_setting(cells, tmp_path):
     X, labels = cells
-    CASES["ae_nmf"](max_epochs=2, learning_rate_schedule="cosine").fit(X, **labels, checkpoint=tmp_path)
-    with pytest.raises(InputError, match="max_epochs"):
+    CASES["ae_nmf"](max_iter=2, learning_rate_schedule="cosine").fit(X, **labels, checkpoint=tmp_path)
+    with pytest.raises(InputError, match="max_iter"):
         CASES["ae_nmf"](learning_rate_schedule="cosine").fit(X, **labels, checkpoint=tmp_path)
 
 
 def test_a_state_of_another_model_is_refused(cells, tmp_path):
     X, labels = cells
-    CASES["ae_nmf"](max_epochs=2).fit(X, **labels, checkpoint=tmp_path)
+    CASES["ae_nmf"](max_iter=2).fit(X, **labels, checkpoint=tmp_path)
     with pytest.raises(InputError, match="model"):
-        CASES["cae_nmf2"](max_epochs=2).fit(X, **labels, checkpoint=tmp_path)
+        CASES["cae_nmf2"](max_iter=2).fit(X, **labels, checkpoint=tmp_path)
 
 
 def test_a_state_of_other_data_or_labels_is_refused(cells, tmp_path):
     X, labels = cells
-    CASES["ae_nmf"](max_epochs=2).fit(X, **labels, checkpoint=tmp_path)
+    CASES["ae_nmf"](max_iter=2).fit(X, **labels, checkpoint=tmp_path)
     other = X.copy()
     other.data[0] += 1
     with pytest.raises(InputError, match="other data"):
-        CASES["ae_nmf"](max_epochs=2).fit(other, **labels, checkpoint=tmp_path)
+        CASES["ae_nmf"](max_iter=2).fit(other, **labels, checkpoint=tmp_path)
     with pytest.raises(InputError, match="other data"):
-        CASES["ae_nmf"](max_epochs=2).fit(
-            X, **labels | {"strata": labels["strata"][::-1]}, checkpoint=tmp_path
-        )
+        CASES["ae_nmf"](max_iter=2).fit(X, **labels | {"strata": labels["strata"][::-1]}, checkpoint=tmp_path)
 
 
 def test_an_unseeded_fit_goes_on_with_its_own_seed(cells, tmp_path):
     X, labels = cells
-    first = CASES["ae_nmf"](random_state=None, max_epochs=3).fit(X, **labels, checkpoint=tmp_path)
+    first = CASES["ae_nmf"](random_state=None, max_iter=3).fit(X, **labels, checkpoint=tmp_path)
     second = CASES["ae_nmf"](random_state=None).fit(X, **labels, checkpoint=tmp_path)
     assert first.seed_ == second.seed_
     same(second, CASES["ae_nmf"](random_state=first.seed_).fit(X, **labels))

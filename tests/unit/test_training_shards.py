@@ -187,7 +187,7 @@ MODELS = {
 
 
 def make(name, **more):
-    settings = {"solver": "minibatch", "max_epochs": 4, "batch_size": 30, "random_state": 2}
+    settings = {"solver": "minibatch", "max_iter": 4, "batch_size": 30, "random_state": 2}
     return get_model(name)(4, **settings | MODELS[name] | more)
 
 
@@ -228,7 +228,7 @@ def test_resumed_equals_unbroken(folder, store, counts, name, after, tmp_path, m
 
 
 def test_a_checkpoint_of_another_order_is_refused(folder, store, counts, tmp_path):
-    fit(make("ae_nmf", max_epochs=1), store, counts, checkpoint=tmp_path)
+    fit(make("ae_nmf", max_iter=1), store, counts, checkpoint=tmp_path)
     with (
         ShuffledRows(folder / "plain.h5ad", counts, NORMALISATION) as plain,
         pytest.raises(InputError, match="other data"),
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_another_order_is_refused(folder, store, counts, tmp_pat
 @pytest.mark.parametrize("size", [1, 48, 4096])
 def test_streamed_embeddings_are_those_in_memory(counts, X, name, size):
     labels = {"conditions": counts.label("donor_id"), "strata": counts.label("cell_type"), "progress": False}
-    model = make(name, max_epochs=1).fit(X, **labels)
+    model = make(name, max_iter=1).fit(X, **labels)
     whole = model.embeddings()
     for start, parts in model.embedding_blocks(FilteredRows(counts, NORMALISATION), size=size):
         assert parts.keys() == whole.keys()
@@ -249,10 +249,10 @@ def test_streamed_embeddings_are_those_in_memory(counts, X, name, size):
 
 
 def test_statistics_from_disk_are_those_in_memory(counts, X):
-    from_disk = make("ae_nmf", solver="statistics", max_sweeps=20)
+    from_disk = make("ae_nmf", solver="statistics", max_iter=20)
     fit(from_disk, FilteredRows(counts, NORMALISATION), counts)
     assert from_disk.solver_choice_.route == "gram"
-    in_memory = make("ae_nmf", solver="statistics", max_sweeps=20).fit(X, progress=False)
+    in_memory = make("ae_nmf", solver="statistics", max_iter=20).fit(X, progress=False)
     assert from_disk.objective_ == pytest.approx(in_memory.objective_, rel=1e-5)
 
 
@@ -322,7 +322,7 @@ def test_no_more_than_two_windows_are_held(store, counts, monkeypatch):
         return csr
 
     monkeypatch.setattr(ShuffledRows, "_join", watched)
-    fit(make("ae_nmf", max_epochs=2), store, counts)
+    fit(make("ae_nmf", max_iter=2), store, counts)
     assert 1 <= most[0] <= 2  # how far ahead the reading thread gets is up to the machine
 
 

@@ -159,11 +159,11 @@ def filtered(tmp_path_factory):
 
 FAMILIES = {
     "base_nmf": {"max_iter": 6, "init": "random"},
-    "ae_nmf": {"solver": "minibatch", "max_epochs": 4, "batch_size": 30},
-    "cae_nmf1": {"solver": "statistics", "max_sweeps": 4},
-    "cae_nmf2": {"solver": "minibatch", "max_epochs": 2, "batch_size": 30},
-    "pyro_exponential": {"max_epochs": 6, "batch_size": 40, "held_out_fraction": 0.1},
-    "pyro_gamma_nb": {"inference": "svi", "num_steps": 60},
+    "ae_nmf": {"solver": "minibatch", "max_iter": 4, "batch_size": 30},
+    "cae_nmf1": {"solver": "statistics", "max_iter": 4},
+    "cae_nmf2": {"solver": "minibatch", "max_iter": 2, "batch_size": 30},
+    "pyro_exponential": {"max_iter": 6, "batch_size": 40, "held_out_fraction": 0.1},
+    "pyro_gamma_nb": {"inference": "svi", "max_iter": 60},
     "pnmf": {"max_iter": 6},
     "pnmf_donor": {"max_iter": 6, "mode": "lower-bound"},
     "pnmf_spatial": {"max_iter": 4, "num_inducing": 10},
@@ -211,7 +211,7 @@ def test_a_fit_is_the_same_with_and_without_it(kind, filtered, tmp_path):
 
 def test_an_autoencoder_is_watched_as_it_trains(tmp_path, X):
     log = TensorBoardLog(tmp_path, n_cells=N, rows=InMemoryRows(X), state_every=2)
-    model = get_model("ae_nmf")(K, solver="minibatch", max_epochs=4, random_state=0).fit(X, observer=log)
+    model = get_model("ae_nmf")(K, solver="minibatch", max_iter=4, random_state=0).fit(X, observer=log)
     events = read(tmp_path)
     losses = {row["epoch"]: row["objective"] for row in model.history_[1:]}
     assert scalars(events, "Loss/train") == pytest.approx(losses)

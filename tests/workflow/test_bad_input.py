@@ -21,7 +21,7 @@ def run(folder: Path, models: dict | None = None, target: str | None = None, **d
     model = next(iter(models or {"ae_nmf": {}}))
     config = {
         "datasets": {"mine": {"path": "cells.h5ad", "min_cells_per_donor": 5, **dataset}},
-        "models": models or {"ae_nmf": {"max_epochs": 1}},
+        "models": models or {"ae_nmf": {"max_iter": 1}},
         "ranks": [3],
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
@@ -71,7 +71,7 @@ def test_a_single_donor_for_a_conditional_model(tmp_path, model):
     """No failure: the fit is not applicable, with its reason, and so is what follows from it."""
     data_files.write(tmp_path / "cells.h5ad")
     target = f"results/mine/{model}/rank-3/seed-42/clustering.tsv"
-    call = run(tmp_path, models={model: {"max_epochs": 1}}, min_cells_per_donor=25, target=target)
+    call = run(tmp_path, models={model: {"max_iter": 1}}, min_cells_per_donor=25, target=target)
     assert call.code == 0, call.text
     fit = tmp_path / f"results/mine/{model}/rank-3/seed-42"
     for name in ("result.h5ad", "run.json", "history.tsv", "clustering.tsv"):
@@ -113,7 +113,7 @@ def test_hard_labels_survive_to_the_filtered_file(tmp_path):
     names = {"A": 'donor "one", left/right', "B": "Ünïcode donör", "C": "3"}
     obs["donor_id"] = obs["donor_id"].astype(str).map(names)
     data_files.write(tmp_path / "cells.h5ad", obs=obs)
-    call = run(tmp_path, models={"cae_nmf1": {"max_epochs": 1}})
+    call = run(tmp_path, models={"cae_nmf1": {"max_iter": 1}})
     assert call.code == 0, call.text
     donors = pd.read_csv(tmp_path / "results" / "mine" / "donors.tsv", sep="\t", dtype=str)
     assert set(donors["donor"]) == set(names.values())

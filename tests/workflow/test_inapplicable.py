@@ -14,7 +14,7 @@ from snake import snakemake
 
 CONFIG = {
     "datasets": {"d": {"path": "d.h5ad", "min_cells_per_donor": 5}},
-    "models": {"cae_nmf1": {"max_epochs": 2}},
+    "models": {"cae_nmf1": {"max_iter": 2}},
     "ranks": [3],
     "seeds": [42],
     "device": "cpu",

@@ -125,7 +125,7 @@ def test_every_run_can_be_traced(finished, model):
 def test_the_manifest_holds_the_whole_config(finished):
     manifest = json.loads((finished / "results" / "manifest.json").read_text())
     assert manifest["config"]["models"]["ae_nmf"]["penalty_W"] == 0.01
-    assert manifest["config"]["models"]["ae_nmf"]["max_epochs"] == 4
+    assert manifest["config"]["models"]["ae_nmf"]["max_iter"] == {"minibatch": 4}
     assert "micro.yaml" in manifest["configfiles"][0]
 
 

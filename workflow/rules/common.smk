@@ -29,7 +29,11 @@ checkout.lend_to_jobs(REPOSITORY / "scripts")
 
 try:
     check_files(workflow.configfiles)
-    cfg = load_config(config, where=", ".join(map(str, workflow.configfiles)) or "--config")
+    cfg = load_config(
+        config,
+        where=", ".join(map(str, workflow.configfiles)) or "--config",
+        say=logger.warning if workflow.is_main_process else lambda text: None,  # once, and not by every job
+    )
 except InputError as error:
     raise WorkflowError(str(error)) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -20,7 +20,8 @@ from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
 from nmfbench.models.card import ModelCard
 from nmfbench.paths import path_name
-from nmfbench.section import Column, Device, Name, Rank, Section, Seed
+from nmfbench.renamed import message
+from nmfbench.section import Column, Device, Name, Rank, Section, Seed, keys_of_before
 
 _FOLDERS_OF_RESULTS = {"logs", "benchmarks"}
 _FOLDERS_OF_A_DATASET = {"comparisons", "figures", "partial_tables", "statistics", "tables"}
@@ -241,7 +242,13 @@ class Config(Section):
         return CARDS[self.models[name].kind]
 
 
-def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def load_config(
+    mapping: Mapping[str, Any], where: str = "config", say: Callable[[str], None] = _to_stderr
+) -> Config:
     """Check a parsed configuration and fill in the defaults.
 
     Parameters
@@ -250,6 +257,8 @@ def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
         What the YAML files and ``--config`` gave.
     where : str
         Name of the file, for the message.
+    say : callable
+        Given the one message about keys of before, where there are any.
 
     Returns
     -------
@@ -262,7 +271,7 @@ def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
         got, and for an unknown key the nearest known one.
     """
     try:
-        return Config.model_validate(dict(mapping))
+        config = Config.model_validate(dict(mapping))
     except ValidationError as error:
         mistakes = [_mistake(entry) for entry in error.errors(include_url=False)]
         raise InputError(
@@ -271,6 +280,9 @@ def load_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
             got="".join(f"\n    - {mistake}" for mistake in mistakes),
             remedy="correct the lines above in the config file (or the --config argument)",
         ) from None
+    if rewritten := list(keys_of_before(config, mapping)):
+        say(message(where, rewritten))
+    return config
 
 
 def _mistake(entry: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ def non_negative_least_squares(gram: np.ndarray, products: np.ndarray) -> np.nda
 
 
 @compiled(nogil=True)
-def _descend(gram, products, max_sweeps, tol):
+def _descend(gram, products, max_iter, tol):
     p, k = products.shape
     found = np.zeros((p, k))
     gradient = np.empty(k)
@@ -83,7 +83,7 @@ def _descend(gram, products, max_sweeps, tol):
         x = found[row]
         for j in range(k):
             gradient[j] = -products[row, j]
-        for _ in range(max_sweeps):
+        for _ in range(max_iter):
             largest, moved = 0.0, 0.0
             for j in range(k):
                 new = max(x[j] - gradient[j], 0.0)

@@ -44,6 +44,11 @@ class Engine:
     lags: bool = False
 
     @property
+    def iterations(self) -> tuple[int, str]:
+        """Iterations so far as ``max_iter`` counts them, and what one is: a sweep, an epoch or a step."""
+        return math.ceil(self.clock), self.unit
+
+    @property
     def steps(self) -> int:
         """Steps so far, by which watchers count."""
         return int(self.clock)

@@ -15,16 +15,35 @@ from nmfbench.fitting.engine import Engine
 from nmfbench.fitting.loop import Outcome, Run, fit
 from nmfbench.linalg import as_sorted_csr
 from nmfbench.models.limits import Limit, seed_from
+from nmfbench.renamed import Renamed, in_keys_of_now
 
 
 class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Input checks, names and the shell of a fit that all models share."""
 
     _limits: ClassVar[dict[str, Limit]] = {}  # by @parameters
+    _renamed: ClassVar[dict[str, Renamed]] = {}
     _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose"}
     _embedding_name = "H_shared"
+    iterations_, unit_ = 1, "step"  # of a model that is computed at once
     #: Whether `transform` gives the training cells their embedding, to rounding.
     transform_is_embedding = False
+
+    def set_params(self, **given):
+        """Set parameters, also under names of before, as the constructor does."""
+        if self._renamed.keys() & given.keys():
+            keys = {now.key for now in self._renamed.values()}
+            present = self.get_params(deep=False)
+            beside = {name: value for name, value in present.items() if name not in keys | given.keys()}
+            now = in_keys_of_now(type(self).__name__, beside | given, self._renamed)
+            given = {
+                name: present[name] | value
+                if isinstance(value, dict) and isinstance(present[name], dict)
+                else value
+                for name, value in now.items()
+                if name not in beside
+            }
+        return super().set_params(**given)
 
     @property
     def embedding_key_(self) -> str:
@@ -127,6 +146,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.stop_reason_ = outcome.stop_reason
         self.converged_ = outcome.stop_reason == "converged"
         self.n_iter_ = int(np.ceil(outcome.clock))
+        self.iterations_, self.unit_ = outcome.engine.iterations
         self.best_epoch_ = outcome.best_row["epoch"]
         self.objective_ = outcome.best_row["objective"]
         self.relative_error_ = outcome.best_row["relative_error"]

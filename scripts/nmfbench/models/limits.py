@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 from pydantic.fields import FieldInfo
@@ -32,6 +33,8 @@ class Limit:
         Whether it must be a whole number.
     none : bool
         Whether None is allowed beside.
+    names : tuple of str
+        Keys of a mapping to such values, which is allowed beside.
     """
 
     options: tuple = ()
@@ -40,24 +43,28 @@ class Limit:
     below: float = math.inf
     whole: bool = False
     none: bool = False
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, field: FieldInfo) -> Limit | None:
         """What a field of a section allows; None where that is no matter of options or of a number."""
-        kinds, none = [], False
+        kinds, none, names, notes = [], False, (), list(field.metadata)
         for kind in get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,):
             none |= kind is NoneType
-            kinds += [] if kind is NoneType else [kind]
+            if get_origin(kind) is dict:
+                names = get_args(get_args(kind)[0])
+            elif get_origin(kind) is Annotated:
+                kind, *more = get_args(kind)
+                kinds, notes = [*kinds, kind], notes + _bounds(more)
+            elif kind is not NoneType:
+                kinds.append(kind)
         options = tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
         if options or kinds == [bool]:
             return cls(options=options or (True, False), none=none)
         if kinds not in ([int], [float]):
             return None
         bounds = {
-            name: getattr(note, name)
-            for note in field.metadata
-            for name in ("ge", "gt", "lt")
-            if hasattr(note, name)
+            name: getattr(note, name) for note in notes for name in ("ge", "gt", "lt") if hasattr(note, name)
         }
         return cls(
             low=bounds.get("gt", bounds.get("ge", -math.inf)),
@@ -65,6 +72,7 @@ class Limit:
             below=bounds.get("lt", math.inf),
             whole=kinds == [int],
             none=none,
+            names=names,
         )
 
     @property
@@ -78,11 +86,16 @@ class Limit:
                 said += f" {'above' if self.above else 'of at least'} {self.low}"
             if self.below < math.inf:
                 said += f" and below {self.below}"
+        if self.names:
+            said += f", or a mapping of {', '.join(self.names)} to one"
         return f"{said}, or None" if self.none else said
 
     def admits(self, value: Any) -> bool:
         if value is None:
             return self.none
+        if isinstance(value, Mapping):
+            one = replace(self, names=(), none=False)
+            return all(name in self.names and one.admits(part) for name, part in value.items())
         if self.options:
             return any(type(value) is type(option) and value == option for option in self.options) or (
                 isinstance(value, np.bool_) and bool(value) in self.options
@@ -91,6 +104,11 @@ class Limit:
             return False
         enough = value > self.low if self.above else value >= self.low
         return bool(np.isfinite(value)) and enough and value < self.below
+
+
+def _bounds(notes: list[Any]) -> list[Any]:
+    """Bounds within an annotation: pydantic keeps those of ``Field`` in its metadata."""
+    return [bound for note in notes for bound in getattr(note, "metadata", [note])]
 
 
 def _is_union(annotation: Any) -> bool:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from nmfbench.models.card import ModelSection
 from nmfbench.models.limits import Limit
+from nmfbench.renamed import in_keys_of_now
 from nmfbench.section import Section
 
 LAST = ("random_state", "device", "verbose")
@@ -43,8 +44,10 @@ def parameters(*sections: type[Section], without: Iterable[str] = ()) -> Callabl
                 found.setdefault(name, field)
     names = ["n_components", *(name for name in found if name not in ("n_components", *LAST))]
     fields = {name: found[name] for name in (*names, *LAST) if name in found}
+    renamed = {key: now for section in sections for key, now in section.renamed.items()}
 
     def write(cls: type) -> type:
+        cls._renamed = renamed
         cls.__init__ = _constructor(cls, fields)
         cls._limits = {name: limit for name, field in fields.items() if (limit := _limit(name, field))}
         cls.__doc__ = _documented(cls.__doc__ or "", fields)
@@ -71,6 +74,7 @@ def _constructor(cls: type, fields: dict[str, FieldInfo]) -> Callable[..., None]
     )
 
     def __init__(self, *given, **named) -> None:
+        named = in_keys_of_now(type(self).__name__, named, type(self)._renamed)
         try:
             bound = signature.bind(self, *given, **named)
         except TypeError as error:
@@ -128,4 +132,6 @@ def _type_text(field: FieldInfo) -> str:
         kind += "}"
     else:
         kind = "int" if limit.whole else "float"
+    if limit.names:
+        kind += f", or a mapping of {', '.join(limit.names)} to one"
     return f"{kind} or None" if limit.none else kind

@@ -67,7 +67,7 @@ class AENMF(Autoencoder):
         return TiedBatches(
             data.source,
             {"W": W},
-            {"W": self.learning_rate_W},
+            {"W": self.learning_rate},
             penalty_W=self.penalty_W,
             row_norm=self.row_norm,
         )
@@ -81,7 +81,7 @@ class AENMF(Autoencoder):
     def _published_settings(self) -> dict[str, Any]:
         return {
             "lambda_W": self.penalty_W,
-            "lrW": self.learning_rate_W,
+            "lrW": self.learning_rate,
             "GLOBAL_SEED": self.seed_,
             "row_norm": self.row_norm,
         }

@@ -182,7 +182,7 @@ class CAENMF1(ConditionalAutoencoder):
 
     def _batch_objective(self, data: FitData, W: torch.Tensor) -> AdditiveBatches:
         U = start_conditions((data.conditions.size, data.source.n_columns), self.init, self.seed_, W)
-        rates = {"W": self.learning_rate_W}
+        rates = {"W": self.learning_rate}
         if self.update_U == "adam":
             rates["U"] = self.learning_rate_U
         return AdditiveBatches(data, {"W": W, "U": U}, rates, self)

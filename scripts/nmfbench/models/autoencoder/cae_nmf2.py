@@ -137,7 +137,7 @@ class CAENMF2(ConditionalAutoencoder):
     def _batch_objective(self, data: FitData, W: torch.Tensor) -> LoadingsBatches:
         U = start_conditions((data.conditions.size, *W.shape), self.init, self.seed_, W)
         return LoadingsBatches(
-            data, {"W": W, "U": U}, {"W": self.learning_rate_W, "U": self.learning_rate_U}, self
+            data, {"W": W, "U": U}, {"W": self.learning_rate, "U": self.learning_rate_U}, self
         )
 
     def _condition_part(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from nmfbench.models.card import ModelCard, ModelSection, Resources
-from nmfbench.section import Fraction
+from nmfbench.renamed import Renamed, told_value
+from nmfbench.section import Count, Fraction, one_message
 
 # What `training: published` sets where the config does not say otherwise: the settings of the published
 # runs, of which the solver, the start and the batches differ from ours (the reasons are in docs/models.md).
@@ -19,9 +21,23 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 
+Solver = Literal["statistics", "minibatch"]
+MAX_ITER = {"statistics": 500, "minibatch": 100}
+TOL = {"statistics": 1e-5, "minibatch": 1e-6}
+"""What each solver takes where the key says nothing of it."""
+
+
 class Autoencoder(ModelSection):
     """What the three autoencoding models share."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "max_sweeps": Renamed("max_iter", ("statistics",)),
+        "max_epochs": Renamed("max_iter", ("minibatch",)),
+        "solver_tol": Renamed("tol", ("statistics",)),
+        # a number was that of minibatches, whichever solver fitted
+        "tol": Renamed("tol", ("minibatch",), unless=lambda given: given.get("solver") == "minibatch"),
+        "learning_rate_W": Renamed("learning_rate"),
+    }
     not_parameters: ClassVar[frozenset[str]] = ModelSection.not_parameters | {"training"}
     published: ClassVar[dict[str, Any]] = {}
     """What `training: published` sets."""
@@ -37,10 +53,29 @@ class Autoencoder(ModelSection):
         "one that is estimated to be sooner at the same objective; `minibatch` with `row_norm` or "
         "`init: uniform`, which only it has. Where a dataset shares its statistics `auto` is `statistics`.",
     )
-    max_sweeps: int = Field(500, ge=1, description="`statistics`: at most this many sweeps over the genes.")
-    solver_tol: Fraction = Field(
-        1e-5,
-        description="`statistics`: stop after three sweeps that lower the objective by less than this share.",
+    max_iter: Annotated[
+        Count | dict[Solver, Count] | None,
+        one_message(
+            "a whole number of at least 1, or one for each solver: {statistics: 500, minibatch: 100}"
+        ),
+    ] = Field(
+        None,
+        description="At most this many iterations: sweeps over the genes (`statistics`), epochs "
+        "(`minibatch`); a number, or one for each solver. null: `{statistics: 500, minibatch: 100}`.",
+    )
+    tol: Annotated[
+        Fraction | dict[Solver, Fraction] | None,
+        one_message(
+            "a number of at least 0, or one for each solver: {statistics: 1.0e-5, minibatch: 1.0e-6}"
+        ),
+    ] = Field(
+        None,
+        description="The share by which the objective has to become lower. `statistics`: three sweeps below "
+        "it end the fit; `minibatch`: `patience` epochs. One for each solver; a number alone is for "
+        "`minibatch`. null: `{statistics: 1.0e-5, minibatch: 1.0e-6}`.",
+    )
+    patience: int = Field(
+        6, ge=1, description="`minibatch`: stop after this many epochs without a better objective."
     )
     gram_memory_mb: float = Field(
         6144,
@@ -48,11 +83,10 @@ class Autoencoder(ModelSection):
         description="`statistics`: MiB for XᵀX; where it needs more, the nonzeros of X are used (with "
         "`shared_statistics`: it is left on disk).",
     )
-    max_epochs: int = Field(100, ge=1, description="`minibatch`: at most this many passes over the cells.")
     batch_size: int = Field(512, ge=1, description="Cells in a minibatch.")
-    learning_rate_W: float = Field(1e-3, gt=0, description="Adam's step for the loadings W.")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step for the loadings W.")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="`cosine`: the steps fall to zero over `max_epochs`."
+        "constant", description="`cosine`: the steps fall to zero over `max_iter`."
     )
     penalty_W: Fraction = Field(1e-2, description="Weight of ||W||² (lambda_W).")
     row_norm: bool = Field(False, description="Scale the rows of W to unit norm after each step.")
@@ -60,15 +94,12 @@ class Autoencoder(ModelSection):
         "nndsvd",
         description="Start of W: NNDSVD or random, scaled to the data; `uniform` is the published start.",
     )
-    patience: int = Field(6, ge=1, description="Stop after this many epochs without a better objective.")
-    tol: Fraction = Field(1e-6, description="What counts as better, relative to the best objective.")
 
-    @model_validator(mode="before")
     @classmethod
-    def _published(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("training") == "published":
-            return {**_PUBLISHED, **cls.published, **data}
-        return data
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("training") == "published":
+            return {**_PUBLISHED, **cls.published, **given}
+        return given
 
     @model_validator(mode="after")
     def _solver_has_the_options(self) -> Autoencoder:
@@ -78,6 +109,10 @@ class Autoencoder(ModelSection):
                 "solver: minibatch"
             )
         return self
+
+    def most_epochs(self) -> int:
+        """Passes over the cells that minibatches take at most."""
+        return told_value(self.max_iter, "minibatch", MAX_ITER["minibatch"])
 
     def begins_from_statistics(self) -> bool:
         return not self.row_norm and self.init != "uniform" and self.solver != "minibatch"

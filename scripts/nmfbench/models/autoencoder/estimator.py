@@ -17,6 +17,7 @@ from nmfbench.errors import InputError
 from nmfbench.fitting.engine import Engine
 from nmfbench.fitting.loop import Outcome, Run
 from nmfbench.fitting.observer import Observer
+from nmfbench.models.autoencoder.card import MAX_ITER, TOL
 from nmfbench.models.autoencoder.embed import embed, times_blocks
 from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, gram_of
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -36,6 +37,7 @@ from nmfbench.models.estimator import Embedding
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
 from nmfbench.models.limits import check_parameters
 from nmfbench.models.start import start_loadings
+from nmfbench.renamed import told_value
 from nmfbench.rows.batches import Sampler, WindowSampler
 from nmfbench.rows.memory import BLOCK_ROWS, InMemoryRows, RowSource
 from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
@@ -54,9 +56,8 @@ class Autoencoder(Embedding):
     _not_in_checkpoint: ClassVar[set[str]] = {
         "device",
         "verbose",
-        "max_epochs",
+        "max_iter",
         "save_u",
-        "max_sweeps",
         "gram_memory_mb",
     }
 
@@ -261,7 +262,9 @@ class Autoencoder(Embedding):
             if not resumed:
                 W = self._start(held, self.penalty_W * n)
             objective = self._objective(held, cells, W)
-            return Sweeps(objective, max_iter=self.max_sweeps, tol=self.solver_tol, embed=embedding)
+            return Sweeps(
+                objective, max_iter=self._most("statistics"), tol=self._tol("statistics"), embed=embedding
+            )
 
         choice = self.solver_choice_
         with ExitStack() as threads:
@@ -300,7 +303,7 @@ class Autoencoder(Embedding):
             return Epochs(
                 self._batch_objective(data, W),
                 self._sampler(data, self.seed_),
-                Schedule(self.max_epochs, self.patience, self.tol, cosine),
+                Schedule(self._most("minibatch"), self.patience, self._tol("minibatch"), cosine),
                 lambda W: embed(W, source),
             )
 
@@ -433,6 +436,13 @@ class Autoencoder(Embedding):
             )
         return Sampler(order, data.source.n_rows, self.batch_size, seed, **labels)
 
+    def _most(self, solver: str) -> int:
+        """Iterations of a solver, at most."""
+        return told_value(self.max_iter, solver, MAX_ITER[solver])
+
+    def _tol(self, solver: str) -> float:
+        return told_value(self.tol, solver, TOL[solver])
+
     def _minibatch_only(self) -> list[str]:
         """The settings, as given, that the solver on statistics does not have."""
         return ["init='uniform'"] * (self.init == "uniform") + ["row_norm=True"] * bool(self.row_norm)
@@ -454,7 +464,7 @@ class Autoencoder(Embedding):
             source.n_columns,
             source.nnz,
             self.n_components,
-            self.max_epochs,
+            self._most("minibatch"),
             conditions.size if self._own_loadings else 0,
             self.gram_memory_mb,
             str(device),
@@ -470,5 +480,5 @@ class Autoencoder(Embedding):
     def _checkpoint_settings(self) -> dict[str, Any]:
         settings = super()._checkpoint_settings()
         if self.learning_rate_schedule == "cosine":
-            settings["max_epochs"] = self.max_epochs  # the learning rates depend on it
+            settings["max_iter"] = self._most("minibatch")  # the learning rates depend on it
         return settings

@@ -169,22 +169,23 @@ class Schedule:
 
     Parameters
     ----------
-    max_epochs : int
+    max_iter : int
+        Epochs.
     patience : int
         Epochs without a better objective before training ends.
     tol : float
         Better means lower by more than this share.
     cosine : bool
-        Whether the learning rates fall to zero along a half cosine over `max_epochs`.
+        Whether the learning rates fall to zero along a half cosine over `max_iter`.
     """
 
-    max_epochs: int
+    max_iter: int
     patience: int
     tol: float
     cosine: bool = False
 
     def rate(self, progress: float) -> float:
-        """Factor of the learning rates at a share `progress` of `max_epochs`."""
+        """Factor of the learning rates at a share `progress` of `max_iter`."""
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.cosine else 1.0
 
 
@@ -201,8 +202,8 @@ class Epochs(Engine):
         From loadings (k x genes) to the embedding of all cells, for watchers.
     """
 
-    budget, unit = "max_epochs", "epoch"
-    remedy = "lower learning_rate_W, use init='nndsvd', or fit in double precision (float64)"
+    unit = "epoch"
+    remedy = "lower learning_rate, use init='nndsvd', or fit in double precision (float64)"
 
     def __init__(
         self,
@@ -212,7 +213,7 @@ class Epochs(Engine):
         embed: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self.objective, self.sampler, self.schedule, self.embed = objective, sampler, schedule, embed
-        self.limit = schedule.max_epochs
+        self.limit = schedule.max_iter
         self.patience = Patience(schedule.tol, schedule.patience)
         self.clock = self.batch = 0
         self.best: dict[str, np.ndarray] = {}

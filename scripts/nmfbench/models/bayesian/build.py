@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.models.bayesian.card import MAX_ITER
 from nmfbench.models.bayesian.cavi import FullAscent, Problem, StochasticAscent
 from nmfbench.models.bayesian.counts import Weights
 from nmfbench.models.bayesian.device_counts import place_counts
@@ -15,6 +16,7 @@ from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.patterns import Given
 from nmfbench.models.bayesian.start import start_factors
 from nmfbench.models.bayesian.terms import Probability
+from nmfbench.renamed import told_value
 from nmfbench.rows.batches import Sampler
 
 POISSON_WEIGHT = 10.0
@@ -77,8 +79,8 @@ def build_engine(estimator: Any, problem: Problem, csr: Any, given: Given, devic
             seed,
             sampler,
             take,
-            num_steps=e.num_steps,
-            lr=e.lr,
+            max_iter=told_value(e.max_iter, "svi", MAX_ITER["svi"]),
+            learning_rate=e.learning_rate,
             clip_norm=e.clip_norm,
             written_out=e.param_P,
         )

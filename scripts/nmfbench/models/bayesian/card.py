@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from nmfbench.models.card import CountModelSection, ModelCard, OnDevice, Resources
-from nmfbench.section import Fraction
+from nmfbench.renamed import Renamed
+from nmfbench.section import Count, Fraction, one_message
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+MAX_ITER = {"cavi": 200, "map": 200, "svi": 2000}
+
+
 class Bayesian(CountModelSection):
     """What the two Bayesian models of counts share."""
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "max_epochs": Renamed("max_iter", ("cavi", "map")),
+        "num_steps": Renamed("max_iter", ("svi",)),
+        "lr": Renamed("learning_rate"),
+    }
 
     inference: Literal["cavi", "svi", "map"] = Field(
         "cavi",
@@ -22,7 +33,14 @@ class Bayesian(CountModelSection):
         "`learn_rates: fixed` (and `learn_shapes: fixed`, shapes of at least 1).",
     )
     batch_size: int | None = Field(None, ge=1, description="Cells in a minibatch; null: all at once.")
-    max_epochs: int = Field(200, ge=1, description="`cavi`: at most this many passes over the cells.")
+    max_iter: Annotated[
+        Count | dict[Literal["cavi", "map", "svi"], Count] | None,
+        one_message("a whole number of at least 1, or one for each inference: {cavi: 200, svi: 2000}"),
+    ] = Field(
+        None,
+        description="At most this many iterations: passes over the cells (`cavi`, `map`), gradient steps "
+        "(`svi`); a number, or one for each inference. null: `{cavi: 200, map: 200, svi: 2000}`.",
+    )
     tol: Fraction = Field(
         1e-5,
         description="`cavi`: stop after `patience` passes that lower the objective by less than this share.",
@@ -35,8 +53,7 @@ class Bayesian(CountModelSection):
     local_steps: int = Field(
         5, ge=1, description="`cavi` by minibatches: updates of the batch's cells before the genes move."
     )
-    num_steps: int = Field(2000, ge=1, description="`svi`: gradient steps.")
-    lr: float = Field(0.1, gt=0, description="`svi`: Adam's step.")
+    learning_rate: float = Field(0.1, gt=0, description="`svi`: Adam's step.")
     clip_norm: float | None = Field(None, gt=0, description="`svi`: bound of each entry of the gradient.")
     param_P: bool = Field(
         True,

@@ -277,7 +277,7 @@ class StochasticAscent(Ascent):
         return value
 
 
-def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_steps: int, tol: float) -> int:
+def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_iter: int, tol: float) -> int:
     """Move `cells` to the optimum given the genes, which is unique; returns the steps taken.
 
     A cell is left where it is once its factors change by no more than the share `tol` of their sum: what it
@@ -287,7 +287,7 @@ def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_s
     mean, tilde = genes.mean(), genes.tilde()
     load = column_sums(gene_cost * mean)
     done = torch.zeros((len(cells.mean), 1), dtype=torch.bool, device=cells.mean.device)
-    for step in range(max_steps):
+    for step in range(max_iter):
         before, shape = cells.mean.clone(), cells.shape
         _, statistics = problem.counts.cells_walk(cells.tilde, tilde, problem.weights)
         cells.update(statistics, cell_cost, load)
@@ -297,4 +297,4 @@ def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_s
         done |= (cells.mean - before).abs().sum(1, keepdim=True) <= tol * before.sum(1, keepdim=True)
         if bool(done.all()):
             return step + 1
-    return max_steps
+    return max_iter

@@ -21,7 +21,8 @@ class PosteriorFit(Engine):
     inference : FullAscent, StochasticAscent or StochasticGradient
         ``advance``, ``posterior``, ``state``, ``load_state``, ``clock`` (epochs, steps), ``is_exact``:
         whether its objective is free of noise and falls with each row, and ``may_converge``.
-    max_epochs : float
+    epochs : float
+        Passes over the cells, at most.
     tol : float
     patience : int
     relative_error, describe : callable
@@ -30,21 +31,21 @@ class PosteriorFit(Engine):
         From a posterior to the held-out log-likelihood per entry, by which the best one is chosen.
     """
 
-    budget, unit = "max_epochs", "epoch"
-    remedy = "lower lr, or set clip_norm, or fit with inference='cavi'"
+    unit = "epoch"
+    remedy = "lower learning_rate, or set clip_norm, or fit with inference='cavi'"
 
     def __init__(
         self,
         inference: Any,
         *,
-        max_epochs: float,
+        epochs: float,
         tol: float,
         patience: int,
         relative_error: Callable[[Posterior], float],
         describe: Callable[[Posterior], dict[str, Any]],
         held_out: Callable[[Posterior], float] | None = None,
     ) -> None:
-        self.inference, self.limit = inference, max_epochs
+        self.inference, self.limit = inference, epochs
         self.patience = Patience(tol, patience if inference.may_converge else math.inf)
         self.relative_error, self._describe, self.held_out = relative_error, describe, held_out
         self.best: Posterior | None = None  # None: the present one
@@ -52,6 +53,10 @@ class PosteriorFit(Engine):
     @property
     def clock(self) -> float:
         return self.inference.clock[0]
+
+    @property
+    def iterations(self) -> tuple[int, str]:
+        return (math.ceil(self.clock), self.unit) if self.inference.may_converge else (self.steps, "step")
 
     @property
     def steps(self) -> int:

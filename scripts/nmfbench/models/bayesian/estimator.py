@@ -16,6 +16,7 @@ from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
 from nmfbench.models.bayesian.build import build_engine, build_problem, weights_of
+from nmfbench.models.bayesian.card import MAX_ITER
 from nmfbench.models.bayesian.cavi import Problem, infer_cells
 from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.bayesian.device_counts import place_counts
@@ -27,6 +28,7 @@ from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
 from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
 from nmfbench.models.limits import check_parameters
+from nmfbench.renamed import told_value
 from nmfbench.rows.memory import InMemoryRows
 
 INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
@@ -36,7 +38,7 @@ INFERENCE_STEPS, INFERENCE_TOL = 200, 1e-4
 class BayesianNMF(Results):
     """Counts as negative binomial about ``theta = P A``, with a posterior for every entry of P and A."""
 
-    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_epochs", "num_steps", "marker_draws"}
+    _not_in_checkpoint: ClassVar[set[str]] = {"device", "verbose", "max_iter", "marker_draws"}
 
     def fit(
         self,
@@ -94,10 +96,10 @@ class BayesianNMF(Results):
             if test is not None:
                 scorer = self._scorer(problem, place_counts(test, device), device)
             inference = build_engine(self, problem, train, given, device)
-            by_steps = self.inference == "svi"
+            most = told_value(self.max_iter, self.inference, MAX_ITER[self.inference])
             return PosteriorFit(
                 inference,
-                max_epochs=inference.epochs_of(self.num_steps) if by_steps else self.max_epochs,
+                epochs=inference.epochs_of(most) if self.inference == "svi" else most,
                 tol=self.tol,
                 patience=self.patience,
                 relative_error=lambda q: error_of_means(q, problem.counts, problem.probability),
@@ -149,7 +151,7 @@ class BayesianNMF(Results):
         if self.n_components:
             super()._check_rank(n, p)
 
-    def _infer(self, problem: Problem, fixed: np.ndarray | None, max_steps: int, tol: float) -> Marginals:
+    def _infer(self, problem: Problem, fixed: np.ndarray | None, max_iter: int, tol: float) -> Marginals:
         """The cells' posterior given the genes', whose mean counts are the patterns' (gene sums of 1)."""
         counts, genes = problem.counts, self.posterior_.genes
         dtype = counts.dtype
@@ -160,7 +162,7 @@ class BayesianNMF(Results):
         start = level.expand(-1, len(prior.rate)).to(dtype).clone()
         given = None if fixed is None else torch.from_numpy(fixed).to(dtype)
         cells = (PointFactor if genes.family == "point" else GammaFactor)(start, given, prior)
-        infer_cells(problem, cells, genes, max_steps=max_steps, tol=tol)
+        infer_cells(problem, cells, genes, max_iter=max_iter, tol=tol)
         return cells.marginals()
 
     def _scorer(self, problem: Problem, test: Any, device: torch.device) -> Callable[[Any], float]:

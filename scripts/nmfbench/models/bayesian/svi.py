@@ -53,8 +53,8 @@ class StochasticGradient:
         None: all cells in each step.
     take : callable
         From row numbers to their counts, where the genes' factor lies.
-    num_steps : int
-    lr : float
+    max_iter : int
+    learning_rate : float
     clip_norm : float or None
         Bound of each entry of the gradient.
     written_out : bool
@@ -73,13 +73,13 @@ class StochasticGradient:
         sampler: Sampler | None,
         take: Callable[[np.ndarray], Any],
         *,
-        num_steps: int,
-        lr: float,
+        max_iter: int,
+        learning_rate: float,
         clip_norm: float | None,
         written_out: bool,
     ) -> None:
         self.problem, self.starts, self.fixed, self.priors = problem, starts, fixed, priors
-        self.seed, self.sampler, self.take, self.num_steps = seed, sampler, take, num_steps
+        self.seed, self.sampler, self.take, self.max_iter = seed, sampler, take, max_iter
         self.n_cells = problem.counts.shape[0]
         self.device = starts[1].device
         self.step_number = 0
@@ -88,7 +88,7 @@ class StochasticGradient:
         self._batches: tuple[int, list] = (-1, [])
         self.written_out = written_out
         self.guide = self._guide if written_out else self._automatic()
-        settings = {"lr": lr} if clip_norm is None else {"lr": lr, "clip_norm": clip_norm}
+        settings = {"lr": learning_rate} | ({} if clip_norm is None else {"clip_norm": clip_norm})
         self.optimiser = (pyro.optim.Adam if clip_norm is None else pyro.optim.ClippedAdam)(settings)
         self._svi = SVI(self._model, self.guide, self.optimiser, Trace_ELBO())
         with pyro.get_param_store().scope(self._store), pyro.validation_enabled(False), self._random(0):
@@ -180,7 +180,7 @@ class StochasticGradient:
         """
         loss, likelihood = [], []
         self._constant = constant(self.problem.counts, self.problem.weights, self.problem.probability)
-        end = min(self.step_number + STEPS_OF_A_ROW, self.num_steps)
+        end = min(self.step_number + STEPS_OF_A_ROW, self.max_iter)
         with pyro.get_param_store().scope(self._store), pyro.validation_enabled(False), _quiet():
             while self.step_number < end:
                 with self._random(self.step_number + 1):

@@ -17,7 +17,6 @@ class DenoisingAutoencoder(Autoencoder):
     """An embedding ``H = X Wᵀ`` by exact coordinate descent alone."""
 
     _rows_per_cell = 1  # of the matrix that the descent goes through
-    _not_in_checkpoint = Autoencoder._not_in_checkpoint | {"max_iter"}
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
         rows = self._rows_per_cell
@@ -50,11 +49,3 @@ class DenoisingAutoencoder(Autoencoder):
 
     def _published_settings(self) -> dict[str, Any]:
         return {"lambda_W": self.penalty_W, "GLOBAL_SEED": self.seed_}
-
-    @property
-    def max_sweeps(self) -> int:
-        return self.max_iter
-
-    @property
-    def solver_tol(self) -> float:
-        return self.tol

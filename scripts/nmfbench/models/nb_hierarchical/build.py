@@ -73,7 +73,7 @@ def build_engine(problem: Problem, ready: Prepared, settings: Mapping[str, Any],
         batch_genes=settings["batch_genes"] or ready.train.shape[1],
         guide=settings["guide"],
         learning_rate=rate,
-        max_steps=settings["max_steps"],
+        max_iter=settings["max_iter"],
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from nmfbench.models.card import ModelCard, ModelSection, OnDevice, Resources
-from nmfbench.section import Fraction, Section
+from nmfbench.renamed import Renamed
+from nmfbench.section import Fraction, Section, one_message
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "optimizer": "adam",
         "learning_rate": 0.05,
-        "max_steps": 1000,
+        "max_iter": 1000,
         "stop": "elbo",
         "start": "informed",
     },
@@ -47,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "optimizer": "adagrad_window",
         "learning_rate": 1e-3,
-        "max_steps": 300_000,
+        "max_iter": 300_000,
         "stop": "parameters",
         "start": "prior",
     },
@@ -60,8 +62,23 @@ def _by_preset(text: str, key: str) -> str:
     return f"{text} null: as the preset says, {default} (published: {published})."
 
 
+TOL = {"elbo": 1e-5, "parameters": 0.01}
+"""By `stop`."""
+
+
+def _stops_by_elbo(given: Mapping[str, Any]) -> bool:
+    preset = PRESETS.get(given.get("preset", "default"), PRESETS["default"])
+    return (given.get("stop") or preset["stop"]) == "elbo"
+
+
 class NBHierarchical(ModelSection):
     """Negative binomial counts about gene effects plus cell effects, by variational inference."""
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "max_steps": Renamed("max_iter"),
+        "tolerance": Renamed("tol", ("parameters",)),
+        "tol": Renamed("tol", ("elbo",), unless=_stops_by_elbo),  # a number was that of `stop: elbo`
+    }
 
     kind: Literal["nb_hierarchical"] = "nb_hierarchical"
     not_parameters: ClassVar[frozenset[str]] = ModelSection.not_parameters | {"nuts"}
@@ -138,17 +155,24 @@ class NBHierarchical(ModelSection):
         gt=0,
         description=_by_preset("Of the first steps; in `exact` counted in posterior sds.", "learning_rate"),
     )
-    max_steps: int | None = Field(None, ge=1, description=_by_preset("Steps, at most.", "max_steps"))
+    max_iter: int | None = Field(None, ge=1, description=_by_preset("At most this many steps.", "max_iter"))
     stop: Literal["elbo", "parameters"] | None = Field(
         None,
         description=_by_preset(
             "`elbo`: its median over five evaluations no longer gains, twice in a row. `parameters`: no "
-            "parameter changes by `tolerance`, the published check.",
+            "parameter changes by `tol`, the published check.",
             "stop",
         ),
     )
-    tol: Fraction = Field(1e-5, description="`stop: elbo`: the relative gain of the ELBO that counts.")
-    tolerance: Fraction = Field(0.01, description="`stop: parameters`: the relative change.")
+    tol: Annotated[
+        Fraction | dict[Literal["elbo", "parameters"], Fraction] | None,
+        one_message("a number of at least 0, or one for each stop: {elbo: 1.0e-5, parameters: 0.01}"),
+    ] = Field(
+        None,
+        description="`stop: elbo`: the relative gain of the ELBO that counts; `stop: parameters`: the "
+        "relative change. One for each stop; a number alone is for `elbo`. "
+        "null: `{elbo: 1.0e-5, parameters: 0.01}`.",
+    )
     draws: int = Field(1000, ge=0, description="Posterior draws in trace.nc.")
     draws_mb: Fraction = Field(
         256, description="Without the cells' draws where all draws take more megabytes."

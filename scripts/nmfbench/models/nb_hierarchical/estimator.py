@@ -14,6 +14,7 @@ from nmfbench.errors import InputError
 from nmfbench.models.limits import check_parameters, seed_from
 from nmfbench.models.nb_hierarchical import card
 from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
+from nmfbench.models.nb_hierarchical.card import TOL
 from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.fit import run
 from nmfbench.models.nb_hierarchical.means import Means
@@ -22,6 +23,7 @@ from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals
 from nmfbench.models.nb_hierarchical.results import Results
 from nmfbench.models.nb_hierarchical.settings import resolved
 from nmfbench.models.parameters import parameters
+from nmfbench.renamed import told_value
 
 
 @parameters(card.Given, card.NBHierarchical)
@@ -60,7 +62,7 @@ class NBHierarchical(Results):
     """
 
     _not_in_checkpoint: ClassVar[set[str]] = {
-        *("device", "verbose", "max_steps", "n_components", "draws", "draws_mb"),
+        *("device", "verbose", "max_iter", "n_components", "draws", "draws_mb"),
     }
 
     def fit(
@@ -118,10 +120,9 @@ class NBHierarchical(Results):
         engine = build_engine(problem, ready, settings, stored is not None)
         trace = run(
             engine,
-            max_steps=settings["max_steps"],
+            max_iter=settings["max_iter"],
             stop_rule=settings["stop"],
-            tol=self.tol,
-            tolerance=self.tolerance,
+            tol=told_value(self.tol, settings["stop"], TOL[settings["stop"]]),
             auto_forms=settings["param"] == "auto" and settings["engine"] == "exact",
             keeper=keeper,
             stored=stored,

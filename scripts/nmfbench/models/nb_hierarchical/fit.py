@@ -51,10 +51,9 @@ class Trace:
 def run(
     engine: Any,
     *,
-    max_steps: int,
+    max_iter: int,
     stop_rule: str,
     tol: float,
-    tolerance: float,
     auto_forms: bool,
     keeper: Any,
     stored: Any,
@@ -70,12 +69,11 @@ def run(
     engine
         ``advance(steps)``, ``loc``, ``log_sd``, ``step_number``, ``problem``, ``rows`` (steps of a row of
         the history), ``parameter_change`` (smallest of the row), ``reform``, ``state`` and ``load_state``.
-    max_steps : int
+    max_iter : int
     stop_rule : {"elbo", "parameters"}
     tol : float
-        Of ``elbo``: the relative gain between two windows of evaluations.
-    tolerance : float
-        Of ``parameters``.
+        Of ``elbo``: the relative gain between two windows of evaluations; of ``parameters``: the
+        relative change.
     auto_forms : bool
         Whether the axes' forms are decided once more after a tenth of the steps.
     keeper, stored
@@ -91,17 +89,17 @@ def run(
         arrays, record = stored
         trace = Trace(**record["trace"])
         engine.load_state({k[7:]: v for k, v in arrays.items() if k.startswith("engine.")}, record["forms"])
-        trace.stop_reason = None if trace.stop_reason in ("interrupted", "max_steps") else trace.stop_reason
+        trace.stop_reason = None if trace.stop_reason in ("interrupted", "max_iter") else trace.stop_reason
     stop = False
-    bar = Progress("NBHierarchical", math.ceil(max_steps * engine.share_of_a_step), 0, progress)
+    bar = Progress("NBHierarchical", math.ceil(max_iter * engine.share_of_a_step), 0, progress)
     entries = engine.problem.likelihood.n_entries
     while trace.stop_reason is None and not stop:
-        if engine.step_number >= max_steps:
-            trace.stop_reason = "max_steps"
+        if engine.step_number >= max_iter:
+            trace.stop_reason = "max_iter"
             break
         started, before = time.monotonic(), engine.step_number
-        engine.advance(min(engine.rows, max_steps - before))
-        if auto_forms and not trace.forms_checked and engine.step_number >= max_steps // 10:
+        engine.advance(min(engine.rows, max_iter - before))
+        if auto_forms and not trace.forms_checked and engine.step_number >= max_iter // 10:
             trace.forms_checked = True
             if _reform(engine):
                 trace.since, trace.waited = len(trace.history), 0
@@ -124,10 +122,10 @@ def run(
         engine.refuse_infinite(row["objective"])
         trace.history.append(row)
         stop = should_stop is not None and should_stop()
-        settled = engine.step_number >= max_steps // 10 or not auto_forms
+        settled = engine.step_number >= max_iter // 10 or not auto_forms
         if stop_rule == "elbo" and settled:
             _judge(trace, tol)
-        elif stop_rule == "parameters" and engine.parameter_change < tolerance:
+        elif stop_rule == "parameters" and engine.parameter_change < tol:
             trace.stop_reason = "converged"
         bar.update(row)
         if observer is not None:
@@ -135,8 +133,8 @@ def run(
             observer.step(row["step"], {"loss": row["objective"], **values})
             if observer.state_every and len(trace.history) % observer.state_every == 0:
                 observer.state(row["step"], describe())
-        if engine.step_number >= max_steps and trace.stop_reason is None:
-            trace.stop_reason = "max_steps"
+        if engine.step_number >= max_iter and trace.stop_reason is None:
+            trace.stop_reason = "max_iter"
         if keeper is not None and (stop or trace.stop_reason or keeper.is_due()):
             keeper.save(
                 {f"engine.{k}": v for k, v in engine.state().items()},

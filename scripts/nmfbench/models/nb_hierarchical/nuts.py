@@ -318,7 +318,7 @@ def compare_with_nuts(
         "start": "informed",
         "stop": "elbo",
         "learning_rate": 0.05,
-        "max_steps": 3000,
+        "max_iter": 3000,
     }
     changed |= {"n_cells": nuts["cells"], "n_genes": nuts["genes"], "mask_fraction": 0.1, "covariates": None}
     changed |= {"held_out_fraction": 0.0, "tol": 1e-6, "optimizer": "adam"}

@@ -125,7 +125,7 @@ class PlatesEngine:
         AutoNormal; or a list of a full covariance for the shared numbers and AutoNormal for the effects.
     optimizer, learning_rate
         ``adam`` (with clipped gradients) or ``adagrad_window``, which only `entries` has.
-    max_steps : int
+    max_iter : int
         The learning rate falls to a tenth over so many.
     """
 
@@ -143,7 +143,7 @@ class PlatesEngine:
         batch_genes: int,
         guide: str,
         learning_rate: float,
-        max_steps: int,
+        max_iter: int,
     ) -> None:
         self.problem, self.loc, self.log_sd = problem, loc, log_sd
         family = problem.family
@@ -155,7 +155,7 @@ class PlatesEngine:
         self.step_number, self.parameter_change = 0, float("nan")
         self._store: dict[str, Any] = {"params": {}, "constraints": {}}
         self._full = guide == "list"
-        decay = 0.1 ** (1 / max_steps)
+        decay = 0.1 ** (1 / max_iter)
         self._optimiser = pyro.optim.ClippedAdam({"lr": learning_rate, "lrd": decay, "clip_norm": 1e3})
         with self._scope(0):
             self.guide = self._guide(family)

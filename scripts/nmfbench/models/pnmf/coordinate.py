@@ -165,7 +165,7 @@ def _without_logarithms(counts: Counts, state: LatentState, weights: torch.Tenso
     return state.scales.constant() - counts.log_factorials - rates
 
 
-def infer(counts: Counts, state: LatentState, max_sweeps: int = 200, tol: float = 1e-6) -> None:
+def infer(counts: Counts, state: LatentState, max_iter: int = 200, tol: float = 1e-6) -> None:
     """Maximise over q of every cell with W fixed; a cell stops on its own, whatever the others do.
 
     Parameters
@@ -173,7 +173,7 @@ def infer(counts: Counts, state: LatentState, max_sweeps: int = 200, tol: float 
     counts : Counts
     state : LatentState
         Its `mu` and `v` are updated.
-    max_sweeps : int
+    max_iter : int
     tol : float
         A cell is done when no mu of it moved by more.
     """
@@ -182,7 +182,7 @@ def infer(counts: Counts, state: LatentState, max_sweeps: int = 200, tol: float 
         rows = block.rows
         cell_weights = state.scales.of_cells(weights, rows)
         moving = torch.ones((block.n_rows, 1), dtype=torch.bool, device=counts.device)
-        for _ in range(max_sweeps):
+        for _ in range(max_iter):
             mu, v = state.mu[rows], state.v[rows]
             H = torch.exp(mu)
             c = block.times(block.quotients(block.rates(H, state.W), below=True), state.W).mul_(H)

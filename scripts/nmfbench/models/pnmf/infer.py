@@ -66,7 +66,7 @@ def infer_posterior(
     scales: RateScales | None = None,
     prior_variance: torch.Tensor | None = None,
     polish_steps: int = _POLISH_STEPS,
-    max_sweeps: int = 200,
+    max_iter: int = 200,
     tol: float = 1e-6,
     n_draws: int = 2,
     rate: float = 0.02,
@@ -81,7 +81,7 @@ def infer_posterior(
     start = _proportional(counts, scales.of_cells(scales.weights(W)))
     mu = torch.log(start).expand(counts.shape[0], W.shape[1]).clone()
     state = LatentState(mu, torch.full_like(mu, FIRST_VARIANCE), W, prior_variance, scales)
-    infer(counts, state, max_sweeps, tol)
+    infer(counts, state, max_iter, tol)
     if mode != "lower-bound" and polish_steps:
         stage = PolishStage(
             counts, state, polish_steps, mode, seed, n_draws=n_draws, rate=rate, fixed_loadings=True

@@ -176,13 +176,13 @@ class Problem:
         penalty: float,
         start: list[np.ndarray] | None = None,
         max_iter: int = 500,
-        tolerance: float = 1e-7,
+        tol: float = 1e-7,
     ) -> tuple[Bilinear, list[np.ndarray]]:
         """Minimise; returns the parameters and, for a warm start of the next penalty, the rotated ones."""
         from scipy.optimize import minimize
 
         if np.isinf(penalty):
-            return self._shared_only(max_iter, tolerance)
+            return self._shared_only(max_iter, tol)
         scales = self.scales(penalty)
         begin = self.start() if start is None else start
         x = np.concatenate([(part / scale).ravel() for part, scale in zip(begin, scales, strict=True)])
@@ -196,7 +196,7 @@ class Problem:
             options={
                 "maxiter": max_iter,
                 "maxfun": 2 * max_iter,
-                "ftol": tolerance * 1e-2,
+                "ftol": tol * 1e-2,
                 "gtol": 1e-3,
                 "maxcor": 20,
             },
@@ -204,14 +204,14 @@ class Problem:
         parts = [part * scale for part, scale in zip(self.split(found.x), scales, strict=True)]
         return self._parameters(parts, seen), parts
 
-    def _shared_only(self, max_iter: int, tolerance: float) -> tuple[Bilinear, list[np.ndarray]]:
+    def _shared_only(self, max_iter: int, tol: float) -> tuple[Bilinear, list[np.ndarray]]:
         """An infinite penalty: K is zero."""
         P, b, shapes, rotation = self.P, self.b, list(self.shapes), self.rotate_targets
         self.P, self.b = np.zeros((len(P), 0)), np.zeros(0)
         self.rotate_targets = np.zeros((len(rotation), 0))
         self.shapes[1] = (self.G.shape[1], 0)
         try:
-            found, parts = self.fit(1.0, None, max_iter, tolerance)
+            found, parts = self.fit(1.0, None, max_iter, tol)
         finally:
             self.P, self.b, self.shapes, self.rotate_targets = P, b, shapes, rotation
         parts[1] = np.zeros(self.shapes[1])

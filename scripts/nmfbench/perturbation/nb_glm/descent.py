@@ -66,14 +66,18 @@ class Descent:
 
 def learning_rate(epoch: int, settings: dict[str, Any]) -> float:
     """Rate of an epoch: a linear warm-up over a share of the epochs, then a cosine to the least."""
-    top, schedule, epochs = settings["lr"], settings["lr_schedule"], settings["epochs"]
+    top, schedule, epochs = (
+        settings["learning_rate"],
+        settings["learning_rate_schedule"],
+        settings["max_iter"],
+    )
     if schedule != "cosine":
         return top
     warm = round(settings["warmup_pct"] * epochs)
     if epoch < warm:
         return top * (epoch + 1) / warm
     progress = (epoch - warm) / max(epochs - warm, 1)
-    least = settings["min_lr"]
+    least = settings["min_learning_rate"]
     return least + 0.5 * (top - least) * (1 + math.cos(math.pi * progress))
 
 
@@ -113,8 +117,9 @@ def descend(
     theta : Tensor of shape (genes,)
     batches : Batches
     settings : dict
-        ``loss``, ``epochs``, ``lr``, ``lr_schedule``, ``warmup_pct``, ``min_lr``, ``weight_decay``, ``clip``,
-        ``l1``, ``l2``, ``raw_l1``, ``raw_l2``, ``patience``.
+        ``loss``, ``max_iter``, ``learning_rate``, ``learning_rate_schedule``, ``warmup_pct``,
+        ``min_learning_rate``, ``weight_decay``, ``clip``, ``l1``, ``l2``, ``raw_l1``, ``raw_l2``,
+        ``patience``.
     seed : list of int
         From it and the number of the epoch follow the order of the rows and dropout, so that a resumed
         training goes on as an unbroken one.
@@ -135,12 +140,12 @@ def descend(
     others = [parameter for name, parameter in model.named_parameters() if not _decays(name, settings)]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}]
     groups += [{"params": others, "weight_decay": 0.0}] if others else []
-    optimiser = torch.optim.AdamW(groups, lr=settings["lr"])
+    optimiser = torch.optim.AdamW(groups, lr=settings["learning_rate"])
     state = Descent()
     stored = checkpoint.load() if checkpoint is not None else None
     if stored is not None:
         _restore(model, optimiser, state, *stored)
-    while state.epoch < settings["epochs"]:
+    while state.epoch < settings["max_iter"]:
         stream = np.random.SeedSequence([*seed, state.epoch])
         torch.manual_seed(int(stream.generate_state(1)[0]))
         rng = np.random.default_rng(stream.spawn(1)[0])
@@ -173,7 +178,7 @@ def descend(
         if stop():
             if checkpoint is not None:
                 checkpoint.save(*_stored(model, optimiser, state))
-            raise Interrupted(f"after {state.epoch} of {settings['epochs']} epochs")
+            raise Interrupted(f"after {state.epoch} of {settings['max_iter']} epochs")
         if checkpoint is not None and checkpoint.is_due(10.0):
             checkpoint.save(*_stored(model, optimiser, state))
         if validate is not None and state.waited >= settings["patience"]:

@@ -107,7 +107,7 @@ def choose(fold: Fold, settings: dict[str, Any]) -> tuple[float, float]:
         own = inner.gene_of(inner.asked) if settings["on_target"] else [[] for _ in inner.asked]
         start = None
         for row, penalty in enumerate(penalties):
-            fitted, parts = problem.fit(penalty, start, max_iter=200, tolerance=1e-6)
+            fitted, parts = problem.fit(penalty, start, max_iter=200, tol=1e-6)
             start = parts
             for column, factor in enumerate(shrinkages):
                 change = fitted.change(genes, asked, missing, own, factor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nmfbench.perturbation.predictors.base import PredictorSettings
+from nmfbench.renamed import Renamed, in_keys_of_now
 
 if TYPE_CHECKING:
     from nmfbench.perturbation.background import Prediction
@@ -25,7 +26,7 @@ PUBLISHED: dict[str, Any] = {
     "penalty_K": 0.0,
     "shrinkage": 1.0,
     "sampler": "poisson",
-    "epochs": 50,
+    "max_iter": 50,
     "validation_fraction": 0.0,
     "decay_all": True,
 }
@@ -62,6 +63,13 @@ class Settings(PredictorSettings):
     title: ClassVar[str] = "NB-GLM"
     uses_embedding: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "epochs": Renamed("max_iter"),
+        "lr": Renamed("learning_rate"),
+        "lr_schedule": Renamed("learning_rate_schedule"),
+        "min_lr": Renamed("min_learning_rate"),
+    }
 
     preset: Literal["default", "published"] = Field(
         "default", description="`published`: the values of the published code where a key is not given."
@@ -109,11 +117,13 @@ class Settings(PredictorSettings):
     optimiser: Literal["auto", "lbfgs", "adamw"] = Field(
         "auto", description="`auto`: L-BFGS where the model is bilinear with `nb_sums`, else AdamW."
     )
-    epochs: int = Field(500, ge=1, description="AdamW: passes over the rows.")
-    lr: float = Field(5e-4, gt=0, description="AdamW: step.")
-    lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="AdamW: its schedule.")
+    max_iter: int = Field(500, ge=1, description="AdamW: at most this many epochs (passes over the rows).")
+    learning_rate: float = Field(5e-4, gt=0, description="AdamW: step.")
+    learning_rate_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="AdamW: its schedule."
+    )
     warmup_pct: float = Field(0.05, ge=0, le=1, description="AdamW: share of the epochs of the warm-up.")
-    min_lr: float = Field(1e-5, ge=0, description="AdamW: the least step of the cosine.")
+    min_learning_rate: float = Field(1e-5, ge=0, description="AdamW: the least step of the cosine.")
     batch_size: int = Field(2048, ge=2, description="AdamW: a step has half as many rows, as published.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW: decay of the weights.")
     decay_all: bool = Field(False, description="AdamW: decay biases and scalars as well, as published.")
@@ -134,12 +144,9 @@ class Settings(PredictorSettings):
         None, gt=0, description="r0 of one Gamma(r0, r0) factor for each cell; none: without."
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("preset") == "published":
-            return {**PUBLISHED, **data}
-        return data
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**PUBLISHED, **given} if given.get("preset") == "published" else given
 
     @model_validator(mode="after")
     def _optimiser_fits(self) -> Settings:
@@ -195,7 +202,7 @@ class Predictor:
         checkpoint: Callable | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.settings = dict(settings)
+        self.settings = in_keys_of_now("NB-GLM", settings, Settings.renamed)
         self.seed, self.device, self.cells, self.checkpoint, self.stop = seed, device, cells, checkpoint, stop
         self.folds: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []

@@ -55,7 +55,7 @@ class Sweeps(Engine):
         From loadings (k x genes) to the embedding of all cells, for watchers.
     """
 
-    budget, unit = "max_sweeps", "sweep"
+    unit = "sweep"
     remedy = "check the data for NaN or infinity"
 
     def __init__(

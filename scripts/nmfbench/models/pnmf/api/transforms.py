@@ -209,7 +209,7 @@ def transform_F(
     _check_components("transform_F", n_components, W)
     state = infer_posterior(
         counts, W, mode, seed_from(random_state),
-        polish_steps=max_iter, max_sweeps=max_iter, tol=tol, n_draws=E, rate=learning_rate,
+        polish_steps=max_iter, max_iter=max_iter, tol=tol, n_draws=E, rate=learning_rate,
     )  # fmt: skip
     prior = GaussianPrior.of(state.mu, state.sigma)
     return prior if return_prior else _give(state.mean_factors(), return_tensor)
