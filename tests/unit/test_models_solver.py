@@ -143,7 +143,8 @@ def test_what_a_fit_leaves(name, init, route, cells):
     model = make(name, init=init).fit(X, **labels)
     history = pd.DataFrame(model.history_)
     assert list(history) == [
-        "epoch", "objective", *PARTS[name], "relative_error", "seconds", "cells_per_s", "peak_mb"
+        "epoch", "objective", *PARTS[name], "relative_error", "seconds", "cells_per_s", "peak_mb",
+        "orthogonality",
     ]  # fmt: skip
     np.testing.assert_allclose(history[PARTS[name]].sum(axis=1), history["objective"])
     assert list(history["epoch"]) == list(range(model.n_iter_ + 1))
