@@ -80,8 +80,9 @@ def warm_up(model: Any, rows: Any, labels: Mapping[str, Any], *, gathered: bool 
 
 def _least(value: Any, most: int) -> Any:
     """The smaller of the two; a budget that the model would choose (None, a mapping) is the least."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return min(value, most) if is_number else most
+    if value is None or isinstance(value, Mapping):
+        return most
+    return value if isinstance(value, bool) else min(value, most)
 
 
 def _of(given: Any, cells: np.ndarray) -> Any:
