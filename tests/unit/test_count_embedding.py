@@ -14,8 +14,8 @@ from nmfbench.models.count_embedding import in_form
 KINDS = [kind for kind in MODELS if issubclass(get_card(kind).section, CountModelSection)]
 FACTORS = {"pyro_gamma_nb": "best_P", "pyro_exponential": "best_P"}  # else H_pnmf_k3
 QUICK = {
-    "pyro_gamma_nb": {"max_epochs": 4, "marker_draws": 0},
-    "pyro_exponential": {"max_epochs": 4, "marker_draws": 0},
+    "pyro_gamma_nb": {"max_iter": 4, "marker_draws": 0},
+    "pyro_exponential": {"max_iter": 4, "marker_draws": 0},
     "pnmf_spatial": {"num_inducing": 10, "lengthscale": 3.0},
 }
 N, G, K = 60, 25, 3
