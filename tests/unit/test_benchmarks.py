@@ -49,3 +49,16 @@ def test_the_correction_makes_up_for_what_tf32_drops(gpu_statistics):
 
     assert error(high.T @ high) > 1e-4
     assert error(gpu_statistics.corrected(X, block)(0, 40)) < 2e-6
+
+
+def test_the_readmes_figure_is_drawn_from_the_page(repository, tmp_path):
+    path = repository / "benchmarks" / "real_cells_figure.py"
+    spec = importlib.util.spec_from_file_location("real_cells_figure", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    first, second = map(module.scores_of, module.tables(module.PAGE.read_text()))
+    assert [len(names) for _, names in (first, second)] == [8, 4]
+    scores = first[0].set_index(["model", "label", "metric"])["value"]
+    assert scores["base_nmf", "cell_type", "ARI"] == 0.457
+    assert scores["pnmf_donor", "donor_id", "AUROC"] == 0.789
+    assert scores.between(0, 1).all()

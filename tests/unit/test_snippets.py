@@ -78,6 +78,8 @@ def test_commands_are_those_there_are(words, monkeypatch):
             "git",
             "cd",
             "pre-commit",
+            "pip",
+            "snakedeploy",
             "tensorboard",
             ".venv/bin/pytest",
         }, words

@@ -6,14 +6,25 @@ import signal
 import sys
 from pathlib import Path
 
-# The package beside these rules is the one that runs, here and in the jobs, whatever else is installed.
-REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-if REPOSITORY / "scripts" not in Path(getattr(sys.modules.get("nmfbench"), "__file__", "")).parents:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "nmfbench"]:
-        del sys.modules[name]
+# The package beside these rules is the one that runs, here and in the jobs, whatever else is installed. Rules that
+# Snakemake reads out of a repository (a deployed module) have none beside them: it is then the installed one.
+PLACE = workflow.current_basedir.get_path_or_uri(secret_free=True)
+REPOSITORY = None if "://" in PLACE else Path(PLACE).parents[1]
+if REPOSITORY is not None:
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    if REPOSITORY / "scripts" not in Path(getattr(sys.modules.get("nmfbench"), "__file__", "")).parents:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "nmfbench"]:
+            del sys.modules[name]
 
-from nmfbench import checkout, manifest, terminal
+try:
+    from nmfbench import checkout, manifest, terminal
+except ModuleNotFoundError as error:
+    raise WorkflowError(
+        f"{PLACE}: the package nmfbench is not installed\n"
+        "  expected:   it in Snakemake's own environment, as these rules are read from a repository\n"
+        f"  got:        {error}\n"
+        '  what to do: pip install "nmfbench[workflow] @ git+<the repository>@<the tag that is deployed>"'
+    ) from None
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files
 from nmfbench.data.size import require_ranks
@@ -25,7 +36,8 @@ from nmfbench.models import cards
 from nmfbench.plan import Plan
 from nmfbench.revisions import revision, training_revision
 
-checkout.lend_to_jobs(REPOSITORY / "scripts")
+if REPOSITORY is not None:
+    checkout.lend_to_jobs(REPOSITORY / "scripts")
 
 try:
     check_files(workflow.configfiles)
