@@ -138,3 +138,34 @@ def test_no_command_prints_the_commands(capsys):
     assert main([]) == 2
     assert "score an embedding" in capsys.readouterr().out
     assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", "nowhere.h5ad"], "check the path that was given"),
+        (["project", "nowhere/result.h5ad", "nowhere.h5ad"], "check the path that was given"),
+        (["fit", "ATLAS", "--donor", "doner_id"], "set --donor to one of them (perhaps 'donor_id'"),
+        (["fit", "ATLAS", "--cell-type", "celltype"], "set --cell-type to one of them (perhaps 'cell_type'"),
+        (["fit", "ATLAS", "--rank", "9999", "--min-cells", "30"], "lower --rank"),
+        (["fit", "ATLAS", "--model", "ae_nfm"], "did you mean 'ae_nmf'?"),
+        (["fit", "ATLAS", "--set", "penalty_w=1"], "did you mean 'penalty_W'?"),
+    ],
+)
+def test_what_a_newcomer_gets_wrong_is_said_in_the_options_of_the_command(
+    atlas, arguments, expected, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(atlas) if word == "ATLAS" else word for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "datasets.<name>" not in said
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_a_file_is_written(atlas, tmp_path, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["fit", str(atlas), "--device", "cuda", "--out", str(tmp_path / "fit")]) == 2
+    assert "--device auto (or cpu)" in capsys.readouterr().err
+    assert not (tmp_path / "fit").exists()

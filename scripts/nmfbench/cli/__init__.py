@@ -25,6 +25,18 @@ COMMANDS = {
     "show": ("show", "print the scores of a finished run"),
 }
 
+#: What the workflow says of its config, in the options of a command that reads none.
+OPTIONS = {
+    "check datasets.<name>.path in the config": "check the path that was given",
+    "datasets.<name>.cell_type_column": "--cell-type",
+    "datasets.<name>.donor_column": "--donor",
+    "datasets.<name>.matrix.source": "--matrix",
+    "datasets.<name>.min_cells_per_donor": "--min-cells",
+    "`ranks` in the config, or keep more genes (datasets.<name>.genes)": "--rank",
+    "device: auto (or cpu)": "--device auto (or cpu)",
+    "in the config file (or the --config argument)": "in the options, as config/README.md lists the keys",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
@@ -57,8 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(f"{__name__}.{COMMANDS[options.command][0]}").run(options)
     except InputError as error:
+        if options.command != "config":
+            error = in_options(error)
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # `nmfbench show | head`
         return 0
     return 0
+
+
+def in_options(error: InputError) -> InputError:
+    """The same message, its remedy in the options of the command line."""
+    remedy = error.remedy
+    for key, option in OPTIONS.items():
+        remedy = remedy.replace(key, option)
+    return InputError(error.thing, error.expected, error.got, remedy)

@@ -34,7 +34,9 @@ def run(options: argparse.Namespace) -> None:
 
     from nmfbench.config import load_config
     from nmfbench.data import filter_donors
+    from nmfbench.device import resolve_device
     from nmfbench.job import Job
+    from nmfbench.models import get_card
     from nmfbench.train import train
 
     dataset = {
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     }
     config = load_config(asked, where="nmfbench fit")
     section, source = config.models[options.model], config.datasets["file"]
+    if get_card(section.kind).gpu:
+        resolve_device(config.device)  # refused before a file is written
     torch.set_num_threads(options.threads)
     out = options.out
     out.mkdir(parents=True, exist_ok=True)

@@ -302,7 +302,7 @@ def _mistake(entry: Mapping[str, Any]) -> str:
         what, kinds = _KINDS[str(location[0])]
         near = difflib.get_close_matches(str(entry["ctx"]["tag"]), kinds, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "give `kind` for a variant with a name of its own"
-        return f"{path}: no such {what}; known: {', '.join(kinds)}; {hint}"
+        return f"{path}: no such {what}; {hint} (known: {', '.join(kinds)})"
     message = entry["msg"].removeprefix("Value error, ")
     got = "" if entry["type"] in ("missing", "value_error") else f", got {entry['input']!r}"
     return f"{path}: {message}{got}"
