@@ -46,9 +46,12 @@ CSVS = ("clustering_metrics_by_{label}_k{rank}", "classification_summary_by_{lab
 
 STEPS = (
     *("train", "find_neighbours", "cluster_embedding", "score_clusters", "score_integration"),
-    "compute_umap",
+    *("compute_umap", "transfer_to_donors"),
 )
 """What is done once for each fit; beside them it is classified, once for each label and shuffle."""
+
+BY_LABEL = ("classify_held_out_donors",)
+"""What is done once for each fit and label but the donor."""
 
 
 def expand(pattern: str, **values: Any) -> list[str]:
@@ -205,6 +208,9 @@ class Grid:
             self.spell(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
             for name, asked in self.config.projections.items()
         ]
+        if self.config.donor_cv.enabled or self.config.donor_transfer.enabled:
+            files += self.fits("<results>/{dataset}/tables/donors_held_out.tsv")
+            files += self.fits("<results>/{dataset}/figures/donors-held-out-rank-{rank}.png")
         files += self._count_targets()
         files += self.compared_fits(f"<results>/{COMPARISON}.tsv")
         files += self.compared_fits(f"<results>/{COMPARISON}.png")
@@ -253,6 +259,7 @@ class Grid:
         """Path of the log or benchmark file of each step of a fit, with the wildcards left in."""
         steps = dict.fromkeys(STEPS, "<fit>")
         steps["classify_embedding"] = "<fit>/{label}-cv-seed-{cv_seed}"
+        steps |= dict.fromkeys(BY_LABEL, "<fit>/{label}")
         return {step: self.place(f"{folder}/{step}/{fit}.{suffix}") for step, fit in steps.items()}
 
     @cached_property
@@ -264,6 +271,16 @@ class Grid:
     def benchmarks(self) -> dict[str, str]:
         """Where each step of a fit leaves its benchmark."""
         return self.step_patterns("<benchmarks>", "tsv")
+
+    def held_out_donors(self, wildcards: Any) -> list[str]:
+        """Scores of held-out donors of a job's dataset, by cross-validation and by transfer."""
+        config, here = self.config, {"dataset": wildcards.dataset}
+        files = []
+        if config.donor_cv.enabled:
+            labels = [path for path, label in config.label_paths.items() if label in config.donor_labels]
+            files += self.fits("<results>/<fit>/donor_cv/{label}.tsv", label=labels, **here)
+        models = config.transferred_models()
+        return files + self.fits("<results>/<fit>/donor_transfer.tsv", model=models, **here)
 
     # ---- parameters of the rules
 

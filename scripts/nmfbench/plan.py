@@ -56,6 +56,26 @@ class Plan(Grid):
         shared = self._from_statistics(wildcards.dataset, wildcards.model)
         return self.spell(f"<results>/{wildcards.dataset}/statistics/all.h5") if shared else []
 
+    # ---- donors held out
+
+    def without_groups(self, wildcards: Any) -> list[str]:
+        """Statistics without each group of donors, for the fits of an autoencoder that never see it.
+
+        One with loadings for each donor is fitted to the cells: a Gram matrix of each donor would be needed.
+        """
+        section, card = self.section(wildcards), self.card(wildcards)
+        if not section.begins_from_statistics() or card.own_loadings:
+            return []
+        groups = range(self.config.donor_transfer.groups)
+        pattern = f"<results>/{wildcards.dataset}/statistics/without-donor-group-{{}}.h5"
+        return [self.spell(pattern).format(group) for group in groups]
+
+    def other_groups(self, wildcards: Any) -> list[str]:
+        """Statistics of every group of donors but a job's."""
+        groups = range(self.config.donor_transfer.groups)
+        pattern = f"<results>/{wildcards.dataset}/statistics/donor-group-{{}}.h5"
+        return [self.spell(pattern).format(group) for group in groups if group != int(wildcards.group)]
+
     # ---- the shuffled store
 
     def _expected_nonzeros(self, dataset: str) -> float:
@@ -97,6 +117,7 @@ class Plan(Grid):
         """
         config = self.config
         ranks = [int(wildcards.rank)] if hasattr(wildcards, "rank") else config.ranks
+        transferred = config.transferred_models()
         return [
             {
                 "dataset": wildcards.dataset,
@@ -113,6 +134,10 @@ class Plan(Grid):
                 "classifiers": config.classification.classifiers,
                 "expected_cells": config.datasets[wildcards.dataset].expected_cells,
                 "integration": config.integration.metrics,
+                "profile": config.protocol,
+                "donor_labels": config.donor_labels,
+                "donor_cv": config.donor_cv.enabled,
+                "donor_transfer": model in transferred,
                 "umap": seed == config.seeds[0],
                 "needs": self.needs_of(wildcards.dataset, model),
             }
@@ -173,6 +198,7 @@ class Plan(Grid):
         steps += ("classification/{label}/cv-seed-{cv_seed}.tsv",)
         found = [f for step in steps for f in self.fits(f"<results>/<fit>/{step}", dataset=wildcards.dataset)]
         files = [self.locate(file) for file in found]
+        files += [self.locate(file) for file in self.held_out_donors(wildcards)]
         files += [job["file"] for job in self.shared_jobs(wildcards)]
         return [file for file in files if Path(file).exists()]
 

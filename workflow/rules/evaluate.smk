@@ -42,7 +42,7 @@ rule cluster_embedding:
         runtime=minutes(60, 4),
     params:
         revision=revision("cluster_embedding"),
-        clustering=cfg.clustering.model_dump(),
+        clustering=cfg.clustering.settings(),
     script:
         "../../scripts/cluster_embedding.py"
 
@@ -203,6 +203,7 @@ rule collect_tables:
         clusterings=plan.fits_of("<results>/<fit>/clustering.tsv"),
         integrations=plan.fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
         folds=plan.fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
+        held_out_donors=plan.held_out_donors,
         donors="<results>/{dataset}/donors.tsv",
         # not read, but their jobs stand in the tables of resources and of gaps: one that still runs would be a gap
         umaps=plan.fits_of(f"<results>/{plan.first_fit}/umap.tsv.gz"),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from nmfbench.metrics import INTEGRATION_METRICS
-from nmfbench.section import Section, Seed, no_value_twice
+from nmfbench.section import Name, Section, Seed, no_value_twice
 
 Seeds = Annotated[list[Seed], AfterValidator(no_value_twice)]
+ClassifierName = Literal[
+    "logistic_regression",
+    "knn",
+    "random_forest",
+    "random_forest_100k",
+    "random_forest_intelex",
+    "cz_logistic_regression",
+    "cz_knn",
+    "cz_random_forest",
+]
 
 
 class Clustering(Section):
@@ -19,6 +29,8 @@ class Clustering(Section):
     resolution: float = Field(0.8, gt=0, description="Leiden resolution.")
     n_iterations: int = Field(2, ge=-1, description="Leiden iterations; -1 runs until nothing improves.")
     flavor: Literal["igraph", "leidenalg"] = Field("igraph", description="Which Leiden implementation.")
+    z_score: bool = Field(True, description="Whether factors are z-scored before the neighbours are found.")
+    weighted: bool = Field(False, description="Whether Leiden weighs neighbours as UMAP's graph does.")
     seeds: Seeds = Field(list(range(10)), min_length=1, description="Leiden is repeated with these.")
 
     @model_validator(mode="after")
@@ -29,6 +41,16 @@ class Clustering(Section):
             )
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """What a job is told; later keys only where they are set, so that nothing is made again for them."""
+        later = {key for key in ("z_score", "weighted") if getattr(self, key) == self.default(key)}
+        return self.model_dump(exclude=later)
+
+    @classmethod
+    def default(cls, key: str) -> Any:
+        """What a key is, where the config does not say."""
+        return cls.model_fields[key].default
+
 
 class Classification(Section):
     """Cross-validated classification of the embedding."""
@@ -37,22 +59,15 @@ class Classification(Section):
     n_folds: int = Field(5, ge=2, description="Stratified folds.")
     seeds: Seeds = Field([42, 52, 62, 72, 82], min_length=1, description="Shuffles of the folds.")
     classifiers: Annotated[
-        list[
-            Literal[
-                "logistic_regression",
-                "knn",
-                "random_forest",
-                "random_forest_100k",
-                "random_forest_intelex",
-            ]
-        ],
+        list[ClassifierName],
         AfterValidator(no_value_twice),
     ] = Field(
         ["logistic_regression", "knn", "random_forest"],
         min_length=1,
         description="Multinomial logistic regression, 15 nearest neighbours, random forest of 200. For an "
         "atlas, instead of the last: `random_forest_100k` (fitted to 100,000 cells of a fold) or "
-        "`random_forest_intelex` (scikit-learn-intelex, to be installed beside).",
+        "`random_forest_intelex` (scikit-learn-intelex, to be installed beside). Those that begin with `cz_` "
+        "are of the profile `cz-benchmarks`.",
     )
     subsample: int | None = Field(None, ge=100, description="Classify a stratified sample of so many cells.")
 
@@ -64,6 +79,37 @@ class Classification(Section):
                 "class of so few cells is not in every fold"
             )
         return self
+
+
+class HeldOutDonors(Section):
+    """What both scores of held-out donors have."""
+
+    enabled: bool = Field(False, description="Whether these scores are made.")
+    classifiers: Annotated[list[ClassifierName], AfterValidator(no_value_twice)] = Field(
+        ["logistic_regression", "knn", "random_forest"], min_length=1, description="As in `classification`."
+    )
+    min_cells: int = Field(
+        10, ge=1, description="A class is scored where `min_donors` donors have this many cells of it each."
+    )
+    min_donors: int = Field(2, ge=2, description="See `min_cells`.")
+
+
+class DonorCV(HeldOutDonors):
+    """Cross-validation in which whole donors are held out of the classifiers."""
+
+    folds: int = Field(5, ge=2, description="Folds of donors; up to ten donors are held out one by one.")
+    seeds: Seeds = Field([42, 52, 62], min_length=1, description="Deals of the donors.")
+
+
+class DonorTransfer(HeldOutDonors):
+    """Fits that never saw a group of donors, asked about their cells."""
+
+    groups: int = Field(
+        5, ge=2, description="Groups of donors; each is left out of one more fit of every model."
+    )
+    models: Annotated[list[Name], AfterValidator(no_value_twice)] = Field(
+        [], description="Which models of `models`; empty: all that embed cells of other donors."
+    )
 
 
 class Integration(Section):

@@ -19,7 +19,16 @@ from pydantic_core import PydanticUndefined
 
 from nmfbench.config.comparison import ComparedFit, Comparison
 from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simulation
-from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
+from nmfbench.config.evaluation import (
+    Classification,
+    Clustering,
+    DonorCV,
+    DonorTransfer,
+    Integration,
+    TensorBoard,
+    Umap,
+    Uncertainty,
+)
 from nmfbench.config.factors import Enrichment, Factors, Projection
 from nmfbench.config.model import CARDS
 from nmfbench.config.perturbation import SPLITS, Embedding, Perturbation, Scorer, Screen, SimulatedScreen
@@ -50,6 +59,8 @@ def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         ("`rank_selection`", RankSelection),
         ("`clustering`", Clustering),
         ("`classification`", Classification),
+        ("`donor_cv`", DonorCV),
+        ("`donor_transfer`", DonorTransfer),
         ("`integration`", Integration),
         ("`uncertainty`", Uncertainty),
         ("`umap`", Umap),

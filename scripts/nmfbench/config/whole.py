@@ -11,11 +11,21 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from nmfbench.config.comparison import Comparison, Fit
 from nmfbench.config.dataset import Dataset, Normalisation
-from nmfbench.config.evaluation import Classification, Clustering, Integration, TensorBoard, Umap, Uncertainty
+from nmfbench.config.evaluation import (
+    Classification,
+    Clustering,
+    DonorCV,
+    DonorTransfer,
+    Integration,
+    TensorBoard,
+    Umap,
+    Uncertainty,
+)
 from nmfbench.config.factors import Factors, Projection
 from nmfbench.config.model import CARDS, Models
 from nmfbench.config.perturbation import SPLITS, Embedding, Perturbation
 from nmfbench.config.predictors import PREDICTOR_KINDS, Predictors
+from nmfbench.config.profiles import described, with_profile
 from nmfbench.config.statistics import RankSelection, Statistics
 from nmfbench.errors import InputError
 from nmfbench.models.card import ModelCard
@@ -30,6 +40,11 @@ _FOLDERS_OF_A_DATASET = {"comparisons", "figures", "partial_tables", "statistics
 class Config(Section):
     """The whole configuration of a run."""
 
+    profile: Literal["published", "cz-benchmarks", "fast"] = Field(
+        "published",
+        description="Set of keys that the others are changes of (docs/tables.md): the published protocol, "
+        "that of cz-benchmarks, or a cheap one for an atlas. It is written into the tables.",
+    )
     datasets: dict[Name, Dataset] = Field(min_length=1, description="One entry for each dataset.")
     models: Models = Field(
         {name: {} for name in ("base_nmf", "ae_nmf", "cae_nmf1", "cae_nmf2")},
@@ -65,6 +80,10 @@ class Config(Section):
     )
     clustering: Clustering = Field(Clustering(), description="Clustering scores.")
     classification: Classification = Field(Classification(), description="Classification scores.")
+    donor_cv: DonorCV = Field(DonorCV(), description="Scores with donors held out of the classifiers.")
+    donor_transfer: DonorTransfer = Field(
+        DonorTransfer(), description="Scores with donors held out of the fits."
+    )
     integration: Integration = Field(Integration(), description="Integration scores.")
     uncertainty: Uncertainty = Field(Uncertainty(), description="Intervals.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
@@ -178,6 +197,34 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _held_out_donors_have_a_label(self) -> Config:
+        for key in ("donor_cv", "donor_transfer"):
+            if getattr(self, key).enabled and not self.donor_labels:
+                raise ValueError(
+                    f"{key}: the only label is the donor, and a donor that is held out cannot be predicted; "
+                    "add another to `labels`, such as cell_type"
+                )
+        if unknown := [name for name in self.donor_transfer.models if name not in self.models]:
+            raise ValueError(f"donor_transfer.models: {unknown} are none of the models {list(self.models)}")
+        if unable := [name for name in self.donor_transfer.models if not self.card(name).unseen_donors]:
+            raise ValueError(
+                f"donor_transfer.models: {unable} have no place for cells of donors that they never saw"
+            )
+        return self
+
+    @property
+    def donor_labels(self) -> list[str]:
+        """Labels that can be predicted in donors that are held out: all but the donor."""
+        return [label for label in self.labels if label != "donor_id"]
+
+    def transferred_models(self) -> list[str]:
+        """Models that are fitted anew without a group of donors."""
+        if not self.donor_transfer.enabled:
+            return []
+        able = [name for name in self.models if self.card(name).unseen_donors]
+        return [name for name in able if name in (self.donor_transfer.models or able)]
+
+    @model_validator(mode="after")
     def _embeddings_have_their_fits(self) -> Config:
         for name, embedding in self.perturbation.embeddings.items():
             if embedding.source != "fit" or not self.datasets_with("perturbation"):
@@ -192,6 +239,11 @@ class Config(Section):
                 if value not in known:
                     raise ValueError(f"perturbation.embeddings.{name}.{key}: {value!r} is none of {known}")
         return self
+
+    @property
+    def protocol(self) -> str:
+        """The profile, and what was changed of it."""
+        return described(self)
 
     def datasets_with(self, task: str) -> list[str]:
         """Names of the datasets that have a task."""
@@ -271,7 +323,7 @@ def load_config(
         got, and for an unknown key the nearest known one.
     """
     try:
-        config = Config.model_validate(dict(mapping))
+        config = Config.model_validate(with_profile(mapping))
     except ValidationError as error:
         mistakes = [_mistake(entry) for entry in error.errors(include_url=False)]
         raise InputError(

@@ -49,4 +49,5 @@ CARD = ModelCard(
     resources=Resources(3000, 8),
     role="consensus",
     gpu=False,
+    unseen_donors=False,
 )

@@ -93,12 +93,13 @@ def classify_and_count(
         Folds of the cross-validation.
     min_cells_per_class : int
         Classes with fewer cells are left out; at least `n_folds`.
-    classifiers : sequence of {"logistic_regression", "knn", "random_forest"}
+    classifiers : sequence of str
         * ``"logistic_regression"``: multinomial, lbfgs, at most 1000 iterations, on standardised factors;
         * ``"knn"``: 15 nearest neighbours, on standardised factors;
         * ``"random_forest"``: 200 trees;
         * ``"random_forest_100k"``: the same on a stratified sample of 100,000 training cells of a fold;
-        * ``"random_forest_intelex"``: 200 trees of scikit-learn-intelex, which are other trees.
+        * ``"random_forest_intelex"``: 200 trees of scikit-learn-intelex, which are other trees;
+        * those of cz-benchmarks (:data:`~nmfbench.metrics.classifiers.CZ_CLASSIFIERS`).
     subsample : int, optional
         Classify a sample of this many cells that keeps the class proportions and at least
         `min_cells_per_class` cells of each class.
@@ -169,7 +170,7 @@ def classify_and_count(
         stack.enter_context(threadpool_limits({"blas": 1, "openmp": n_jobs}))
         watch = stack.enter_context(_ConvergenceWatch())
         for name in classifiers:
-            if name == "logistic_regression":
+            if name in ("logistic_regression", "cz_logistic_regression"):
                 with ThreadPoolExecutor(min(n_jobs, n_folds)) as pool:
                     rows += pool.map(lambda fold, name=name: run(name, fold, 1), range(n_folds))
             else:

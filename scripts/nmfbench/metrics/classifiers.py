@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
 Classifier = Literal[
-    "logistic_regression", "knn", "random_forest", "random_forest_100k", "random_forest_intelex"
+    *("logistic_regression", "knn", "random_forest", "random_forest_100k", "random_forest_intelex"),
+    *("cz_logistic_regression", "cz_knn", "cz_random_forest"),
 ]
 
 CLASSIFIERS: tuple[Classifier, ...] = ("logistic_regression", "knn", "random_forest")
 """Those of the published protocol; the others are cheaper and bear other names for it."""
 
-ALL_CLASSIFIERS: tuple[Classifier, ...] = (*CLASSIFIERS, "random_forest_100k", "random_forest_intelex")
+CZ_CLASSIFIERS: tuple[Classifier, ...] = ("cz_logistic_regression", "cz_knn", "cz_random_forest")
+"""Those of cz-benchmarks 0.15: 100 iterations; five neighbours; 100 trees, whatever the seed of the folds is.
+The factors of the first two are divided by their deviation and not centred."""
+
+ALL_CLASSIFIERS: tuple[Classifier, ...] = (
+    *(*CLASSIFIERS, "random_forest_100k", "random_forest_intelex"),
+    *CZ_CLASSIFIERS,
+)
 
 N_TREES = 200
 FOREST_SAMPLE = 100_000
@@ -75,6 +83,12 @@ def make_classifier(name: Classifier, seed: int, n_jobs: int) -> ClassifierMixin
         return make_pipeline(StandardScaler(), LogisticRegression(solver="lbfgs", max_iter=1000))
     if name == "knn":
         return make_pipeline(StandardScaler(), KNeighborsClassifier(N_NEAREST, n_jobs=n_jobs))
+    if name == "cz_logistic_regression":
+        return make_pipeline(StandardScaler(with_mean=False), LogisticRegression(max_iter=100))
+    if name == "cz_knn":
+        return make_pipeline(StandardScaler(with_mean=False), KNeighborsClassifier(5, n_jobs=n_jobs))
+    if name == "cz_random_forest":
+        return RandomForestClassifier(100, random_state=42, n_jobs=n_jobs)
     if name == "random_forest_intelex":
         try:
             from sklearnex.ensemble import RandomForestClassifier
@@ -94,7 +108,7 @@ def fit_and_predict(name: Classifier, classifier: Any, split: Split, *, seed: in
     if name == "random_forest_100k":
         train = train[stratified_sample(split.codes[train], FOREST_SAMPLE, seed=seed, minimum=1)]
     H, y, H_test = split.H[train], split.codes[train], split.H[split.test]
-    if name in ("random_forest", "random_forest_100k"):
+    if name in ("random_forest", "random_forest_100k", "cz_random_forest"):
         return stream_forest(classifier, H, y, H_test, n_jobs=n_jobs)
     start = time.perf_counter()
     classifier.fit(H, y)
@@ -105,7 +119,7 @@ def fit_and_predict(name: Classifier, classifier: Any, split: Split, *, seed: in
         )
     else:
         probability = classifier.predict_proba(H_test)
-    if name == "logistic_regression":
+    if name in ("logistic_regression", "cz_logistic_regression"):
         return Prediction(classifier.classes_, probability, classifier.predict(H_test), seconds)
     # the others predict by the largest probability; taking it from the one at hand saves half the time
     predicted = classifier.classes_[probability.argmax(axis=1)]

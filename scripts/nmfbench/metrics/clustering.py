@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.metrics.labels import encode_labels, scale_embedding
+from nmfbench.metrics.labels import check_embedding, encode_labels, scale_embedding
 from nmfbench.metrics.neighbours import Neighbours, find_neighbours
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class NeighbourGraph:
     connectivities : csr_matrix of float32, shape (n_cells, n_cells)
         Symmetric fuzzy graph of UMAP; Leiden takes its pattern only.
     scaled : ndarray of float32, shape (n_cells, k)
-        Embedding with mean 0 and standard deviation 1 in every factor.
+        Embedding with mean 0 and standard deviation 1 in every factor, or as it was given.
     n_neighbours : int
         Neighbours of each cell, itself included (scanpy's counting).
     warnings : list of str
@@ -54,7 +54,12 @@ class NeighbourGraph:
 
 
 def neighbour_graph(
-    H: Any, n_neighbours: int = 25, *, neighbours: Neighbours | None = None, n_jobs: int = 1
+    H: Any,
+    n_neighbours: int = 25,
+    *,
+    neighbours: Neighbours | None = None,
+    z_score: bool = True,
+    n_jobs: int = 1,
 ) -> NeighbourGraph:
     """Join every cell to its nearest neighbours in the z-scored embedding (euclidean).
 
@@ -67,8 +72,10 @@ def neighbour_graph(
     n_neighbours : int
         Neighbours of each cell, itself included (scanpy's counting).
     neighbours : Neighbours, optional
-        What :func:`~nmfbench.metrics.neighbours.find_neighbours` found in the z-scored embedding, of at least
-        `n_neighbours`; searched here by default.
+        What :func:`~nmfbench.metrics.neighbours.find_neighbours` found in the z-scored embedding (or in that
+        as given), of at least `n_neighbours`; searched here by default.
+    z_score : bool
+        False takes the embedding as it is given.
     n_jobs : int
         Threads of the search. The result does not depend on them.
 
@@ -81,7 +88,7 @@ def neighbour_graph(
     InputError
         If there are not more cells than neighbours.
     """
-    scaled, messages = scale_embedding(H)
+    scaled, messages = scale_embedding(H) if z_score else (np.asarray(check_embedding(H), np.float32), [])
     if neighbours is None:
         neighbours = find_neighbours(scaled, n_neighbours, n_jobs=n_jobs)
     elif len(neighbours.indices) != len(scaled):
@@ -115,10 +122,11 @@ def leiden_labels(
     resolution: float = 0.8,
     n_iterations: int = 2,
     flavor: Flavor = "igraph",
+    weighted: bool = False,
 ) -> pd.DataFrame:
-    """Cluster the cells once per seed, on the unweighted symmetric graph.
+    """Cluster the cells once per seed, on the symmetric graph.
 
-    The result is that of ``scanpy.tl.leiden(..., directed=False, use_weights=False)``; only the
+    The result is that of ``scanpy.tl.leiden(..., directed=False, use_weights=weighted)``; only the
     graph is handed to igraph once instead of once per seed.
 
     Parameters
@@ -133,6 +141,8 @@ def leiden_labels(
         Iterations of Leiden; -1 goes on until nothing changes.
     flavor : {"igraph", "leidenalg"}
         Implementation.
+    weighted : bool
+        Whether edges have UMAP's weights.
 
     Returns
     -------
@@ -149,12 +159,16 @@ def leiden_labels(
             "set clustering.flavor in the config to one of the two",
         )
     cells = _as_igraph(graph.connectivities)
+    weights = graph.connectivities.data.tolist() if weighted else None
     clusters = {}
     for seed in seeds:
         if flavor == "igraph":
             with _igraph_seed(seed):
                 found = cells.community_leiden(
-                    objective_function="modularity", resolution=resolution, n_iterations=n_iterations
+                    objective_function="modularity",
+                    weights=weights,
+                    resolution=resolution,
+                    n_iterations=n_iterations,
                 )
         else:
             import leidenalg
@@ -162,6 +176,7 @@ def leiden_labels(
             found = leidenalg.find_partition(
                 cells,
                 leidenalg.RBConfigurationVertexPartition,
+                weights=weights,
                 resolution_parameter=resolution,
                 n_iterations=n_iterations,
                 seed=seed,

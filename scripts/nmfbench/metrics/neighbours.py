@@ -179,6 +179,8 @@ def neighbour_widths(cfg: Any) -> dict[str, int]:
     widths = {"z_scored": max(N_CANDIDATES, cfg.clustering.n_neighbours)}
     if cfg.integration.metrics:
         widths["as_given"] = max(LISI_NEIGHBOURS, cfg.integration.entropy_neighbours)
+    if not cfg.clustering.z_score:
+        widths["as_given"] = max(widths.get("as_given", 0), cfg.clustering.n_neighbours)
     return widths
 
 

@@ -138,6 +138,8 @@ class ModelCard:
         Whether it is conditioned on columns of obs (donors), or can be; its ``uses_conditions_`` then tells.
     one_condition : bool
         Whether it can be conditioned on one column alone.
+    unseen_donors : bool
+        Whether cells of donors that a fit never saw have a place in its embedding.
     own_loadings : bool
         Whether each condition has loadings of its own, and so needs a Gram matrix of its own.
     gpu : bool
@@ -164,6 +166,7 @@ class ModelCard:
     conditional: bool = False
     one_condition: bool = False
     own_loadings: bool = False
+    unseen_donors: bool = True
     gpu: bool = True
     non_negative: bool = True
     needs: frozenset[Need] = field(default_factory=frozenset)

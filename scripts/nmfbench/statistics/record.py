@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -50,6 +50,8 @@ class Layout:
         Products of nonzeros, or of densified blocks.
     dtype : {"float32", "float64"}
         Of the Gram matrix once it is summed; sums themselves are float64.
+    shard_sizes : tuple of int
+        Cells of each shard, where shards are groups of donors and `piece_rows` says nothing; else empty.
     """
 
     fingerprint: str
@@ -63,6 +65,7 @@ class Layout:
     donor_grams: bool = False
     method: Literal["sparse", "dense"] = "sparse"
     dtype: Literal["float32", "float64"] = "float32"
+    shard_sizes: tuple[int, ...] = ()
 
     @property
     def n_categories(self) -> int:
@@ -90,11 +93,15 @@ class Layout:
 
     def size(self, shard: int) -> int:
         """Cells of a shard."""
+        if self.shard_sizes:
+            return self.shard_sizes[shard]
         return sum(stop - start for start, stop in self.spans(shard))
 
     def to_json(self) -> str:
         """The layout as text that is equal where layouts are equal; the order of the conditions counts."""
         values = asdict(self) | {"normalisation": dict(sorted(self.normalisation.items()))}
+        if not self.shard_sizes:
+            del values["shard_sizes"]  # as layouts were written before there were groups of donors
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
@@ -103,6 +110,7 @@ class Layout:
         values = json.loads(text)
         values["genes"] = tuple(values["genes"])
         values["types"] = tuple(values["types"])
+        values["shard_sizes"] = tuple(values.get("shard_sizes", ()))
         values["conditions"] = {k: tuple(v) for k, v in values["conditions"].items()}
         return cls(**values)
 
@@ -153,6 +161,25 @@ class Statistics:
     def complete(self) -> bool:
         """Whether every shard of the data set is in."""
         return self.shards == tuple(range(self.layout.n_shards))
+
+    def of_present(self) -> Statistics:
+        """The same without the types and categories that none of the cells have."""
+        types = self.type_sizes > 0
+        there = np.einsum("tmm->m", self.group_counts) > 0
+        conditions, first = {}, 0
+        for name, categories in self.layout.conditions.items():
+            kept = there[first : first + len(categories)]
+            conditions[name] = tuple(c for c, keep in zip(categories, kept, strict=True) if keep)
+            first += len(categories)
+        kept_types = tuple(t for t, keep in zip(self.layout.types, types, strict=True) if keep)
+        return replace(
+            self,
+            layout=replace(self.layout, conditions=conditions, types=kept_types, donor_grams=False),
+            donor_grams=None,
+            group_sums=self.group_sums[types][:, there],
+            group_counts=self.group_counts[types][:, there][:, :, there],
+            type_sizes=self.type_sizes[types],
+        )
 
     def check(self) -> None:
         """Refuse statistics whose parts contradict one another."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nmfbench.data.donor_groups import deal_donors, runs_of
 from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
 from nmfbench.endings import Interrupted
 from nmfbench.gram import choose_method, gram_bytes
@@ -41,6 +42,7 @@ def lay_out(
     donor_grams: bool,
     memory_mb: float,
     on_gpu: bool = False,
+    by_donor: bool = False,
 ) -> Layout:
     """How the cells of a filtered file are shared out, and what is gathered of them.
 
@@ -57,6 +59,8 @@ def lay_out(
         MiB for Gram matrices.
     on_gpu : bool
         Blocks are then densified.
+    by_donor : bool
+        Shards are groups of whole donors (:func:`nmfbench.data.donor_groups.deal_donors`), not random cells.
 
     Returns
     -------
@@ -73,6 +77,9 @@ def lay_out(
             donors, condition_columns[0], need, memory_mb,
         )  # fmt: skip
         donor_grams = False
+    sizes: tuple[int, ...] = ()
+    if by_donor:
+        sizes = tuple(np.bincount(donor_group(data, n_shards), minlength=n_shards).tolist())
     return Layout(
         fingerprint=data.fingerprint,
         genes=tuple(data.var.index),
@@ -84,7 +91,20 @@ def lay_out(
         types=tuple(data.label("cell_type").categories),
         donor_grams=donor_grams,
         method=method,
+        shard_sizes=sizes,
     )
+
+
+def donor_group(data: FilteredCounts, n_groups: int) -> np.ndarray:
+    """Group of each cell, where the shards are groups of donors; every cell that was kept has a donor."""
+    return deal_donors(data.label("donor_id"), n_groups)
+
+
+def shard_spans(data: FilteredCounts, layout: Layout, shard: int) -> list[tuple[int, int]]:
+    """Ranges of cells that make up a shard, in the order of the file."""
+    if not layout.shard_sizes:
+        return layout.spans(shard)
+    return runs_of(donor_group(data, layout.n_shards) == shard)
 
 
 def shard_blocks(data: FilteredCounts, layout: Layout, shard: int) -> Iterator[Block]:
@@ -92,7 +112,7 @@ def shard_blocks(data: FilteredCounts, layout: Layout, shard: int) -> Iterator[B
     # As stored, a byte or two a cell; those of a block are made wide enough to reckon with.
     codes = [data.label(name).codes for name in layout.conditions]
     types = data.label("cell_type").codes
-    for rows, block in data.spans(layout.spans(shard), BLOCK_ROWS):
+    for rows, block in data.spans(shard_spans(data, layout, shard), BLOCK_ROWS):
         of_block = np.column_stack([column[rows] for column in codes]).astype(np.int64)
         yield normalise_block(block, **layout.normalisation), of_block, types[rows].astype(np.int64)
 
@@ -111,6 +131,7 @@ def gather_file(
     device: str = "cpu",
     gpu_memory_mb: float | None = None,
     should_stop: Callable[[], bool] | None = None,
+    by_donor: bool = False,
 ) -> Statistics:
     """Gather one shard of a filtered file into a file of its own.
 
@@ -130,6 +151,8 @@ def gather_file(
         MiB granted on each.
     should_stop : callable, optional
         Asked after each block; once it says True the work is given up.
+    by_donor : bool
+        As in :func:`lay_out`.
 
     Returns
     -------
@@ -153,6 +176,7 @@ def gather_file(
         donor_grams=donor_grams,
         memory_mb=memory_mb,
         on_gpu=devices != ("cpu",),
+        by_donor=by_donor,
     )
     need = gram_bytes(data.n_genes, n_grams=layout.n_grams, method=layout.method) / _MIB
     log.info(

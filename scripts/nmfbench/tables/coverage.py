@@ -15,6 +15,8 @@ from nmfbench.tables.runs import (
     RUN_COLUMNS,
     Cell,
     classification_path,
+    donor_cv_path,
+    donor_transfer_path,
     expected_folds,
     expected_leiden,
     identity,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "failure", "reason")
 
-TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP = (
+TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP, DONOR_CV, TRANSFER = (
     "train",
     "find_neighbours",
     "cluster_embedding",
@@ -37,6 +39,8 @@ TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP = (
     "classify_embedding",
     "score_integration",
     "compute_umap",
+    "classify_held_out_donors",
+    "transfer_to_donors",
 )
 
 
@@ -57,7 +61,8 @@ def coverage(
         Folder above the datasets.
     log_patterns : mapping of str to str, optional
         Log file of each step (``train``, ``find_neighbours``, ``cluster_embedding``, ``score_clusters``,
-        ``classify_embedding``, ``score_integration``, ``compute_umap``), with fields of the cell,
+        ``classify_embedding``, ``score_integration``, ``compute_umap``, ``classify_held_out_donors``,
+        ``transfer_to_donors``), with fields of the cell,
         ``{label}`` and ``{cv_seed}`` in braces.
     evidence : Evidence, optional
         What the scheduler knows; by default the logs alone tell.
@@ -149,6 +154,13 @@ class _Run:
         ]
         if wanted := self.cell.get("integration", ()):
             rows.append(self._integration(len(wanted), waits or unsearched))
+        if self.cell.get("donor_cv", False):
+            for label in self.cell["donor_labels"]:
+                path = donor_cv_path(self.cell, self.directory, label)
+                rows.append(self._donors(DONOR_CV, path, label, waits, label=label))
+        if self.cell.get("donor_transfer", False):
+            path = donor_transfer_path(self.cell, self.directory)
+            rows.append(self._donors(TRANSFER, path, None, None))
         if self.cell.get("umap", False):
             laid_out = self._there("umap.tsv.gz")
             rows.append(self._row(UMAP, None, 1, laid_out, waits or unsearched or self._failure(UMAP)))
@@ -209,6 +221,16 @@ class _Run:
         reason = "; ".join(f"{row.metric}: {row.message}" for row in bad.itertuples())
         present = len(table) - len(bad)
         return self._row(INTEGRATE, None, expected, present, Failure(CRASH, reason or "fewer than expected"))
+
+    def _donors(self, step: str, path: Path, label: str | None, waits: Failure | None, **fields: Any):
+        """Scores of held-out donors: rows of classifiers, as many as were tried."""
+        table, problem = try_read(path, partial(read_scores, columns=["classifier", "status", "message"]))
+        if table is None:
+            failure = _of_problem(problem) if problem else waits or self._failure(step, **fields)
+            return self._row(step, label, 1, 0, failure)
+        bad = table[~table["status"].isin(["ok", NOT_APPLICABLE])]
+        reasons = dict.fromkeys(f"{row.classifier}: {row.message}" for row in bad.itertuples())
+        return self._row(step, label, len(table), len(table) - len(bad), Failure(CRASH, "; ".join(reasons)))
 
     def _failure(self, step: str, **fields: Any) -> Failure:
         pattern = self.log_patterns.get(step)

@@ -43,7 +43,7 @@ def leaderboard(
         :data:`LEADING` ``{label}_{metric}``, the mean over training seeds, and ``{label}_{metric}_std``,
         their standard deviation, or that over Leiden seeds or fold means where one was trained; present and
         expected (results); failures, the classes of what failed by itself, or ``none``; train_seconds and
-        train_peak_mb (means over seeds). What is missing stays so.
+        train_peak_mb (means over seeds); profile, the protocol of the scores. What is missing stays so.
     """
     import pandas as pd
 
@@ -68,6 +68,7 @@ def leaderboard(
         training = training[training["step"] == "train"]
         line["train_seconds"] = training["seconds"].astype(float).mean()
         line["train_peak_mb"] = training["peak_mb"].astype(float).mean()
+        line["profile"] = cells[0].get("profile", "")
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -74,12 +74,16 @@ def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
             if label in (KEEP, MIX):
                 best[label == KEEP].append(column)
     board = board.assign(results=[f"{a} of {b}" for a, b in zip(board.present, board.expected, strict=True)])
-    shown = [column for column in board if column not in ("model", "present", "expected", "results")]
+    profile = ", ".join(dict.fromkeys(board["profile"])) if "profile" in board else ""
+    unshown = ("model", "present", "expected", "results", "profile")
+    shown = [column for column in board if column not in unshown]
     return table_page(
         board[["display_name", *(column for column in shown if column != "display_name"), "results"]],
         f"leaderboard, {dataset}",
         f"{sentence} Shaded: the best of a column. ARI, NMI: Leiden clusters against the label; F1, AUROC: "
-        "the label predicted from the embedding, their ± over folds.",
+        "the label predicted from the embedding, their ± over folds."
+        + f" Profile: {profile}."
+        * bool(profile),
         headings=headings,
         spreads=spreads,
         high=best[True],

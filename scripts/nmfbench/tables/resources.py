@@ -14,6 +14,7 @@ from nmfbench.tables.runs import (
     RUN_COLUMNS,
     Cell,
     classification_path,
+    donor_cv_path,
     fold_jobs,
     identity,
     read_run_record,
@@ -58,7 +59,10 @@ def step_jobs(pattern: str, cell: Cell) -> Iterator[tuple[dict[str, Any], Path]]
         ``label`` and ``cv_seed`` of the job, empty for a step that is not repeated.
     path : Path
     """
-    if _fields(pattern) & {"label", "cv_seed"}:
+    if "label" in (fields := _fields(pattern)) and "cv_seed" not in fields:
+        for label in cell.get("donor_labels", ()):
+            yield {"label": label}, Path(pattern.format(**cell, label=path_name(label)))
+    elif fields & {"label", "cv_seed"}:
         for label, cv_seed in fold_jobs(cell):
             repeat = {"label": label, "cv_seed": cv_seed}
             yield repeat, Path(pattern.format(**cell, **repeat | {"label": path_name(label)}))
@@ -130,16 +134,28 @@ def collect_resources(
             rows.append(run | {"step": TRAIN} | _measured_by_run(cell, directory))
         for step, pattern in patterns.items():
             for repeat, path in step_jobs(pattern, cell):
-                if repeat and reason_in(classification_path(cell, directory, **repeat)) is not None:
+                if _only_said_why_not(cell, directory, repeat):
                     continue
                 own = _measured_by_run(cell, directory) if step == TRAIN else {}
-                log = Path(logs[step].format(**cell, **repeat)) if step in logs else None
+                named = repeat | ({"label": path_name(repeat["label"])} if "label" in repeat else {})
+                log = Path(logs[step].format(**cell, **named)) if step in logs else None
                 measured = _measured(path, _scheduled(log, accounted))
                 rows.append(run | {"step": step} | repeat | measured | own)
     rows = [row for row in rows if "seconds" in row]
     table = pd.DataFrame(rows, columns=list(RESOURCE_COLUMNS))
     # whole numbers stay whole beside rows that have none
     return table.astype(dict.fromkeys(("rank", "seed", "threads", "cv_seed"), "Int64"))
+
+
+def _only_said_why_not(cell: Cell, directory: str | Path, repeat: Mapping[str, Any]) -> bool:
+    """Whether a classification has no meaning for the data, so that its job took no time to speak of."""
+    if "cv_seed" in repeat:
+        path = classification_path(cell, directory, **repeat)
+    elif repeat:
+        path = donor_cv_path(cell, directory, **repeat)
+    else:
+        return False
+    return reason_in(path) is not None
 
 
 def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:

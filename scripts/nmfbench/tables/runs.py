@@ -8,6 +8,8 @@ A run is one cell of the grid: a plain mapping with
     what its embedding is scored on;
 ``uses_labels``
     whether training saw the labels (optional; the run's own run.json comes first);
+``donor_labels, donor_cv, donor_transfer``
+    labels predicted in donors that are held out, and whether by cross-validation and by transfer (optional);
 ``leiden_seeds, n_folds, classifiers, umap``
     how much is expected of each step (optional; the published protocol by default, no UMAP).
 
@@ -54,6 +56,16 @@ def identity(cell: Cell) -> dict[str, Any]:
 def classification_path(cell: Cell, directory: str | Path, label: str, cv_seed: int) -> Path:
     """Per-fold table of one label and one cross-validation seed."""
     return run_folder(cell, directory) / "classification" / path_name(label) / f"cv-seed-{cv_seed}.tsv"
+
+
+def donor_cv_path(cell: Cell, directory: str | Path, label: str) -> Path:
+    """Scores of one label with donors held out of the classifiers."""
+    return run_folder(cell, directory) / "donor_cv" / f"{path_name(label)}.tsv"
+
+
+def donor_transfer_path(cell: Cell, directory: str | Path) -> Path:
+    """Scores of all labels with donors held out of the fits."""
+    return run_folder(cell, directory) / "donor_transfer.tsv"
 
 
 def fold_jobs(cell: Cell) -> Iterator[tuple[str, int]]:

@@ -31,7 +31,7 @@ FOLD_COLUMNS = (
     *("fit_seconds", "n_train", "n_test", "status", "converged", "message"),
     *("n_cells", "n_classes", "min_cells_per_class"),
 )
-SCORE_COLUMNS = (*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status")
+SCORE_COLUMNS = (*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status", "profile")
 HELD_OUT = "held_out_log_likelihood"
 """Log-likelihood per entry of counts set aside, of models of counts: the rows of label ``counts``."""
 SPREAD_COLUMNS = ("dataset", "model", "rank", "label", "metric", "mean", "std", "n")
@@ -110,7 +110,8 @@ def collect_scores(
         Columns :data:`SCORE_COLUMNS`. ``value`` and ``std`` (one degree of freedom taken off) are
         over ``n`` repeats: Leiden seeds, or folds x cross-validation seeds x classifiers that did not
         fail. A run without any has status ``missing`` and neither value nor std. A model that had counts
-        to predict has one more row, of label ``counts`` and metric :data:`HELD_OUT`.
+        to predict has one more row, of label ``counts`` and metric :data:`HELD_OUT`. ``profile`` says by
+        which protocol it was scored.
     """
     import pandas as pd
 
@@ -148,7 +149,9 @@ def collect_scores(
                 | {"label": "counts", "metric": HELD_OUT, "value": record[HELD_OUT], "std": float("nan")}
                 | {"n": 1, "uses_labels": uses_labels, "status": "ok"}
             )
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+    told = {tuple(identity(cell).values()): cell.get("profile", "") for cell in grid}
+    profiles = {"profile": [told[tuple(row[column] for column in RUN_COLUMNS)] for row in rows]}
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).assign(**profiles)
 
 
 def _uses_labels(cell: Cell, record: Mapping[str, Any]) -> Any:

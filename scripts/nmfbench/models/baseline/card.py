@@ -50,5 +50,5 @@ def _card(section, estimator, name, colour, marker, **more) -> ModelCard:
 
 CARDS = (
     _card(PCA, "PCA", "PCA", "#7A4B1F", "o"),
-    _card(Harmony, "Harmony", "Harmony", "#B58A5A", "s", conditional=True),
+    _card(Harmony, "Harmony", "Harmony", "#B58A5A", "s", conditional=True, unseen_donors=False),
 )

@@ -69,6 +69,7 @@ def _card(section, name, marker, colour, **more) -> ModelCard:
         resources=Resources(3000, 12, threads=1),
         role="control",
         gpu=False,
+        unseen_donors=False,
         non_negative=False,
         **more,
     )

@@ -44,6 +44,7 @@ CARDS = (
         role="external",
         gpu=False,
         non_negative=False,
+        unseen_donors=False,
         needs=frozenset({"names", "patterns"}),
     ),
 )
