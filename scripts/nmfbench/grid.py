@@ -54,6 +54,10 @@ BY_LABEL = ("classify_held_out_donors",)
 """What is done once for each fit and label but the donor."""
 
 
+LEAST_DATASETS = 5
+"""From so many on, models are compared by their ranks over datasets."""
+
+
 def expand(pattern: str, **values: Any) -> list[str]:
     """Fill a pattern's wildcards with every combination of their values, the last one running fastest.
 
@@ -116,6 +120,10 @@ class Grid:
     def display_names(self) -> dict[str, str]:
         """Name in figures and CSVs of every model, in the order of the config."""
         return {name: self.config.display_name(name) for name in self.config.models}
+
+    def roles(self) -> dict[str, str]:
+        """Role of every model, in the order of the config."""
+        return {name: self.config.card(name).role for name in self.config.models}
 
     def kinds(self) -> dict[str, str]:
         """Kind of every model, in the order of the config; figures take colours by it."""
@@ -208,6 +216,7 @@ class Grid:
             self.spell(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
             for name, asked in self.config.projections.items()
         ]
+        files += self._across_datasets()
         if self.config.donor_cv.enabled or self.config.donor_transfer.enabled:
             files += self.fits("<results>/{dataset}/tables/donors_held_out.tsv")
             files += self.fits("<results>/{dataset}/figures/donors-held-out-rank-{rank}.png")
@@ -215,6 +224,20 @@ class Grid:
         files += self.compared_fits(f"<results>/{COMPARISON}.tsv")
         files += self.compared_fits(f"<results>/{COMPARISON}.png")
         return sorted(set(files))
+
+    def _across_datasets(self) -> list[str]:
+        """What several datasets have beside the tables and figures of each."""
+        n = len(self.config.datasets_with("embedding"))
+        if n < 2:
+            return []
+        folder = "<results>/across_datasets"
+        files = self.fits(f"{folder}/tables/scores_across_datasets.tsv")
+        files += self.fits(f"{folder}/figures/scores-by-{{label}}-rank-{{rank}}.png")
+        ranked = [label for label in self.config.label_paths if label in ("cell_type", "donor_id")]
+        if n >= LEAST_DATASETS:
+            name = f"{folder}/figures/critical-differences-by-{{label}}-rank-{{rank}}.png"
+            files += self.fits(name, label=ranked)
+        return files
 
     def _checked_models(self) -> list[str]:
         """Models that check what they predict of counts."""

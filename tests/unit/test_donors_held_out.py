@@ -24,6 +24,7 @@ from nmfbench.metrics.donors_held_out import HeldOutTables, classify_held_out_do
 from nmfbench.models import get_model
 from nmfbench.statistics import load, merge_files
 from nmfbench.statistics.shards import gather_file
+from nmfbench.tables.coverage import coverage
 from nmfbench.tables.donors_held_out import donors_held_out
 from nmfbench.tables.files import write_table
 
@@ -339,6 +340,10 @@ def test_the_table_tells_all_protocols_and_gaps(filtered, tmp_path):
     assert gaps["two", "donor_transfer", "cell_type"] == "not applicable"
     assert gaps["two", "donor_cv", "donor_id"] == "not applicable"
     assert len(folds) == 9
+    covered = coverage([cell | {"cv_seeds": [42]} for cell in grid], tmp_path).set_index(["model", "step"])
+    assert covered.loc[("one", "classify_held_out_donors"), "present"] == 2
+    assert covered.loc[("one", "transfer_to_donors"), "status"] == "missing"
+    assert ("two", "transfer_to_donors") not in covered.index
     from nmfbench.figures.donors_held_out import donors_held_out_figure
 
     figure = donors_held_out_figure(table, 4, {"one": "One", "two": "Two"})

@@ -75,9 +75,15 @@ class Dataset(Section):
     )
     screen: Screen | None = Field(None, description="`perturbation`: which columns say what was done.")
     path: str | None = Field(None, min_length=1, description="A local .h5ad file, used in place.")
-    url: str | None = Field(None, description="Where the .h5ad is downloaded from; needs `sha256`.")
+    url: str | None = Field(
+        None,
+        description="Where the .h5ad is downloaded from (https, or s3 if public); needs `sha256`.",
+    )
     sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Checksum of the downloaded file."
+        None,
+        pattern=r"^([0-9a-f]{64}|unknown)$",
+        description="Checksum of the downloaded file. `unknown`: it is not checked, and the log says which "
+        "it was, to be written here.",
     )
     size: int | None = Field(
         None, ge=1, description="Bytes of the download, where known: checked before the checksum."
@@ -138,7 +144,10 @@ class Dataset(Section):
         if ("perturbation" in self.tasks) != (self.screen is not None):
             raise ValueError("tasks: perturbation and the section screen belong together")
         if self.url is not None and self.sha256 is None:
-            raise ValueError("a url needs its sha256, so that everybody computes on the same bytes")
+            raise ValueError(
+                "a url needs its sha256, so that everybody computes on the same bytes (where nobody has "
+                "published it: `sha256: unknown`, and then the one that the log says)"
+            )
         if self.path is not None and (odd := re.search(r"[{}]|<\w+>", self.path)):
             raise ValueError(
                 f"path: {odd.group()} means something to Snakemake; give a path without it (a link will do)"

@@ -33,7 +33,7 @@ from nmfbench.paths import path_name
 from nmfbench.renamed import message
 from nmfbench.section import Column, Device, Name, Rank, Section, Seed, keys_of_before
 
-_FOLDERS_OF_RESULTS = {"logs", "benchmarks"}
+_FOLDERS_OF_RESULTS = {"logs", "benchmarks", "across_datasets"}
 _FOLDERS_OF_A_DATASET = {"comparisons", "figures", "partial_tables", "statistics", "tables"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from urllib.parse import quote
 
 from nmfbench.data.writer import disk_errors
 from nmfbench.errors import InputError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"  # in place of a checksum that nobody has published
 CHUNK = 1 << 16  # bytes; what came of the one that a break falls into is lost
 TIMEOUTS = (30.0, 60.0)  # seconds to connect, and to wait for the next bytes
 LOG_EVERY = 30.0  # seconds
@@ -44,9 +47,9 @@ def fetch(
     Parameters
     ----------
     url
-        An http or https address.
+        An http or https address, or s3 of a public bucket (``s3://bucket/key``).
     sha256
-        Checksum of the whole file, 64 hexadecimal digits.
+        Checksum of the whole file, 64 hexadecimal digits. ``unknown`` checks nothing and logs it.
     path
         Where to put it.
     size
@@ -66,10 +69,13 @@ def fetch(
     """
     import pooch
 
-    path = Path(path)
+    path, url = Path(path), https_of(url)
     if not url.startswith(("http://", "https://")):
-        raise InputError(f"{url}", "an http or https address", "something else", "mend datasets.<name>.url")
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise InputError(
+            f"{url}", "an http, https or s3 address", "something else", "mend datasets.<name>.url"
+        )
+    known = sha256 != UNKNOWN
+    if known and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise InputError(
             f"{url}: sha256", "64 hexadecimal digits", repr(sha256), "mend datasets.<name>.sha256"
         )
@@ -78,7 +84,7 @@ def fetch(
         with disk_errors(path, left="the part that came is kept and the next run goes on from it"):
             pooch.retrieve(
                 url,
-                known_hash=f"sha256:{sha256.lower()}",
+                known_hash=f"sha256:{sha256.lower()}" if known else None,
                 fname=path.name,
                 path=path.absolute().parent,
                 downloader=downloader,
@@ -96,6 +102,21 @@ def fetch(
             "if the sum is the same then, compare with the publisher's and mend datasets.<name>.sha256",
         ) from error
     downloader.part.unlink(missing_ok=True)
+    if not known:
+        logger.warning("%s was not checked: its sha256 is %s; write it into the config", path, _sha256(path))
+
+
+def https_of(url: str) -> str:
+    """The address by which a public bucket gives a file away, for ``s3://bucket/key``; others as they are."""
+    if not url.startswith("s3://"):
+        return url
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return f"https://{bucket}.s3.amazonaws.com/{quote(key)}"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part_of(path: Path) -> Path:

@@ -157,7 +157,7 @@ class _Run:
         if self.cell.get("donor_cv", False):
             for label in self.cell["donor_labels"]:
                 path = donor_cv_path(self.cell, self.directory, label)
-                rows.append(self._donors(DONOR_CV, path, label, waits, label=label))
+                rows.append(self._donors(DONOR_CV, path, label, waits))
         if self.cell.get("donor_transfer", False):
             path = donor_transfer_path(self.cell, self.directory)
             rows.append(self._donors(TRANSFER, path, None, None))
@@ -222,15 +222,17 @@ class _Run:
         present = len(table) - len(bad)
         return self._row(INTEGRATE, None, expected, present, Failure(CRASH, reason or "fewer than expected"))
 
-    def _donors(self, step: str, path: Path, label: str | None, waits: Failure | None, **fields: Any):
+    def _donors(self, step: str, path: Path, label: str | None, waits: Failure | None) -> dict[str, Any]:
         """Scores of held-out donors: rows of classifiers, as many as were tried."""
         table, problem = try_read(path, partial(read_scores, columns=["classifier", "status", "message"]))
         if table is None:
+            fields = {} if label is None else {"label": label}
             failure = _of_problem(problem) if problem else waits or self._failure(step, **fields)
             return self._row(step, label, 1, 0, failure)
         bad = table[~table["status"].isin(["ok", NOT_APPLICABLE])]
         reasons = dict.fromkeys(f"{row.classifier}: {row.message}" for row in bad.itertuples())
-        return self._row(step, label, len(table), len(table) - len(bad), Failure(CRASH, "; ".join(reasons)))
+        present = len(table) - len(bad)
+        return self._row(step, label, len(table), present, Failure(CRASH, "; ".join(reasons)))
 
     def _failure(self, step: str, **fields: Any) -> Failure:
         pattern = self.log_patterns.get(step)
