@@ -19,6 +19,7 @@ _LOOKS = {  # protocol: words of the legend, marker, filled
     DONOR_CV: ("other donors, held out of the classifier", "s", True),
     TRANSFER: ("other donors, held out of the fit too", "D", True),
 }
+_SHORT = {RANDOM: "same donors", DONOR_CV: "other donors", TRANSFER: "held out of the fit"}
 _ROW, _TOP, _FOOT, _GAP = 6.0, 14.0, 22.0, 6.0  # mm
 
 
@@ -92,7 +93,7 @@ def _draw_line(axes, mine, rows, model, label, place, styles, protocols) -> None
         if here.empty:
             told = rows[(rows["model"] == model) & (rows["protocol"] == protocol) & (rows["label"] == label)]
             word = "not applicable" if set(told["status"]) == {"not applicable"} else "missing"
-            gaps.append((height, f"{_LOOKS[protocol][0].rpartition(' ')[2]}: {word}"))
+            gaps.append((height, f"{_SHORT[protocol]}: {word}"))
             continue
         _, marker, filled = _LOOKS[protocol]
         colour = styles[model].colour
