@@ -87,6 +87,8 @@ def transfer_to_donors(
     from nmfbench.models import get_card
 
     card = get_card(kind)
+    if card.normalises:
+        settings = {**settings, **normalisation}
     data = read_filtered(filtered)
     donors = data.label("donor_id")
     groups = deal_donors(donors, asked["groups"])

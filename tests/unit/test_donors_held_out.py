@@ -335,15 +335,16 @@ def test_the_table_tells_all_protocols_and_gaps(filtered, tmp_path):
     assert mean["low"].item() < mean["value"].item() < mean["high"].item()
     assert mean["method"].item() == "jackknife over donors"
     assert len(table.query("protocol == 'random folds' and metric == 'F1'")) == 2
-    gaps = table[table["status"] != "ok"].groupby(["model", "protocol", "label"])["status"].first()
+    gaps = table[table["status"] != "ok"].groupby(["model", "protocol", "label"])["status"].first().to_dict()
     assert gaps["one", "donor_transfer", "cell_type"] == "missing"
     assert gaps["two", "donor_transfer", "cell_type"] == "not applicable"
     assert gaps["two", "donor_cv", "donor_id"] == "not applicable"
     assert len(folds) == 9
-    covered = coverage([cell | {"cv_seeds": [42]} for cell in grid], tmp_path).set_index(["model", "step"])
-    assert covered.loc[("one", "classify_held_out_donors"), "present"] == 2
-    assert covered.loc[("one", "transfer_to_donors"), "status"] == "missing"
-    assert ("two", "transfer_to_donors") not in covered.index
+    covered = coverage([cell | {"cv_seeds": [42]} for cell in grid], tmp_path)
+    covered = {(row.model, row.step): row for row in covered.itertuples()}
+    assert covered["one", "classify_held_out_donors"].present == 2
+    assert covered["one", "transfer_to_donors"].status == "missing"
+    assert ("two", "transfer_to_donors") not in covered
     from nmfbench.figures.donors_held_out import donors_held_out_figure
 
     figure = donors_held_out_figure(table, 4, {"one": "One", "two": "Two"})
