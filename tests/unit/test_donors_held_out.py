@@ -277,7 +277,7 @@ def transfer(filtered, kind, settings, tmp_path, statistics=(), labels=("cell_ty
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [("ae_nmf", {"max_sweeps": 40}), ("cae_nmf1", {"max_sweeps": 40, "penalty_invariance": 0.1})],
+    [("ae_nmf", {"max_iter": 40}), ("cae_nmf1", {"max_iter": 40, "penalty_invariance": 0.1})],
 )
 def test_fits_from_statistics_score_as_fits_to_the_other_cells(
     filtered, without_groups, kind, settings, tmp_path
@@ -308,7 +308,7 @@ def test_a_fit_to_the_cells_is_the_models_own(filtered, tmp_path):
 
 def test_a_model_without_a_place_for_other_donors_is_not_applicable(filtered, tmp_path):
     with pytest.raises(NotApplicable, match="cells of other donors"):
-        transfer(filtered, "pyro_gamma_nb", {"max_epochs": 2, "learn_probs": "donor"}, tmp_path)
+        transfer(filtered, "pyro_gamma_nb", {"max_iter": 2, "learn_probs": "donor"}, tmp_path)
 
 
 def test_the_table_tells_all_protocols_and_gaps(filtered, tmp_path):
