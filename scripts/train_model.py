@@ -19,7 +19,7 @@ with job(snakemake) as run:
         seed=int(smk.wildcards.seed),
         device=smk.params.device,
         normalisation=smk.params.normalisation,
-        condition_columns=smk.params.dataset["condition_columns"],
+        **smk.params.dataset,
         statistics=getattr(smk.input, "statistics", None) or None,
         shuffled=getattr(smk.input, "shuffled", None) or None,
         **smk.params.placement,

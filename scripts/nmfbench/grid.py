@@ -315,9 +315,18 @@ class Grid:
         """Card of a job's model."""
         return self.config.card(wildcards.model)
 
-    def dataset(self, *keys: str) -> Callable[[Any], dict[str, Any]]:
-        """A function that gives some keys of a dataset's section to a rule."""
-        return lambda wildcards: self.config.datasets[wildcards.dataset].model_dump(include=set(keys))
+    def dataset(self, *keys: str, **unless: Any) -> Callable[[Any], dict[str, Any]]:
+        """A function that gives some keys of a dataset's section to a rule.
+
+        Those of `unless` are left out where they have the value said: what was made before the key was there
+        is then not made again.
+        """
+
+        def given(wildcards: Any) -> dict[str, Any]:
+            found = self.config.datasets[wildcards.dataset].model_dump(include={*keys, *unless})
+            return {key: value for key, value in found.items() if key in keys or value != unless[key]}
+
+        return given
 
     def device(self, wildcards: Any) -> str:
         """Where a model trains: one that cannot use a GPU, such as scikit-learn's NMF, always on the CPU."""

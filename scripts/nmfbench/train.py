@@ -16,6 +16,7 @@ from nmfbench.job import Interrupted, Job, commit, versions, write_json
 from nmfbench.memory import peak_mb
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from nmfbench.data.filtered import FilteredCounts
@@ -45,6 +46,7 @@ def train(
     shuffled: str | None = None,
     out_of_core: bool | str = "auto",
     in_memory_mb: float = math.inf,
+    gene_scaling: str = "none",
     tensorboard: Mapping[str, Any] | None = None,
 ) -> None:
     """Fit one model and write what it learnt.
@@ -79,6 +81,9 @@ def train(
     out_of_core, in_memory_mb : "auto" or bool, float
         Whether an autoencoder leaves the cells on disk; see :func:`nmfbench.rows.opening.place`. Its
         embedding is written in blocks either way.
+    gene_scaling : {"none", "unit_variance", "sqrt"}
+        What normalised values are divided by (:func:`nmfbench.rows.scaled.gene_factors`); a model of counts
+        has none. Loadings are written on the scale of the values before.
     tensorboard : mapping or None
         Parameters of :class:`~nmfbench.tensorboard.TensorBoardLog`: ``folder``, ``state_every`` and
         ``max_points``. None writes no event files. The fit is the same either way.
@@ -97,13 +102,15 @@ def train(
     from nmfbench.rows.disk import FilteredRows
     from nmfbench.rows.memory import InMemoryRows
     from nmfbench.rows.opening import open_rows, place
+    from nmfbench.rows.scaled import scaled_rows
     from nmfbench.warm_up import warm_up
 
     started = time.monotonic()
     card = get_card(kind)
+    to_values = dict(normalisation)
     if card.normalises:
-        settings = {**settings, **normalisation}
-    normalisation = dict(normalisation) if card.input == "normalised" else AS_COUNTED
+        settings = {**settings, **to_values}
+    normalisation = to_values if card.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
     model = _model(card, rank, settings, seed, device)
@@ -120,6 +127,13 @@ def train(
     with threadpool_limits(run.threads), ExitStack() as opened:
         loaded, rows = time.monotonic(), None
         in_order = FilteredRows(data, normalisation)
+        factors = None
+        if gene_scaling != "none" and (card.input == "normalised" or card.normalises):
+            factors = _gene_factors(gene_scaling, data, to_values, statistics)
+            if card.normalises:
+                model.gene_factors = factors
+            else:
+                in_order = scaled_rows(in_order, factors)
         observer = None if tensorboard is None else _observer(tensorboard, data, in_order)
         # lines in the log, which job() also shows on a terminal, in place of a bar
         around = {"checkpoint": checkpoint, "should_stop": run.stop_requested, "progress": False}
@@ -129,11 +143,13 @@ def train(
         if statistics is not None:
             compiled = warm_up(model, in_order, given, gathered=True)
             loaded = time.monotonic()
-            gathered = _fit_gathered(
-                model, statistics, data, normalisation, labels, None if observer is None else in_order, around
-            )
+            scaled = {} if factors is None else {"gene_factors": factors}
+            seen = None if observer is None else in_order
+            gathered = _fit_gathered(model, statistics, data, normalisation, labels, seen, around | scaled)
         if not gathered:
             rows = opened.enter_context(open_rows(data, normalisation, placement, shuffled))
+            if factors is not None and not card.normalises:
+                rows = _scaled(rows, factors)
             in_order = rows if isinstance(rows, InMemoryRows) else in_order
             compiled += warm_up(model, rows, given)
             loaded = time.monotonic()
@@ -157,6 +173,7 @@ def train(
             record=named
             | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)} | claims
             | {"training_seed": int(model.seed_), "transform": model.transform_state()},
+            scaling=None if factors is None else (gene_scaling, factors),
         )  # fmt: skip
         _write_history(model, history, compiled)
     if card.files:
@@ -168,6 +185,7 @@ def train(
             **named,
             "parameters": model.get_params(),
             "normalisation": normalisation,
+            **({} if factors is None else {"gene_scaling": gene_scaling}),
             "condition_columns": list(condition_columns) if conditional else [],
             "uses_labels": seen,
             "embedding": model.embedding_key_,
@@ -226,6 +244,37 @@ def _fit(model: Any, rows: Any, given: dict[str, Any], around: dict[str, Any]) -
         model.fit(rows.csr, fingerprint=rows.fingerprint(), **given, **around)
 
 
+def _gene_factors(
+    scaling: str, data: FilteredCounts, normalisation: Mapping[str, Any], statistics: str | None
+) -> np.ndarray:
+    """What each gene is multiplied with, from the statistics where they are there, else from a pass."""
+    from nmfbench.rows.disk import FilteredRows
+    from nmfbench.rows.scaled import gene_factors, gene_moments
+
+    if statistics is None:
+        moments = gene_moments(FilteredRows(data, normalisation))
+    else:
+        from nmfbench.statistics import load
+
+        found = load(statistics, memory_map=True)
+        found.require(fingerprint=data.fingerprint, normalisation=dict(normalisation))
+        moments = found.gene_sums, found.gene_squares
+    return gene_factors(scaling, *moments, data.n_cells)
+
+
+def _scaled(rows: Any, factors: np.ndarray) -> Any:
+    """The rows with their genes scaled; a shuffled store cannot be."""
+    from nmfbench.rows.scaled import scaled_rows
+    from nmfbench.rows.shuffled import ShuffledRows
+
+    if isinstance(rows, ShuffledRows):
+        raise InputError(
+            "gene_scaling with minibatches out of core", "cells in memory, or solver: statistics",
+            "the shuffled store", "set out_of_core: false, solver: statistics, or gene_scaling: none",
+        )  # fmt: skip
+    return scaled_rows(rows, factors)
+
+
 def _write_history(model: Any, path: str, compiled: float) -> None:
     """A row for each row of the fit; ``compile_seconds`` is the same in all, as it was before all."""
     import pandas as pd
@@ -234,12 +283,17 @@ def _write_history(model: Any, path: str, compiled: float) -> None:
     table.to_csv(path, sep="\t", index=False)
 
 
-def _write_fit(model, data, in_order, *, result, normalisation, record) -> str:
+def _write_fit(model, data, in_order, *, result, normalisation, record, scaling=None) -> str:
     """The results-only .h5ad; in blocks of cells where the model embeds in blocks."""
     from nmfbench.results import write_result, write_result_blocks
 
     published = {"target_sum": normalisation["target_sum"], "libsize_log1p": normalisation["log1p"]}
-    learnt = {"varm": model.loadings(), "uns": model.unstructured(**published), "record": record}
+    varm, uns = model.loadings(), model.unstructured(**published)
+    if scaling is not None:  # X diag(f) ≈ H W: the values themselves are H W / f
+        name, factors = scaling
+        varm = {key: W / factors[:, None].astype(W.dtype) for key, W in varm.items()}
+        uns = {**uns, "gene_scaling": {"kind": name, "factors": factors}}
+    learnt = {"varm": varm, "uns": uns, "record": record}
     if hasattr(model, "fit_rows"):
         blocks = model.embedding_blocks(in_order)
         return write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)

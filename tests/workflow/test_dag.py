@@ -84,7 +84,7 @@ def test_a_dry_run_is_short_and_says_what_is_asked_for(tmp_path):
     assert "never awaited" not in call.text
     assert "TBD" not in call.text
     rows = {line.split()[0]: line.split() for line in call.text.splitlines() if line.strip()}
-    assert rows["classify_embedding"][1] == "70"
+    assert rows["classify_embedding"][1] == "80"
     assert float(rows["train_ae_nmf"][-2 - 2].replace(",", "")) > 0, "GPU hours"
     assert "CPU hours and" in call.text
     every = snakemake("-n", directory=tmp_path)

@@ -57,7 +57,7 @@ for card in cards().values():
             display_name=lambda wildcards: cfg.display_name(wildcards.model),
             device=plan.device,
             normalisation=cfg.normalisation.model_dump(),
-            dataset=plan.dataset("condition_columns"),
+            dataset=plan.dataset("condition_columns", gene_scaling="none"),
             placement=cfg.model_dump(include={"out_of_core", "in_memory_mb"}),
             tensorboard=plan.tensorboard,
         script:

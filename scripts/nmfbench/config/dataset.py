@@ -124,6 +124,12 @@ class Dataset(Section):
     )
     matrix: Matrix = Field(Matrix(), description="Where the counts lie.")
     genes: Genes = Field(Genes(), description="Which genes are kept.")
+    gene_scaling: Literal["none", "unit_variance", "sqrt"] = Field(
+        "none",
+        description="Divide each gene's normalised values by their standard deviation, or by its square root "
+        "(`sqrt`); without centring. Models of normalised values only; loadings in results are on the "
+        "scale of the values all the same (docs/denoising.md).",
+    )
 
     @property
     def joined(self) -> bool:

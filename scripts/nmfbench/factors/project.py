@@ -26,6 +26,7 @@ from nmfbench.factors.genes import GeneNames
 from nmfbench.factors.restore import Restored, restore
 from nmfbench.factors.transfer import N_NEIGHBOURS, NeighbourLabels, score_transfer
 from nmfbench.metrics.labels import encode_labels
+from nmfbench.rows.scaled import scale_columns
 
 if TYPE_CHECKING:
     import h5py
@@ -191,6 +192,8 @@ def _transform(restored: Restored, counts: sparse.csr_matrix) -> np.ndarray:
     """The model's own transform of raw counts with the genes of the fit."""
     counts.sort_indices()
     values = normalise_block(counts, **restored.normalisation)
+    if restored.gene_factors is not None:
+        values = scale_columns(values, restored.gene_factors)
     H = restored.model.transform(values)
     # constant cell patterns stand before the factors and are not scored
     return H[:, H.shape[1] - restored.fit.n_factors :]

@@ -13,7 +13,7 @@ import numpy as np
 from nmfbench.errors import InputError
 from nmfbench.factors.consensus_fit import ConsensusPrograms
 from nmfbench.factors.stored import StoredFit
-from nmfbench.models import MODELS, get_model
+from nmfbench.models import MODELS, get_card, get_model
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Restored:
         Its ``transform`` is that of the fitted one.
     normalisation : dict
         ``target_sum`` and ``log1p`` of what ``transform`` is given.
+    gene_factors : (genes,) array or None
+        What the normalised values are multiplied with before, where the fit scaled genes.
     """
 
     fit: StoredFit
     model: Any
     normalisation: dict[str, Any]
+    gene_factors: np.ndarray | None = None
 
 
 def restore(result: str | Path, record: str | Path | None = None) -> Restored:
@@ -86,5 +89,11 @@ def restore(result: str | Path, record: str | Path | None = None) -> Restored:
             "train it again (snakemake --forcerun train_" + told["kind"] + ")",
         )
     seed = int(fit.record.get("training_seed", fit.record["seed"]))
-    components = np.ascontiguousarray(fit.loadings.T)
-    return Restored(fit, model.restore(components, state or {}, seed), told["normalisation"])
+    components, factors = np.ascontiguousarray(fit.loadings.T), None
+    if "gene_scaling" in fit.uns:  # loadings are written on the scale of the values
+        factors = np.asarray(fit.uns["gene_scaling"]["factors"])
+        components = components * factors.astype(components.dtype)
+    model = model.restore(components, state or {}, seed)
+    if factors is not None and get_card(told["kind"]).normalises:
+        model.gene_factors, factors = factors, None
+    return Restored(fit, model, told["normalisation"], factors)

@@ -181,6 +181,39 @@ class Statistics:
             type_sizes=self.type_sizes[types],
         )
 
+    def scaled(self, factors: np.ndarray) -> Statistics:
+        """The statistics of the same cells with each gene's values multiplied: X becomes X diag(factors).
+
+        Parameters
+        ----------
+        factors : (genes,) array
+
+        Returns
+        -------
+        Statistics
+            In memory, the Gram matrices too.
+        """
+        d = np.asarray(factors, np.float64)
+
+        def both(gram: np.ndarray) -> np.ndarray:
+            made = np.empty(gram.shape, gram.dtype)
+            for row, factor in enumerate(d):  # row by row: in double precision, and what is on disk in order
+                made[row] = gram[row] * d * factor
+            return made
+
+        text = hashlib.blake2b(d.tobytes(), digest_size=8).hexdigest()
+        donors = None if self.donor_grams is None else np.stack([both(gram) for gram in self.donor_grams])
+        return replace(
+            self,
+            squared_norm=float((self.gene_squares * d**2).sum()),
+            gram=both(self.gram),
+            donor_grams=donors,
+            group_sums=self.group_sums * d,
+            gene_sums=self.gene_sums * d,
+            gene_squares=self.gene_squares * d**2,
+            digests=tuple(f"{digest} scaled {text}" for digest in self.digests),
+        )
+
     def check(self) -> None:
         """Refuse statistics whose parts contradict one another."""
         trace = float(np.trace(self.gram, dtype=np.float64))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nmfbench.data import FilteredCounts
 from nmfbench.errors import InputError
 from nmfbench.models.autoencoder.estimator import Autoencoder
@@ -26,6 +28,7 @@ def fit_file(
     *,
     conditions: Any,
     rows: RowSource | None = None,
+    gene_factors: np.ndarray | None = None,
     **around: Any,
 ) -> bool:
     """Fit `model` from a file of statistics; the cells are left to be embedded.
@@ -40,6 +43,8 @@ def fit_file(
         ``target_sum`` and ``log1p``.
     conditions : DataFrame or None
         The condition columns of the cells, for a conditional model.
+    gene_factors : (genes,) array, optional
+        What each gene's values are multiplied with, in the statistics as in `rows`.
     rows, **around
         As in :meth:`Autoencoder.fit_statistics`.
 
@@ -62,6 +67,16 @@ def fit_file(
     if model.needs_donor_grams and statistics.donor_grams is None:
         log.warning("%s holds no Gram matrix for each donor: the cells themselves are fitted", path)
         return False
+    if gene_factors is not None:
+        need, room = statistics.gram.nbytes, model.gram_memory_mb * 2**20
+        if need > room:
+            raise InputError(
+                f"{path}: gene_scaling",
+                f"XᵀX, which is scaled in memory, within gram_memory_mb = {model.gram_memory_mb:.0f}",
+                f"{need / 2**20:.0f} MiB",
+                "raise gram_memory_mb, keep fewer genes, or set gene_scaling: none",
+            )
+        statistics = statistics.scaled(gene_factors)
     log.info("statistics of %d cells read and checked in %.1f s", data.n_cells, time.monotonic() - began)
     model.fit_statistics(statistics, rows=rows, **around)
     if model.stop_reason_ == "interrupted":

@@ -13,6 +13,7 @@ from nmfbench.data.halves import mean_and_difference
 from nmfbench.models.autoencoder.costs import gram_method
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator, SparseOperator
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
+from nmfbench.rows.scaled import scale_columns
 from nmfbench.statistics import Layout, gather_shard
 from nmfbench.statistics.grams import check_gpu_memory
 
@@ -32,6 +33,8 @@ class Halves:
     n_splits : int
     target_sum, log1p
         As in :func:`nmfbench.data.normalise_block`, for each half.
+    gene_factors : (genes,) array, optional
+        What the normalised values of each gene are multiplied with, in both halves.
     """
 
     counts: RowSource
@@ -39,6 +42,7 @@ class Halves:
     n_splits: int
     target_sum: float | None
     log1p: bool
+    gene_factors: np.ndarray | None = None
 
     def blocks(self) -> Iterator[tuple[sp.csr_matrix, sp.csr_matrix]]:
         """Mean and difference of a block of cells, each split of it in turn, divided by √`n_splits`."""
@@ -47,11 +51,12 @@ class Halves:
         for start, block in self.counts.blocks(BLOCK_ROWS):
             for split in range(self.n_splits):
                 seed = self.seed if self.n_splits == 1 else [self.seed, split]
-                mean, difference = mean_and_difference(block, start, seed, **options)
-                if self.n_splits > 1:
-                    mean.data *= share
-                    difference.data *= share
-                yield mean, difference
+                pair = mean_and_difference(block, start, seed, **options)
+                if self.gene_factors is not None:
+                    pair = tuple(scale_columns(part, self.gene_factors) for part in pair)
+                for part in pair if self.n_splits > 1 else ():
+                    part.data *= share
+                yield pair
 
     def operator(self, route: str, memory_mb: float, device: str) -> Operator:
         """K of mean and difference, as two groups: through the nonzeros (``sparse``), or whole (``gram``)."""

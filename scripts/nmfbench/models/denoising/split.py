@@ -21,6 +21,7 @@ from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
 from nmfbench.rows.normalised import NormalisedRows
+from nmfbench.rows.scaled import ScaledRows, scaled_fingerprint
 
 
 @parameters(card.SplitNMF, card.OfCounts)
@@ -42,6 +43,8 @@ class AENMFSplit(DenoisingAutoencoder):
     _model_name = "AE_NMF_split_counts"
     _rows_per_cell = 2
     _n_grams = 2
+    gene_factors: np.ndarray | None = None
+    """What each gene's normalised values are multiplied with, (genes,); 1 for all where None."""
 
     def embedding_blocks(
         self, source: RowSource, *, size: int = BLOCK_ROWS
@@ -54,8 +57,14 @@ class AENMFSplit(DenoisingAutoencoder):
         own = {"target_sum": self.target_sum, "libsize_log1p": self.log1p}
         return super().unstructured(**preparation | own)
 
-    def _normalised(self, source: RowSource) -> NormalisedRows:
-        return NormalisedRows(source, self.target_sum, self.log1p)
+    def _normalised(self, source: RowSource) -> RowSource:
+        rows = NormalisedRows(source, self.target_sum, self.log1p)
+        return rows if self.gene_factors is None else ScaledRows(rows, self.gene_factors)
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        factors = self.gene_factors
+        scaled = {} if factors is None else {"genes": scaled_fingerprint("scaled", factors)}
+        return super()._checkpoint_settings() | scaled
 
     def _embed(self, source: RowSource) -> np.ndarray:
         return embed(self.components_, self._normalised(source))
@@ -63,7 +72,9 @@ class AENMFSplit(DenoisingAutoencoder):
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
         route = self.solver_choice_.route
         self.device_ = str(device) if route == "gram" and device.type == "cuda" else "cpu"
-        preparation = {"target_sum": self.target_sum, "log1p": self.log1p}
+        preparation = {
+            "target_sum": self.target_sum, "log1p": self.log1p, "gene_factors": self.gene_factors
+        }  # fmt: skip
         self._fit_exact(
             RowCells(data),
             lambda: Halves(data.source, self.seed_, self.n_splits, **preparation).operator(
