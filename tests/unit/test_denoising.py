@@ -10,9 +10,14 @@ import torch
 from nmfbench.data import normalise_block
 from nmfbench.data.halves import mean_and_difference, split_counts
 from nmfbench.errors import InputError
-from nmfbench.models import AENMF, AENMFBlind, AENMFSplit
+from nmfbench.models import AENMF, AENMFBlind, AENMFCommon, AENMFSplit
 from nmfbench.models.autoencoder.exact import GramOperator, SparseOperator, TiedObjective, minimise
-from nmfbench.models.autoencoder.exact.denoising import BlindObjective, start_of_blind, start_of_halves
+from nmfbench.models.autoencoder.exact.denoising import (
+    BlindObjective,
+    start_of_blind,
+    start_of_halves,
+    unique_squares,
+)
 
 N, P, K = 60, 23, 3
 LAMBDA = 0.01
@@ -86,18 +91,28 @@ def operators(parts):
     yield GramOperator(np.stack([(part.T @ part).toarray() for part in parts]), n_cells=N, block_size=5)
 
 
-def written_from_the_other_half(halves, W):
+UNIQUE = np.linspace(0, 50, P)
+
+
+def written_from_the_other_half(halves, W, unique=None):
     """The objective of split counts, dense, from its definition."""
     A, B = (torch.as_tensor((halves[0] + sign * halves[1]).toarray()) for sign in (1, -1))
     through = W.T @ W
     error = ((B - A @ through) ** 2).sum() + ((A - B @ through) ** 2).sum()
-    return error / (2 * N) + LAMBDA * (W**2).sum()
+    own = 0 if unique is None else 2 * (torch.as_tensor(unique) * (W**2).sum(0)).sum() / N
+    return error / (2 * N) + own + LAMBDA * (W**2).sum()
 
 
 def written_from_other_genes(X, W):
     """The objective with a blind spot, dense, from its definition."""
     X, through = torch.as_tensor(X.toarray()), W.T @ W
     return ((X - X @ (through - torch.diag(torch.diag(through)))) ** 2).sum() / N + LAMBDA * (W**2).sum()
+
+
+def written_from_all_genes(X, W):
+    """The plain objective, dense."""
+    X = torch.as_tensor(X.toarray())
+    return ((X - X @ W.T @ W) ** 2).sum() / N + LAMBDA * (W**2).sum()
 
 
 def cases(halves):
@@ -107,7 +122,19 @@ def cases(halves):
             start_of_halves(operator, K, "nndsvd", seed=0, ridge=LAMBDA * N),
             lambda W: written_from_the_other_half(halves, W),
         )
+        yield (
+            lambda W, o=operator: TiedObjective(o, W, penalty_W=LAMBDA, split=True, unique=UNIQUE),
+            None,
+            lambda W: written_from_the_other_half(halves, W, UNIQUE),
+        )
     for operator in operators(halves[:1]):
+        yield (
+            lambda W, o=operator: TiedObjective(o, W, penalty_W=LAMBDA, unique=UNIQUE),
+            None,
+            lambda W: (
+                written_from_all_genes(halves[0], W) + 2 * (torch.as_tensor(UNIQUE) * (W**2).sum(0)).sum() / N
+            ),
+        )
         yield (
             lambda W, o=operator: BlindObjective(o, W, penalty_W=LAMBDA),
             start_of_blind(operator, K, "nndsvd", seed=0, ridge=LAMBDA * N),
@@ -115,16 +142,18 @@ def cases(halves):
         )
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(8))
 def test_exact_forms_are_those_of_dense_autograd(halves, case):
     make, W0, dense = list(cases(halves))[case]
     W = np.abs(np.random.default_rng(1).normal(size=(K, P))) * 0.2
     objective = make(W)
     objective.refresh()
     assert sum(objective.evaluate()[0].values()) == pytest.approx(float(dense(torch.as_tensor(W))), rel=1e-12)
-    # the start has the best scale there is
-    value = [float(dense(torch.as_tensor(a * W0))) for a in (0.999, 1, 1.001)]
-    assert value[1] == min(value)
+    if W0 is None:
+        W0 = W
+    else:  # the start has the best scale there is
+        value = [float(dense(torch.as_tensor(a * W0))) for a in (0.999, 1, 1.001)]
+        assert value[1] == min(value)
     found = minimise(make(W0), tol=1e-11, max_iter=2000)
     values = [row["objective"] for row in found.history]
     assert (np.diff(values) <= 1e-12 * values[0]).all(), "never uphill"
@@ -138,7 +167,7 @@ def test_exact_forms_are_those_of_dense_autograd(halves, case):
 def test_one_entry_goes_to_its_exact_minimum(halves):
     """After a sweep of exact steps no move of the entry that moved last helps."""
     for make, W0, dense in cases(halves):
-        objective = make(W0)
+        objective = make(np.full((K, P), 0.1) if W0 is None else W0)
         objective.refresh()
         objective.evaluate()
         objective.sweep(1.0)
@@ -187,6 +216,7 @@ def test_a_noisy_gene_is_copied_by_the_plain_objective_alone(planted):
         "split": AENMFSplit(7, random_state=0).fit(seen),
         "blind": AENMFBlind(7, random_state=0).fit(X),
     }
+    fits["noise left out alone"] = AENMFSplit(7, random_state=0, communality=False).fit(seen)
     error, noisy = {}, {}
     for name, model in fits.items():
         W = model.components_
@@ -196,7 +226,7 @@ def test_a_noisy_gene_is_copied_by_the_plain_objective_alone(planted):
         error[name] = np.square(later - X @ through).sum()
         noisy[name] = int(((W.argmax(1) >= 48) & (own_gene(W) > 0.5)).sum())
     assert noisy["plain"] >= 2
-    assert noisy["split"] == 0
+    assert noisy["split"] == noisy["noise left out alone"] == 0
     assert (np.square(fits["split"].components_[:, 48:]).sum(0) < 0.3).all(), "nor in a mixture"
     assert error["split"] < 0.97 * error["plain"]
     assert error["blind"] < 0.97 * error["plain"]
@@ -205,9 +235,54 @@ def test_a_noisy_gene_is_copied_by_the_plain_objective_alone(planted):
     )
 
 
+@pytest.fixture(scope="module")
+def with_genes_of_their_own(planted):
+    """The same with three genes that vary from cell to cell, each for itself: both halves know of it."""
+    rng = np.random.default_rng(4)
+    own = rng.poisson(30 * rng.gamma(0.5, 2.0, (500, 3))).astype(np.float32)
+    return sp.hstack([planted[0][:, :48], own], format="csr")
+
+
+def test_what_a_gene_has_for_itself_is_found_and_not_copied(with_genes_of_their_own):
+    X = normalise_block(with_genes_of_their_own)
+    K = (X.T @ X).toarray().astype(np.float64)
+    unique = unique_squares(GramOperator(K, n_cells=500), 5)
+    assert (unique >= 0).all()
+    assert (unique <= np.diag(K) * (1 + 1e-9)).all()
+    left = K - np.diag(unique)  # of rank 5, but for what is no axis' own
+    values = np.linalg.eigvalsh(left)[::-1]
+    assert np.abs(values[5:]).sum() < 0.6 * np.abs(np.linalg.eigvalsh(K)[::-1][5:]).sum()
+    copies = {}
+    for communality in (False, True):
+        W = AENMFSplit(7, random_state=0, communality=communality).fit(with_genes_of_their_own).components_
+        copies[communality] = int(((W.argmax(1) >= 48) & (own_gene(W) > 0.5)).sum())
+    assert copies[False] >= 2, "split counts alone do not help: the halves share it"
+    assert copies[True] == 0
+    for model, least, most in ((AENMF(6, solver="statistics"), 2, 3), (AENMFCommon(6), 0, 0)):
+        W = model.set_params(random_state=0).fit(X).components_
+        assert least <= ((W.argmax(1) >= 48) & (own_gene(W) > 0.5)).sum() <= most
+
+
+def test_own_parts_that_are_drawn_anew(planted):
+    """The objective of common variance is the expected error where each gene's own part is another one."""
+    rng = np.random.default_rng(5)
+    common, own = planted[0].toarray().astype(float), np.linspace(0.5, 3, 51)
+    W = np.abs(rng.normal(size=(4, 51))) * 0.1
+    errors, expected = [], []
+    for _ in range(40):
+        one, other = (common + own * rng.normal(size=common.shape) for _ in range(2))
+        errors.append(np.square(other - one @ W.T @ W).sum())
+        unique = np.square(one - common).sum(0)
+        expected.append(np.square(one - one @ W.T @ W).sum() + 2 * (unique * np.square(W).sum(0)).sum())
+    difference = np.subtract(errors, expected)
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(40)
+    assert abs(difference.mean()) < 0.01 * np.mean(errors)
+
+
 def test_both_routes_and_many_splits(counts):
     def fit(**options):
-        return AENMFSplit(3, **{"random_state": 1, "max_iter": 4, **options}).fit(counts)
+        given = {"random_state": 1, "max_iter": 4, "communality": False, **options}
+        return AENMFSplit(3, **given).fit(counts)
 
     routes = [fit(gram_memory_mb=0), fit()]
     assert [model.solver_choice_.route for model in routes] == ["sparse", "gram"]
@@ -224,7 +299,7 @@ def test_both_routes_and_many_splits(counts):
     assert many.objective_ == pytest.approx(np.mean(values), rel=1e-5)
 
 
-@pytest.mark.parametrize("model", [AENMFSplit, AENMFBlind])
+@pytest.mark.parametrize("model", [AENMFSplit, AENMFBlind, AENMFCommon])
 def test_a_stopped_fit_goes_on_to_the_same_bits(counts, tmp_path, model):
     X = counts if model is AENMFSplit else normalise_block(counts)
     options = {"tol": 0.0, "max_iter": 25, "random_state": 0}

@@ -27,6 +27,7 @@ SMALL = {
     "ae_nmf": {"max_iter": {"statistics": 5}},
     "cae_nmf1": {"max_iter": {"statistics": 5}},
     "cae_nmf2": {"max_iter": {"statistics": 5}},
+    "ae_nmf_common": {"max_iter": 5},
     "ae_nmf_split": {"max_iter": 5},
     "ae_nmf_blind": {"max_iter": 5},
     "pyro_gamma_nb": {"max_iter": 5, "marker_draws": 2},

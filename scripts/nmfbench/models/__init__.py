@@ -21,6 +21,7 @@ MODELS: dict[str, str] = {
     "ae_nmf": "autoencoder.ae_nmf",
     "cae_nmf1": "autoencoder.cae_nmf1",
     "cae_nmf2": "autoencoder.cae_nmf2",
+    "ae_nmf_common": "denoising.common",
     "ae_nmf_split": "denoising.split",
     "ae_nmf_blind": "denoising.blind",
     "pyro_gamma_nb": "bayesian.pyro_gamma_nb",

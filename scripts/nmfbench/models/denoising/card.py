@@ -30,6 +30,11 @@ class SplitNMF(Denoising):
     """Autoencoding NMF of split counts: each half of a cell's counts is written from the other half."""
 
     kind: Literal["ae_nmf_split"] = "ae_nmf_split"
+    communality: bool = Field(
+        True,
+        description="Ask a gene for what it shares with other genes alone: a factor earns nothing by what "
+        "one gene has for itself, in both halves of its counts.",
+    )
     n_splits: int = Field(1, ge=1, description="Random splits of the counts whose objectives are averaged.")
 
 
@@ -37,6 +42,15 @@ class BlindNMF(Denoising):
     """Autoencoding NMF with a blind spot: each gene is written from all other genes."""
 
     kind: Literal["ae_nmf_blind"] = "ae_nmf_blind"
+
+    def begins_from_statistics(self) -> bool:
+        return True
+
+
+class CommonNMF(Denoising):
+    """Autoencoding NMF of common variance: what a gene has for itself, noise included, is not asked for."""
+
+    kind: Literal["ae_nmf_common"] = "ae_nmf_common"
 
     def begins_from_statistics(self) -> bool:
         return True
@@ -60,7 +74,7 @@ CARDS = (
         display_name="AE_NMF_split",
         colour="#0000BF",
         marker=">",
-        revision=1,
+        revision=2,
         resources=_RESOURCES,
         input="counts",
         normalises=True,
@@ -71,6 +85,16 @@ CARDS = (
         display_name="AE_NMF_blind",
         colour="#3F0000",
         marker="<",
+        revision=1,
+        resources=_RESOURCES,
+        needs=frozenset({"statistics"}),
+    ),
+    ModelCard(
+        section=CommonNMF,
+        estimator="AENMFCommon",
+        display_name="AE_NMF_common",
+        colour="#E500E5",
+        marker="8",
         revision=1,
         resources=_RESOURCES,
         needs=frozenset({"statistics"}),

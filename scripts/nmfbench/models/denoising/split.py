@@ -11,7 +11,7 @@ import torch
 from nmfbench.fitting.loop import Run
 from nmfbench.models.autoencoder.embed import embed
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
-from nmfbench.models.autoencoder.exact.denoising import start_of_halves
+from nmfbench.models.autoencoder.exact.denoising import start_of_halves, unique_squares
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells, RowCells
 from nmfbench.models.denoising import card
@@ -31,9 +31,10 @@ class AENMFSplit(DenoisingAutoencoder):
     The molecules of each cell are dealt out at random to two halves A and B, each normalised like a whole
     cell. Minimises, over non-negative W (k x genes),
 
-    ``(||X_B - X_A Wᵀ W||² + ||X_A - X_B Wᵀ W||²) / 2n + penalty_W ||W||²``;  the embedding is  ``H = X Wᵀ``
+    ``(||X_B - X_A Wᵀ W||² + ||X_A - X_B Wᵀ W||² + 4 Σ_g u_g ||w_g||²) / 2n + penalty_W ||W||²``
 
-    of all counts, where n is the number of cells. What one half has by chance the other has not, so a factor
+    with the embedding ``H = X Wᵀ`` of all counts, where n is the number of cells and u_g what gene g shares
+    with no other gene (0 without ``communality``). What one half has by chance the other has not, so a factor
     that copies a gene copies its noise in vain. Splits by binomial thinning: Batson, Royer and Webber 2019,
     doi:10.1101/786269. `fit` and `transform` take counts, which must be whole numbers in `fit`.
 
@@ -87,7 +88,10 @@ class AENMFSplit(DenoisingAutoencoder):
         return False
 
     def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
-        return TiedObjective(operator, W, penalty_W=self.penalty_W, split=True)
+        unique = None
+        if self.communality:
+            unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        return TiedObjective(operator, W, penalty_W=self.penalty_W, split=True, unique=unique)
 
     def _start(self, operator: Operator, ridge: float) -> np.ndarray:
         return start_of_halves(operator, self.n_components, self.init, seed=self.seed_, ridge=ridge)

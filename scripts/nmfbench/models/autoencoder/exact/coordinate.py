@@ -36,6 +36,9 @@ class TiedObjective:
         Whether the operator's two groups are the mean M and half the difference D of two halves of the
         counts. The objective is then that of either half written from the other, on average: K is
         ``MᵀM + DᵀD`` and ``4 ||W Dᵀ||²`` is added (docs/denoising.md).
+    unique : (genes,) array, optional
+        Sum of squares of each gene that it shares with no other one; ``2 Σ_g unique_g ||w_g||²`` is added, so
+        that a factor earns nothing by writing it (docs/denoising.md).
 
     Attributes
     ----------
@@ -55,9 +58,11 @@ class TiedObjective:
         penalty_hsic: float = 0.0,
         centred: bool = False,
         split: bool = False,
+        unique: np.ndarray | None = None,
     ) -> None:
         p, kind = operator.n_genes, operator.dtype
         self.operator, self.split = operator, split
+        self.unique = None if unique is None else np.asarray(unique, kind)
         self.n = operator.n_cells
         self.W = np.ascontiguousarray(W.T, dtype=kind)
         self.conditional = conditions is not None
@@ -102,6 +107,8 @@ class TiedObjective:
         error = self.operator.squared_norm - 2 * np.trace(self.A) + float((self.A * self.G).sum())
         if self.split:
             error += 4 * float(np.trace(inner[1]))
+        if self.unique is not None:
+            error += 2 * float((self.unique * np.square(W, dtype=np.float64).sum(axis=1)).sum())
         parts = {"penalty_W": self.penalty_W * float(np.trace(self.G))}
         if self.conditional:
             T, U = self.T, self.U
@@ -133,9 +140,8 @@ class TiedObjective:
             if self.F.shape[1]:
                 F = self.F[block]
                 P, Q = F @ D, self._penalty_block(low, high)
-            if self.split:  # 4 ||W Dᵀ||² is one more quadratic penalty
-                noise, curvature = 4 * columns[1], 4 * K[1]
-                P, Q = (P + noise, Q + curvature) if self.F.shape[1] else (noise, curvature)
+            for more, curvature in self._denoising(block, columns, K):
+                P, Q = (P + more, Q + curvature) if len(Q) else (more, curvature)
             kernels.sweep_block(
                 self.W[block], columns.sum(axis=0), K.sum(axis=0),
                 A, G, self.penalty_W * self.n, relax, self.T[block], U[block], self.N,
@@ -144,6 +150,15 @@ class TiedObjective:
             self.image.update(low, delta[None])
             if self.F.shape[1]:
                 D += F.T @ delta
+            P, Q = P[:0], Q[:0, :0]
+
+    def _denoising(self, block: slice, columns: np.ndarray, K: np.ndarray):
+        """Quadratic penalties tr(W Z Wᵀ) of denoising: Z Wᵀ and Z of the block's genes."""
+        if self.split:
+            yield 4 * columns[1], 4 * K[1]
+        if self.unique is not None:
+            weight = 2 * self.unique[block]
+            yield weight[:, None] * self.W[block], np.diag(weight)
 
 
 class DonorObjective:

@@ -94,6 +94,51 @@ class Shared:
         return np.ascontiguousarray(S.T), gram(Wt, S)
 
 
+def unique_squares(operator: Operator, n_components: int, *, seed: int = 0, n_iter: int = 10) -> np.ndarray:
+    """What of each gene's (shared) sum of squares it has in common with no other gene.
+
+    Principal axis factoring, as in factor analysis: the leading axes of C are sought with what they leave of
+    each gene taken off its diagonal, in turns, from a diagonal of zeros. C is XᵀX, or with two groups what
+    the halves share.
+
+    Parameters
+    ----------
+    operator : Operator
+    n_components : int
+        Axes.
+    seed : int
+    n_iter : int
+        Turns, each of two products.
+
+    Returns
+    -------
+    (genes,) float64 array
+        From 0 to the diagonal of C.
+    """
+    shared = Shared(operator) if operator.n_groups == 2 else operator
+    size, p = operator.block_size, operator.n_genes
+    blocks = [operator.diagonal_block(low, min(low + size, p)) for low in range(0, p, size)]
+    parts = [np.diagonal(block, axis1=1, axis2=2).astype(np.float64) for block in blocks]
+    diagonal = np.concatenate([part[0] - (part[1] if len(part) == 2 else 0) for part in parts])
+    diagonal = np.maximum(diagonal, 0)
+    common = np.zeros_like(diagonal)
+    rng = np.random.default_rng(seed)
+    V = np.linalg.qr(rng.standard_normal((p, min(n_components + 10, p))))[0]
+
+    def product(V: np.ndarray) -> np.ndarray:
+        found = shared.product(V.T.astype(operator.dtype))[0].T.astype(np.float64)
+        return found - (diagonal - common)[:, None] * V
+
+    for _ in range(n_iter):
+        V = np.linalg.qr(product(V))[0]
+        small = V.T @ product(V)
+        values, rotation = np.linalg.eigh((small + small.T) / 2)
+        leading = np.argsort(values)[::-1][:n_components]
+        axes = V @ rotation[:, leading]
+        common = np.clip(np.square(axes) @ np.maximum(values[leading], 0), 0, diagonal)
+    return diagonal - common
+
+
 def start_of_halves(operator: Operator, n_components: int, init, *, seed: int, ridge: float) -> np.ndarray:
     """Loadings to begin with, from what the halves share; see :func:`start`."""
     shared = Shared(operator)
