@@ -69,6 +69,29 @@ def test_score_refuses_what_is_not_finite(atlas, tmp_path, capsys):
     assert "1 cells with NaN" in capsys.readouterr().err
 
 
+def test_fit_keeps_the_columns_that_a_model_reads_and_writes_its_files(atlas, tmp_path, capsys):
+    adata = anndata.read_h5ad(atlas)
+    adata.obs["depth"] = np.asarray(adata.X.sum(1)).ravel() * 10
+    adata.write_h5ad(tmp_path / "depth.h5ad")
+    given = [
+        "fit",
+        str(tmp_path / "depth.h5ad"),
+        "--model",
+        "nb_hierarchical",
+        "--rank",
+        "3",
+        "--threads",
+        "1",
+    ]
+    given += ["--device", "cpu", "--set", "offset=column", "--set", "draws=5", "--out", str(tmp_path / "fit")]
+    assert main([*given, "--set", "depth_column=depth"]) == 0
+    said = json.loads((tmp_path / "fit" / "run.json").read_text())["nb_hierarchical"]
+    assert (said["offset"], said["cells_by_total"]) == ("column", 0)
+    assert (tmp_path / "fit" / "trace.nc").exists()
+    assert main([*given, "--set", "depth_column=dept"]) == 2
+    assert "depth" in capsys.readouterr().err
+
+
 def test_fit_leaves_what_a_training_job_leaves(fitted):
     record = json.loads((fitted / "run.json").read_text())
     assert record["parameters"]["penalty_W"] == 0.1

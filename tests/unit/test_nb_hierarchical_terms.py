@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import reference_nb_hierarchical as dense
+from nmfbench import totals
 from nmfbench.models.nb_hierarchical.checks import cell_checks, gene_checks
 from nmfbench.models.nb_hierarchical.entries_engine import EntriesEngine, family_arguments
 from nmfbench.models.nb_hierarchical.entries_kernel import entry_gradient
@@ -105,6 +106,24 @@ def test_the_histogram_counts_every_entry():
         expected = np.unique(values[:, g][values[:, g] > 0], return_counts=True)
         np.testing.assert_array_equal(counts[genes == g], expected[0])
         np.testing.assert_array_equal(numbers[genes == g], expected[1])
+
+
+def test_totals_beyond_single_precision_are_exact(monkeypatch):
+    """SciPy's own sum of float32 values stands still at 2^24, or drifts."""
+    values = np.random.default_rng(0).integers(0, 60_000, (600, 7)).astype(np.float32)
+    values[:, 0] = 50_001
+    Y = sp.csr_matrix(values)
+    exact = values.astype(np.int64)
+    assert exact[:, 0].sum() > 2**24
+    monkeypatch.setattr(totals, "_ENTRIES_AT_ONCE", 100)  # many blocks
+    np.testing.assert_array_equal(totals.gene_totals(Y), exact.sum(0))
+    np.testing.assert_array_equal(totals.gene_totals(Y, power=2), (exact**2).sum(0))
+    np.testing.assert_array_equal(totals.cell_totals(Y), exact.sum(1))
+    np.testing.assert_array_equal(totals.gene_nonzeros(Y), (exact > 0).sum(0))
+    factor = np.arange(600.0)
+    np.testing.assert_array_equal(totals.gene_totals(Y, factor), factor @ exact)
+    np.testing.assert_array_equal(SplitLikelihood(Y).gene_totals[0], exact.sum(0))
+    assert totals.cell_totals(sp.csr_matrix((3, 4), dtype=np.float32)).tolist() == [0, 0, 0]
 
 
 # The ELBO --------------------------------------------------------------------------------------------------

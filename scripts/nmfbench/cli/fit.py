@@ -56,9 +56,8 @@ def run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     keys = ("cell_type_column", "donor_column", "condition_columns", "keep_obs", "obs_filters")
     keys += ("min_cells_per_donor", "matrix", "genes")
-    filter_donors(
-        options.file, out / "filtered.h5ad", out / "donors.tsv", **source.model_dump(include=set(keys))
-    )
+    choices = source.model_dump(include=set(keys)) | {"keep_obs": section.obs_columns()}
+    filter_donors(options.file, out / "filtered.h5ad", out / "donors.tsv", **choices)
     terminal = sys.stderr if sys.stderr.isatty() else None
     train(
         str(out / "filtered.h5ad"),
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         kind=section.kind,
         name=options.model,
         display_name=config.display_name(options.model),
-        settings=section.model_dump(exclude={"kind", "display_name", "training"}),
+        settings=section.parameters(),
         rank=options.rank,
         seed=options.seed,
         device=config.device,

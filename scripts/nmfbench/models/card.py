@@ -57,6 +57,10 @@ class ModelSection(Section):
         """The section as one fit has it, which has ``dataset`` and maybe ``rank`` and ``seed``."""
         return self
 
+    def obs_columns(self) -> list[str]:
+        """Columns of obs that the fit reads."""
+        return []
+
     def pattern_files(self) -> list[str]:
         """Files that the fit reads beside the counts."""
         return []

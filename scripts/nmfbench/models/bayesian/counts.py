@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 from nmfbench.linalg import run_ranges
 from nmfbench.models.bayesian.kernels import inner, walk
+from nmfbench.totals import cell_totals, gene_totals
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class CellCounts:
 
     @cached_property
     def cell_totals(self) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.csr.sum(axis=1, dtype=np.float64)).ravel())
+        return torch.from_numpy(cell_totals(self.csr))
 
     @cached_property
     def gene_totals(self) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.csr.sum(axis=0, dtype=np.float64)).ravel())
+        return torch.from_numpy(gene_totals(self.csr))
 
     @cached_property
     def log_factorials(self) -> float:

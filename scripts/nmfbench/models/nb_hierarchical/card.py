@@ -187,6 +187,10 @@ class NBHierarchical(ModelSection):
     )
     nuts: Nuts | None = Field(None, description="Compare the fit with NUTS on a small panel.")
 
+    def obs_columns(self) -> list[str]:
+        """The depth's column, and the covariates'."""
+        return [*filter(None, [self.depth_column]), *(self.covariates or [])]
+
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> NBHierarchical:
         if self.mask_fraction and self.held_out_fraction:

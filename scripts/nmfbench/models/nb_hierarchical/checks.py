@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nmfbench.models.nb_hierarchical.means import Means, entries_of
+from nmfbench.models.nb_hierarchical.means import Means
 from nmfbench.models.nb_hierarchical.smooth import lagrange_basis
+from nmfbench.totals import cell_totals, entries_of
 
 GENE_COLUMNS = (
     *("gene", "mean_observed", "mean_predicted", "zeros_observed", "zeros_predicted", "zeros_z"),
@@ -77,7 +78,7 @@ def cell_checks(means: Means, counts: Any) -> dict[str, np.ndarray]:
         total[rows] = np.exp(t) * rate.sum()
         total_variance[rows] = total[rows] + np.exp(2 * t) * (rate**2 / means.alpha).sum()
     found = np.diff(counts.indptr)
-    sums = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    sums = cell_totals(counts)
     return {
         "detected_observed": found.astype(np.float64),
         "detected_predicted": detected,

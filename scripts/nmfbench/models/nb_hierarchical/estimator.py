@@ -24,6 +24,7 @@ from nmfbench.models.nb_hierarchical.results import Results
 from nmfbench.models.nb_hierarchical.settings import resolved
 from nmfbench.models.parameters import parameters
 from nmfbench.renamed import told_value
+from nmfbench.totals import cell_totals
 
 
 @parameters(card.Given, card.NBHierarchical)
@@ -153,7 +154,7 @@ class NBHierarchical(Results):
         csr = checked(self._check_input(X, reset=False))
         size = np.full(csr.shape[0], self.size_constant_)
         if self.settings_["offset"] == "total":
-            totals = np.maximum(np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel(), 0.5)
+            totals = np.maximum(cell_totals(csr), 0.5)
             size = np.log(totals) - self.size_constant_
         csr = csr[:, self.genes_]
         b, _ = infer_cells(csr, size, np.zeros(len(size), np.int64), self.means_, self._cell_prior())

@@ -10,6 +10,7 @@ from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.means import Means, density
 from nmfbench.models.nb_hierarchical.nulls import fit_nulls
 from nmfbench.models.nb_hierarchical.scores import COLUMNS, score_entries, score_molecules
+from nmfbench.totals import cell_totals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,8 @@ def _score_cells(model: Any, ready: Any, csr: Any) -> list[dict[str, Any]]:
     size = np.zeros(len(others)) + ready.size[ready.cells].mean()
     if model.settings_["offset"] in ("total", "column"):
         # depth from the genes that are shown: the cell's total would tell of the others
-        of_fitted = np.asarray(ready.train[:, np.flatnonzero(seen)].sum(axis=1, dtype=np.float64)).ravel()
-        totals = np.maximum(np.asarray(shown.sum(axis=1, dtype=np.float64)).ravel(), 0.5)
+        of_fitted = cell_totals(ready.train[:, np.flatnonzero(seen)])
+        totals = np.maximum(cell_totals(shown), 0.5)
         unit = np.median(of_fitted) * np.exp(-np.median(ready.size[ready.cells]))
         size = np.log(totals / max(unit, 0.5))
     group = ready.group[others]
@@ -101,7 +102,7 @@ def _score_cells(model: Any, ready: Any, csr: Any) -> list[dict[str, Any]]:
     part = Means(ours.t, ours.c[:, seen], ours.log_alpha[seen], ours.group)
     b, _ = infer_cells(shown, size, group, part, model._cell_prior())
     sources = {MODEL: Means(b + size, ours.c[:, ~seen], ours.log_alpha[~seen], group)}
-    totals = np.maximum(np.asarray(shown.sum(axis=1, dtype=np.float64)).ravel(), 0.5)
+    totals = np.maximum(cell_totals(shown), 0.5)
     for name, null in fit_nulls(ready.train, ready.mask).items():
         t = np.full(len(others), np.mean(null.t))
         if name != "gene_poisson":

@@ -23,6 +23,7 @@ from scipy.special import gammaln
 from nmfbench.models.nb_hierarchical.entries import Entries
 from nmfbench.models.nb_hierarchical.kernels import rising_factorials
 from nmfbench.models.nb_hierarchical.smooth import smooth_sums
+from nmfbench.totals import cell_totals, gene_totals
 
 _SMALL_COUNTS, _ENTRIES_AT_ONCE = 64, 1 << 24  # counts below the first are tallied in a table
 
@@ -89,11 +90,9 @@ class SplitLikelihood:
         group = np.zeros(counts.shape[0], dtype=np.int64) if group is None else group
         self.group = group
         self.cells_of = [np.flatnonzero(group == g) for g in range(n_groups)]
-        self.cell_totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        self.cell_totals = cell_totals(counts)
         self.gene_totals = np.stack(
-            [np.asarray(counts[rows].sum(axis=0, dtype=np.float64)).ravel() for rows in self.cells_of]
-            if n_groups > 1
-            else [np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()]
+            [gene_totals(counts[rows]) for rows in self.cells_of] if n_groups > 1 else [gene_totals(counts)]
         )
         self.entries = Entries(counts, group, n_groups, self.device)
         self.mask = None if mask is None else Entries(mask, group, n_groups, self.device)

@@ -11,8 +11,7 @@ import torch
 from scipy.special import gammaln
 
 from nmfbench.models.nb_hierarchical.smooth import lagrange_basis, smooth_sums
-
-_ENTRIES_AT_ONCE = 1 << 22
+from nmfbench.totals import entries_of
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,6 @@ def density(means: Means, counts: Any) -> Density:
         numbers += np.bincount(genes, minlength=p)
         cell += np.bincount(rows, weights=value - as_zero, minlength=n)
     return Density(zero, nonzero, numbers, cell, n * p)
-
-
-def entries_of(counts: Any):
-    """Rows, genes and values of the stored entries, some millions at a time; float64 values."""
-    start = 0
-    while start < counts.shape[0]:
-        ahead = np.searchsorted(counts.indptr, counts.indptr[start] + _ENTRIES_AT_ONCE, side="right") - 1
-        stop = int(max(start + 1, min(ahead, counts.shape[0])))
-        part = slice(counts.indptr[start], counts.indptr[stop])
-        rows = np.repeat(np.arange(start, stop), np.diff(counts.indptr[start : stop + 1]))
-        yield rows, counts.indices[part], counts.data[part].astype(np.float64)
-        start = stop
 
 
 def values_at(counts: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from nmfbench.models.nb_hierarchical.likelihood import SplitLikelihood
 from nmfbench.models.nb_hierarchical.means import Means
+from nmfbench.totals import cell_totals, gene_totals
 
 NULLS = ("gene_poisson", "rank_one_poisson", "rank_one_nb", "rank_one_nb_gene")
 SWEEPS, CLOSE = 200, 1e-9
@@ -36,8 +37,8 @@ def fit_nulls(counts: Any, mask: Any = None) -> dict[str, Means]:
         By the names of :data:`NULLS`. A gene or cell without a count has a rate of half a count.
     """
     n, p = counts.shape
-    of_genes = np.maximum(np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel(), 0.5)
-    of_cells = np.maximum(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel(), 0.5)
+    of_genes = np.maximum(gene_totals(counts), 0.5)
+    of_cells = np.maximum(cell_totals(counts), 0.5)
     hidden = np.zeros(p) if mask is None else np.asarray(mask.sum(axis=0, dtype=np.float64)).ravel()
     group, zero = np.zeros(n, dtype=np.int64), np.zeros(p)
     found = {"gene_poisson": Means(np.zeros(n), np.log(of_genes / (n - hidden))[None], zero, group, True)}

@@ -10,6 +10,7 @@ import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.models.nb_hierarchical.names import keys_of, uniform_of
+from nmfbench.totals import cell_totals, gene_totals
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ def training_totals(counts: Any, mask: Any = None) -> np.ndarray:
     A cell's unmasked counts are divided by the share of all counts that its unmasked genes have: what is held
     out does not enter. A cell that has lost all its counts gets half a count.
     """
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    totals = cell_totals(counts)
     if mask is not None:
-        genes = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+        genes = gene_totals(counts)
         seen = counts.shape[0] - np.asarray(mask.sum(axis=0, dtype=np.float64)).ravel()
         share = np.divide(genes, seen, out=np.zeros_like(genes), where=seen > 0)
         share /= share.sum() or 1.0

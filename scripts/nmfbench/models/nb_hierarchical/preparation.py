@@ -13,6 +13,7 @@ from nmfbench.data.held_out import thin_counts
 from nmfbench.errors import InputError
 from nmfbench.models.nb_hierarchical.names import choose, keys_of, mask_entries, without
 from nmfbench.models.nb_hierarchical.offsets import length_offsets, size_offsets, training_totals
+from nmfbench.totals import cell_totals, gene_nonzeros
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def prepare(
         keys = keys_of(cell_names, n, seed, "mask")[cells], keys_of(gene_names, p, seed, "mask")[panel]
         mask = mask_entries(*keys, settings["mask_fraction"])
         train = without(train, mask)
-    counted = np.bincount(train.indices, minlength=len(panel)) > 0
+    counted = gene_nonzeros(train) > 0
     if counted.sum() < 2:
         raise InputError(
             f"counts of {len(cells)} cells x {len(panel)} genes",
@@ -107,7 +108,9 @@ def prepare(
     if not counted.all():
         log.warning("%d genes have no count in what is fitted: their effects are NA", int((~counted).sum()))
     genes = panel[counted]
-    train, whole = _columns(train, counted), _columns(whole, counted)
+    same = whole is train  # kept once: at the size of an atlas a copy is gigabytes
+    train = _columns(train, counted)
+    whole = train if same else _columns(whole, counted)
     mask = None if mask is None else _columns(mask, counted)
     test = None if test is None else _columns(_part(test, cells, panel), counted)
     # Depth is taken over all genes of the file, but of the panel only what is fitted is seen.
@@ -183,8 +186,7 @@ def _outside(kept: Any, cells: np.ndarray, panel: np.ndarray) -> np.ndarray:
     """Totals of the fitted cells over the genes outside the panel."""
     if len(panel) == kept.shape[1]:
         return np.zeros(len(cells))
-    within = np.asarray(kept[cells][:, panel].sum(axis=1, dtype=np.float64)).ravel()
-    return np.asarray(kept[cells].sum(axis=1, dtype=np.float64)).ravel() - within
+    return cell_totals(kept[cells]) - cell_totals(kept[cells][:, panel])
 
 
 def _ranks(names: Sequence[str] | None, chosen: np.ndarray) -> np.ndarray:

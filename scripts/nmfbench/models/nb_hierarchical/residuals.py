@@ -16,8 +16,10 @@ import torch
 from scipy.special import expit
 
 from nmfbench.models.nb_hierarchical.smooth import lagrange_basis
+from nmfbench.totals import entries_of
 
-_CELLS_AT_ONCE = 16384
+_ENTRIES_AT_ONCE = 1 << 24
+"""Products are taken in blocks of cells with so many nonzeros: SciPy casts a block to double precision."""
 
 
 class PearsonResiduals:
@@ -39,16 +41,14 @@ class PearsonResiduals:
     ) -> None:
         self.shape = counts.shape
         data = np.empty(counts.nnz, dtype=np.float32)
-        for start in range(0, counts.shape[0], _CELLS_AT_ONCE):
-            stop = min(start + _CELLS_AT_ONCE, counts.shape[0])
-            part = slice(counts.indptr[start], counts.indptr[stop])
-            rows = np.repeat(np.arange(start, stop), np.diff(counts.indptr[start : stop + 1]))
-            genes = counts.indices[part]
+        stop = 0
+        for rows, genes, y in entries_of(counts):
+            part = slice(stop, stop := stop + len(y))
             sigma = expit(t[rows] + c[group[rows], genes])
             a = alpha[genes]
             # mu = alpha sigma / (1 - sigma) and mu + mu²/alpha = mu / (1 - sigma)
             zero = np.sqrt(a * sigma)
-            whole = (counts.data[part] * (1 - sigma) - a * sigma) / zero
+            whole = (y * (1 - sigma) - a * sigma) / zero
             data[part] = np.clip(whole, -clip, clip) + zero
         self.nonzeros = sp.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape)
         self._groups = []
@@ -65,16 +65,30 @@ class PearsonResiduals:
             scale_nodes, scale = np.sqrt(expit(nodes + centre)), np.sqrt(expit(t[rows] + centre))
             self._groups.append((rows, basis.numpy() * scale[:, None], values / scale_nodes[:, None]))
 
+    def _blocks(self):
+        """Ranges of cells, and their rows of S as views."""
+        S, start = self.nonzeros, 0
+        while start < self.shape[0]:
+            ahead = int(np.searchsorted(S.indptr, S.indptr[start] + _ENTRIES_AT_ONCE, side="right")) - 1
+            stop = max(start + 1, min(ahead, self.shape[0]))
+            part = slice(S.indptr[start], S.indptr[stop])
+            indptr = S.indptr[start : stop + 1] - S.indptr[start]
+            shape = (stop - start, self.shape[1])
+            yield slice(start, stop), sp.csr_matrix((S.data[part], S.indices[part], indptr), shape=shape)
+            start = stop
+
     def times(self, V: np.ndarray) -> np.ndarray:
         """``R V`` of shape (cells, k)."""
-        product = self.nonzeros @ V
+        product = np.concatenate([block @ V for _, block in self._blocks()])
         for rows, basis, values in self._groups:
             product[rows] -= basis @ (values @ V)
         return product
 
     def transposed_times(self, U: np.ndarray) -> np.ndarray:
         """``R' U`` of shape (genes, k)."""
-        product = self.nonzeros.T @ U
+        product = np.zeros((self.shape[1], U.shape[1]))
+        for cells, block in self._blocks():
+            product += block.T @ U[cells]
         for rows, basis, values in self._groups:
             product -= values.T @ (basis.T @ U[rows])
         return product

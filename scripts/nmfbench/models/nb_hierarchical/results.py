@@ -18,6 +18,7 @@ from nmfbench.models.nb_hierarchical.means import Means, density
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals, truncated_svd
 from nmfbench.models.nb_hierarchical.trace import summary_table, write_trace
+from nmfbench.totals import cell_totals, entries_of
 
 EMBEDDING = "X_nbh"
 SAID = ("preset", "engine", "priors", "dispersion", "param", "start")
@@ -198,7 +199,7 @@ class Results(Embedding):
         self.held_out_, by_cell, self.held_out_log_likelihood_ = score(self, ready, csr)
         self.cell_held_out_ = np.full(n, np.nan)
         self.cell_held_out_[ready.cells] = by_cell
-        totals = np.log(np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel())
+        totals = np.log(cell_totals(csr))
         spread = self.cell_effect_.std() * totals.std()
         self.depth_correlation_ = (
             float(np.mean((self.cell_effect_ - self.cell_effect_.mean()) * (totals - totals.mean())) / spread)
@@ -232,7 +233,10 @@ class Results(Embedding):
         return 0.0, max(self.posterior_.globals()["sigma_cell"][0], 1e-3)
 
     def _embed(self, csr: Any, ready: Any) -> None:
-        kept = csr if len(ready.genes) == csr.shape[1] else csr[:, ready.genes]
+        if len(ready.cells) == len(csr.indptr) - 1:
+            kept = ready.whole  # no second copy of an atlas
+        else:
+            kept = csr if len(ready.genes) == csr.shape[1] else csr[:, ready.genes]
         means = Means(self.t_, self.means_.c, self.means_.log_alpha, ready.group)
         self.clip_ = float(np.sqrt(csr.shape[0]))
         residuals = PearsonResiduals(kept, means.t, means.c, means.alpha, means.group, self.clip_)
@@ -246,7 +250,7 @@ class Results(Embedding):
         self.log_density_ = found.total / found.n_entries
         self.relative_error_ = relative_error(means, kept)
         depth = self.settings_["offset"]
-        totals = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+        totals = cell_totals(csr)
         self.size_constant_ = (
             float(np.log(np.median(totals[ready.cells]))) if depth == "total" else float(ready.size[0])
         )
@@ -295,8 +299,6 @@ class Results(Embedding):
 
 def relative_error(means: Means, counts: Any) -> float:
     """``||Y - mu||² / ||Y||²``, at the cost of the nonzeros."""
-    from nmfbench.models.nb_hierarchical.means import entries_of
-
     squares, cross, expected = 0.0, 0.0, 0.0
     for rows, genes, y in entries_of(counts):
         mu = np.exp(means.t[rows] + means.c[means.group[rows], genes] + means.log_alpha[genes])

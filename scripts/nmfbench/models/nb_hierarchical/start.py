@@ -8,6 +8,7 @@ import numpy as np
 
 from nmfbench.models.nb_hierarchical.family import Family
 from nmfbench.models.nb_hierarchical.likelihood import SplitLikelihood, Terms
+from nmfbench.totals import gene_totals
 
 SWEEPS = 12
 CLOSE = 0.02
@@ -34,12 +35,8 @@ def moments(counts: Any, size: np.ndarray, kept: np.ndarray | None = None) -> tu
     """
     kept = np.ones(counts.shape[1]) if kept is None else kept
     factor = np.exp(size)
-    totals = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
-    mean = (totals + 0.5) / (factor.sum() * kept)
-    squares = counts.copy()
-    squares.data = squares.data.astype(np.float64) ** 2
-    squared = np.asarray(squares.sum(axis=0)).ravel()
-    weighted = np.asarray(counts.T @ factor).ravel()
+    mean = (gene_totals(counts) + 0.5) / (factor.sum() * kept)
+    squared, weighted = gene_totals(counts, power=2), gene_totals(counts, factor)
     power = (factor**2).sum() * kept * mean**2
     excess = squared - 2 * mean * weighted + power - mean * factor.sum() * kept
     alpha = power / np.maximum(excess, 1e-6 * power)
