@@ -9,7 +9,7 @@ with job(snakemake) as run:
     from nmfbench.data.filtered import load_normalised
     from nmfbench.figures import save
     from nmfbench.figures.posterior_comparison import posterior_comparison_figure
-    from nmfbench.models.nb_hierarchical.nuts import compare_with_nuts, write_nuts
+    from nmfbench.models.nb_hierarchical.nuts_comparison import compare_with_nuts, write_nuts
     from nmfbench.tables.files import write_table
 
     data, asked = read_filtered(snakemake.input.filtered), snakemake.params

@@ -371,18 +371,19 @@ def test_an_exact_step_raises_the_elbo():
     assert sum(problem.elbo(engine.loc, engine.log_sd, 8)[:2]) > before + 10
 
 
-def test_nuts_samples_the_same_density():
+@pytest.mark.parametrize(("shared", "priors"), [(False, Priors()), (True, PUBLISHED_PRIORS)])
+def test_nuts_samples_the_same_density(shared, priors):
     """The dense density of NUTS and the exact ELBO's integrand differ by the same number everywhere."""
     from nmfbench.models import NBHierarchical
-    from nmfbench.models.nb_hierarchical.nuts import Potential
+    from nmfbench.models.nb_hierarchical.potential import Potential
     from nmfbench.models.nb_hierarchical.preparation import prepare
     from nmfbench.models.nb_hierarchical.settings import resolved
 
     Y, *_ = dense.simulate(40, 12)
     ready = prepare(Y, resolved(NBHierarchical(2, mask_fraction=0.1)), 0)
-    split = SplitLikelihood(ready.train, mask=ready.mask)
+    split = SplitLikelihood(ready.train, shared=shared, mask=ready.mask)
     for centred in (True, False):
-        family = Family(40, 12, False, Priors(), forms=dict.fromkeys(AXES, centred))
+        family = Family(40, 12, shared, priors, forms=dict.fromkeys(AXES, centred))
         potential, differences = Potential(family, ready), []
         for seed in range(3):
             x = np.random.default_rng(seed).normal(0, 0.3, family.size)
@@ -396,4 +397,10 @@ def test_nuts_samples_the_same_density():
             if centred:
                 moved[family.places["gene"]] += b.mean()
             differences.append(value + float(potential(torch.from_numpy(moved))))
+            # the gradient by hand is that of the value, in every direction
+            for k in (*range(len(family.globals)), *(place.start + 1 for place in family.places.values())):
+                step = np.zeros_like(moved)
+                step[k] = 1e-5
+                change = (potential.evaluate(moved + step)[0] - potential.evaluate(moved - step)[0]) / 2e-5
+                assert potential.evaluate(moved)[1][k] == pytest.approx(change, rel=1e-5, abs=1e-5)
         assert np.ptp(differences) < 1e-8
