@@ -212,7 +212,7 @@ def test_plates_estimate_the_exact_elbo(guide):
 
 
 def test_plates_take_their_counts_by_their_own_indices(monkeypatch):
-    from nmfbench.models.nb_hierarchical import plates
+    from nmfbench.models.nb_hierarchical import plates_model as plates
 
     Y, *_ = dense.simulate(60, 24)
     problem, *_ = problem_of(Y)
