@@ -218,9 +218,10 @@ def atlas(args: argparse.Namespace) -> None:
 
     import torch
 
+    from nmfbench.fitting.loop import Run, fit
     from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
     from nmfbench.models.nb_hierarchical.estimator import NBHierarchical
-    from nmfbench.models.nb_hierarchical.fit import run
+    from nmfbench.models.nb_hierarchical.fit import VariationalFit
     from nmfbench.models.nb_hierarchical.preparation import prepare
     from nmfbench.models.nb_hierarchical.settings import resolved
 
@@ -237,8 +238,10 @@ def atlas(args: argparse.Namespace) -> None:
     engine = build_engine(problem, ready, settings, False)
     begun = time.perf_counter() - started
     rules = {"max_iter": args.steps, "stop_rule": "elbo", "tol": 1e-5, "auto_forms": True}
-    nobody = {"keeper": None, "stored": None, "should_stop": None, "observer": None}
-    trace = run(engine, **rules, **nobody, describe=dict, progress=False)
+    outcome = fit(
+        lambda _: VariationalFit(engine, **rules, describe=dict),
+        name="NBHierarchical", n_cells=args.cells, run=Run(progress=False),
+    )  # fmt: skip
     from nmfbench.models.nb_hierarchical.posterior import Posterior
 
     found = Posterior(engine.problem.family, engine.loc, engine.log_sd).effects()
@@ -247,10 +250,10 @@ def atlas(args: argparse.Namespace) -> None:
             {
                 "cells": args.cells, "genes": args.genes, "threads": torch.get_num_threads(),
                 "seconds_to_start": round(begun, 1), "seconds": round(time.perf_counter() - started, 1),
-                "steps": engine.step_number, "stop": trace.stop_reason,
+                "steps": engine.step_number, "stop": outcome.stop_reason,
                 "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
                 "genes_correlation": round(float(np.corrcoef(found.gene_total[0], a[ready.genes])[0, 1]), 5),
-                "history_elbo": [round(row["elbo"]) for row in trace.history],
+                "history_elbo": [round(row["elbo"]) for row in outcome.history],
             }
         )
     )  # fmt: skip

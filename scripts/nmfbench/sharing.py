@@ -123,10 +123,13 @@ def _weigh(
         donors = _most_donors(config, dataset, n) if config.card(name).own_loadings else 0
         fits = gram_bytes(p, n_grams=max(donors, 1)) / _MIB
         for rank in config.ranks:
-            one = fit_seconds(n, p, nnz, rank, section.most_epochs(), donors, training, section.batch_size)
+            # those that minibatches cannot fit are weighed by the autoencoders' defaults
+            epochs = section.most_epochs() if hasattr(section, "most_epochs") else 100
+            size = getattr(section, "batch_size", 512)
+            one = fit_seconds(n, p, nnz, rank, epochs, donors, training, size)
             ways = [one["sparse"]] if in_memory else []
             ways += [of_pass + one["gram"]] if fits <= section.gram_memory_mb else []
-            ways += [one["minibatch"]] if section.solver == "auto" else []
+            ways += [one["minibatch"]] if getattr(section, "solver", None) == "auto" else []
             alone = min(ways, default=of_pass + one["gram"])
             from_cells += alone * len(config.seeds)
             # one matrix for each donor that does not fit is not made, and the cells are fitted

@@ -164,6 +164,7 @@ FAMILIES = {
     "cae_nmf2": {"solver": "minibatch", "max_iter": 2, "batch_size": 30},
     "pyro_exponential": {"max_iter": 6, "batch_size": 40, "held_out_fraction": 0.1},
     "pyro_gamma_nb": {"inference": "svi", "max_iter": 60},
+    "nb_hierarchical": {"max_iter": 60, "draws": 2},
     "pnmf": {"max_iter": 6},
     "pnmf_donor": {"max_iter": 6, "mode": "lower-bound"},
     "pnmf_spatial": {"max_iter": 4, "num_inducing": 10},

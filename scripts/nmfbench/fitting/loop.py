@@ -79,6 +79,11 @@ class Outcome:
     seconds: float
 
     @property
+    def relative_error(self) -> float:
+        """Of that state; not a number where the history does not tell it."""
+        return self.best_row.get("relative_error", math.nan)
+
+    @property
     def best_row(self) -> Row:
         """The history's row of the state that the engine holds; of a fit that was stopped before its first
         row, one that tells nothing."""
@@ -192,7 +197,7 @@ class _Loop:
         log.info(
             "%s: %s after %.4g %ss and %.1f s, objective %.6g (relative error %.4f) at %s %.4g",
             *(self.name, reason, engine.clock, engine.unit, state.seconds, found.best_row["objective"]),
-            *(found.best_row["relative_error"], engine.unit, found.best_row["epoch"]),
+            *(found.relative_error, engine.unit, found.best_row["epoch"]),
         )
         return found
 

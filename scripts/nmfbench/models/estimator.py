@@ -149,7 +149,7 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.iterations_, self.unit_ = outcome.engine.iterations
         self.best_epoch_ = outcome.best_row["epoch"]
         self.objective_ = outcome.best_row["objective"]
-        self.relative_error_ = outcome.best_row["relative_error"]
+        self.relative_error_ = outcome.relative_error
         return outcome
 
     def _checkpoint_settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nmfbench.models.nb_hierarchical.entries_kernel import entry_steps
-from nmfbench.models.nb_hierarchical.exact import Problem, refuse_infinite, relative_change
+from nmfbench.models.nb_hierarchical.exact import Problem, relative_change
 from nmfbench.models.nb_hierarchical.family import Family, Priors
 
 STEPS_OF_A_CHECK = 100
@@ -79,10 +79,6 @@ class EntriesEngine:
             steps -= now
             changes.append(relative_change(np.concatenate([self.loc, self.log_sd]), before))
         self.parameter_change = min(changes)
-
-    def refuse_infinite(self, objective: float) -> None:
-        """Stop a fit that has lost itself."""
-        refuse_infinite(objective, self.step_number)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

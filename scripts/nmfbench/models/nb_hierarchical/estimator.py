@@ -11,12 +11,13 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.models.limits import check_parameters, seed_from
+from nmfbench.fitting.loop import Run
+from nmfbench.models.limits import check_parameters
 from nmfbench.models.nb_hierarchical import card
 from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
 from nmfbench.models.nb_hierarchical.card import TOL
 from nmfbench.models.nb_hierarchical.cells import infer_cells
-from nmfbench.models.nb_hierarchical.fit import run
+from nmfbench.models.nb_hierarchical.fit import VariationalFit
 from nmfbench.models.nb_hierarchical.means import Means
 from nmfbench.models.nb_hierarchical.preparation import prepare
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals
@@ -108,33 +109,39 @@ class NBHierarchical(Results):
         gene_names = getattr(X, "columns", None) if gene_names is None else gene_names
         csr = checked(self._check_input(X, reset=True))
         self._check_rank(*csr.shape)
-        keeper, stored = self._stored(checkpoint, csr, fingerprint, obs, var)
-        self.seed_ = seed_from(self.random_state) if stored is None else stored[1]["seed"]
+        self.n_cells_in_ = csr.shape[0]
         self.device_, self.uses_labels_ = str(device), False
         self.uses_columns_ = settings["covariates"]
-        self.settings_ = settings | {"seed": self.seed_}
-        ready = prepare(
-            csr, settings, self.seed_, obs=obs, var=var, cell_names=cell_names, gene_names=gene_names
+        ready = None
+
+        def build(resumed: bool) -> VariationalFit:
+            nonlocal ready
+            self.settings_ = settings | {"seed": self.seed_}
+            ready = prepare(
+                csr, settings, self.seed_, obs=obs, var=var, cell_names=cell_names, gene_names=gene_names
+            )
+            self._check_rank(len(ready.cells), len(ready.genes))
+            problem = build_problem(ready, settings, self.seed_, device)
+            ascent = build_engine(problem, ready, settings, resumed)
+            return VariationalFit(
+                ascent,
+                max_iter=settings["max_iter"],
+                stop_rule=settings["stop"],
+                tol=told_value(self.tol, settings["stop"], TOL[settings["stop"]]),
+                auto_forms=settings["param"] == "auto" and settings["engine"] == "exact",
+                describe=lambda: self._describe(ascent, ready),
+            )
+
+        outcome = self._fit(
+            build,
+            Run(checkpoint, should_stop, True if self.verbose else progress, observer),
+            n_cells=csr.shape[0] if self.n_cells is None else min(self.n_cells, csr.shape[0]),
+            fingerprint=lambda: self._fingerprint(csr, fingerprint, obs, var),
         )
-        self._check_rank(len(ready.cells), len(ready.genes))
-        problem = build_problem(ready, settings, self.seed_, device)
-        engine = build_engine(problem, ready, settings, stored is not None)
-        trace = run(
-            engine,
-            max_iter=settings["max_iter"],
-            stop_rule=settings["stop"],
-            tol=told_value(self.tol, settings["stop"], TOL[settings["stop"]]),
-            auto_forms=settings["param"] == "auto" and settings["engine"] == "exact",
-            keeper=keeper,
-            stored=stored,
-            should_stop=should_stop,
-            observer=observer,
-            describe=lambda: self._describe(engine, ready),
-            progress=True if self.verbose else progress,
-        )
-        self._keep_trace(trace, engine)
+        self.seconds_, self.n_steps_ = outcome.seconds, outcome.engine.steps
+        self.slope_, self.n_iter_ = outcome.engine.slope, max(1, self.n_iter_)
         if self.stop_reason_ != "interrupted":
-            self._keep(engine, ready, csr, cell_names, gene_names)
+            self._keep(outcome.engine.ascent, ready, csr, cell_names, gene_names)
         return self
 
     def transform(self, X) -> np.ndarray:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from nmfbench.fitting.loop import DivergedError
 from nmfbench.models.nb_hierarchical.family import Family
 from nmfbench.models.nb_hierarchical.likelihood import SplitLikelihood
 
@@ -23,22 +21,6 @@ ADAM = (0.9, 0.98, 1e-8)
 def relative_change(new: np.ndarray, old: np.ndarray) -> float:
     """The published check of convergence: the largest relative change of a parameter of the posterior."""
     return float(np.max((np.abs(new - old) + 1e-6) / (np.abs(old) + 1e-6)))
-
-
-def refuse_infinite(objective: float, steps: int) -> None:
-    """Stop a fit whose ELBO is no number.
-
-    Raises
-    ------
-    DivergedError
-    """
-    if not math.isfinite(objective):
-        raise DivergedError(
-            f"NBHierarchical: the ELBO after {steps} steps",
-            "a finite number",
-            f"{objective}",
-            "lower learning_rate",
-        )
 
 
 class Problem:
@@ -146,10 +128,6 @@ class ExactEngine:
                 else:
                     self.loc += scale * change
         self.parameter_change = relative_change(np.concatenate([self.loc, self.log_sd]), before)
-
-    def refuse_infinite(self, objective: float) -> None:
-        """Stop a fit that has lost itself."""
-        refuse_infinite(objective, self.step_number)
 
     def reform(self, family: Family, loc: np.ndarray, log_sd: np.ndarray) -> None:
         """Go on in another form of the axes."""

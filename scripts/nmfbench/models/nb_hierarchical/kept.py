@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,6 @@ LAST_PAIRS = 16
 
 class Kept(Embedding):
     """Makes the attributes of a fit from the engine's last state."""
-
-    def _keep_trace(self, trace: Any, engine: Any) -> None:
-        self.history_, self.seconds_ = trace.history, trace.seconds
-        self.n_steps_, self.slope_ = int(engine.step_number), trace.slope
-        self.n_iter_ = max(1, math.ceil(engine.step_number * engine.share_of_a_step))
-        self.stop_reason_ = trace.stop_reason
-        self.converged_ = trace.stop_reason == "converged"
 
     def _keep(self, engine: Any, ready: Any, csr: Any, cell_names: Any, gene_names: Any) -> None:
         problem = engine.problem

@@ -18,7 +18,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 
-from nmfbench.models.nb_hierarchical.exact import Problem, refuse_infinite, relative_change
+from nmfbench.models.nb_hierarchical.exact import Problem, relative_change
 from nmfbench.models.nb_hierarchical.family import Family
 from nmfbench.models.nb_hierarchical.plates_model import SITES, HierarchicalModel
 
@@ -92,10 +92,6 @@ class PlatesEngine:
         """Minus one draw's estimate of the ELBO from one subsample."""
         with self._scope(key, 7), torch.no_grad():
             return float(self._svi.evaluate_loss())
-
-    def refuse_infinite(self, objective: float) -> None:
-        """Stop a fit that has lost itself."""
-        refuse_infinite(objective, self.step_number)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

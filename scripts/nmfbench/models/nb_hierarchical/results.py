@@ -166,17 +166,10 @@ class Results(Kept):
         described["gene_factors_sd"][0, ready.genes] = genes * found.gene_total[1]
         return described
 
-    def _stored(self, checkpoint: Any, csr: Any, fingerprint: str | None, obs: Any, var: Any):
-        """The checkpoint, and what it holds."""
-        self.n_cells_in_ = csr.shape[0]
-        if checkpoint is None:
-            return None, None
-        from nmfbench.fitting.checkpoint import Checkpoint
+    def _fingerprint(self, csr: Any, fingerprint: str | None, obs: Any, var: Any) -> str:
+        """What tells the counts, and the columns beside them that are used, from others."""
         from nmfbench.rows.memory import InMemoryRows
 
-        settings = {n: v for n, v in self.get_params().items() if n not in self._not_in_checkpoint}
-        if not isinstance(self.random_state, (int, np.integer)):
-            settings["random_state"] = "not a number"
         told = hashlib.blake2b(digest_size=8)
         for frame, columns in (
             (obs, [self.depth_column, *(self.covariates or [])]),
@@ -185,6 +178,4 @@ class Results(Kept):
             for column in columns:
                 if column is not None and frame is not None and column in frame:
                     told.update("\0".join(map(str, frame[column])).encode())
-        data = InMemoryRows(csr, fingerprint).fingerprint() + told.hexdigest()
-        keeper = Checkpoint(checkpoint, {"model": type(self).__name__, **settings}, data)
-        return keeper, keeper.load()
+        return InMemoryRows(csr, fingerprint).fingerprint() + told.hexdigest()

@@ -40,6 +40,7 @@ class CellBatches:
 
     def __init__(self, cells: TrainingCells, rows: int, use_sf: bool, device: torch.device) -> None:
         self.cells, self.rows, self.use_sf, self.device = cells, rows, use_sf, device
+        self.n_rows = len(cells.target)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """All cells once."""
@@ -59,7 +60,7 @@ class GroupBatches:
 
     def __init__(self, rows: Rows, size: int, settings: dict[str, Any], device: torch.device) -> None:
         self.target, self.phase, self.size, self.device = rows.target, rows.phase, size, device
-        n = rows.cells
+        self.n_rows, n = len(rows.target), rows.cells
         if settings["loss"] == "nb_sums":
             self.parts = (rows.counts, rows.log_size if settings["use_sf"] else np.log(n), rows.multiple)
         else:

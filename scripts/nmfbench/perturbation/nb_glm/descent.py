@@ -1,16 +1,16 @@
-"""Training of the general model by AdamW, with a cosine schedule, a checkpoint and a bit-equal resume."""
+"""Training of the general model by AdamW, with a cosine schedule, as the loop of all fits drives it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.fitting.engine import Engine, Row
 from nmfbench.perturbation.nb_glm.losses import LOSSES
 from nmfbench.perturbation.nb_glm.network import LowRankNB
 
@@ -41,37 +41,28 @@ class Batches(Protocol):
         """All rows once, in a new order."""
 
 
-@dataclass
-class Descent:
-    """State of a training.
+@dataclass(frozen=True)
+class Targets:
+    """The training targets of a fold, on the device.
 
     Attributes
     ----------
-    epoch : int
-        Epochs done.
-    history : list of dict
-        By epoch: epoch, objective, and validation where there is one.
-    best_value, waited : float, int
-        Best validation so far, and epochs since.
-    best : dict
-        Parameters at the best validation.
+    vectors : Tensor of shape (targets, width)
+    missing : Tensor of shape (targets,)
+        Those without a vector.
+    own : list of list of int
+        Genes that each target is.
     """
 
-    epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_value: float = math.inf
-    waited: int = 0
-    best: dict[str, torch.Tensor] | None = None
+    vectors: torch.Tensor
+    missing: torch.Tensor
+    own: list[list[int]]
 
 
 def learning_rate(epoch: int, settings: dict[str, Any]) -> float:
     """Rate of an epoch: a linear warm-up over a share of the epochs, then a cosine to the least."""
-    top, schedule, epochs = (
-        settings["learning_rate"],
-        settings["learning_rate_schedule"],
-        settings["max_iter"],
-    )
-    if schedule != "cosine":
+    top, epochs = settings["learning_rate"], settings["max_iter"]
+    if settings["learning_rate_schedule"] != "cosine":
         return top
     warm = round(settings["warmup_pct"] * epochs)
     if epoch < warm:
@@ -91,29 +82,13 @@ def penalties(model: LowRankNB, raw: torch.Tensor, settings: dict[str, Any]) -> 
     return total
 
 
-def descend(
-    model: LowRankNB,
-    P: torch.Tensor,
-    missing: torch.Tensor,
-    own: list[list[int]],
-    theta: torch.Tensor,
-    batches: Batches,
-    settings: dict[str, Any],
-    *,
-    seed: list[int],
-    checkpoint: Checkpoint | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    validate: Callable[[LowRankNB], float] | None = None,
-) -> Descent:
-    """Train a model in place.
+class Descent(Engine):
+    """Epochs of AdamW on a model, which is trained in place; where targets validate, the best one is kept.
 
     Parameters
     ----------
     model : LowRankNB
-    P, missing : Tensor
-        Vectors of the training targets and a mask of those without.
-    own : list of list of int
-        Genes that each training target is.
+    targets : Targets
     theta : Tensor of shape (genes,)
     batches : Batches
     settings : dict
@@ -123,70 +98,107 @@ def descend(
     seed : list of int
         From it and the number of the epoch follow the order of the rows and dropout, so that a resumed
         training goes on as an unbroken one.
-    checkpoint : Checkpoint, optional
-    stop : callable
-        Asked after each epoch; the state is then saved and :class:`~nmfbench.job.Interrupted` raised.
     validate : callable, optional
         A loss of the held-out targets; the parameters of its least value are kept.
-
-    Returns
-    -------
-    Descent
     """
-    from nmfbench.job import Interrupted
 
-    loss = LOSSES[settings["loss"]]
-    decayed = [parameter for name, parameter in model.named_parameters() if _decays(name, settings)]
-    others = [parameter for name, parameter in model.named_parameters() if not _decays(name, settings)]
-    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}]
-    groups += [{"params": others, "weight_decay": 0.0}] if others else []
-    optimiser = torch.optim.AdamW(groups, lr=settings["learning_rate"])
-    state = Descent()
-    stored = checkpoint.load() if checkpoint is not None else None
-    if stored is not None:
-        _restore(model, optimiser, state, *stored)
-    while state.epoch < settings["max_iter"]:
-        stream = np.random.SeedSequence([*seed, state.epoch])
+    remedy = "lower learning_rate, or clip"
+
+    def __init__(
+        self,
+        model: LowRankNB,
+        targets: Targets,
+        theta: torch.Tensor,
+        batches: Batches,
+        settings: dict[str, Any],
+        *,
+        seed: list[int],
+        validate: Callable[[LowRankNB], float] | None = None,
+    ) -> None:
+        self.model, self.targets, self.theta, self.batches = model, targets, theta, batches
+        self.settings, self.seed, self.validate = settings, seed, validate
+        self.limit, self.clock = settings["max_iter"], 0
+        self.loss = LOSSES[settings["loss"]]
+        self.optimiser = _optimiser(model, settings)
+        self.best_value, self.waited = math.inf, 0
+        self.best: dict[str, torch.Tensor] | None = None
+
+    def advance(self, pause: Callable[[], bool]) -> Row:
+        """One epoch; ``epoch`` of its row counts from 0."""
+        stream = np.random.SeedSequence([*self.seed, self.clock])
         torch.manual_seed(int(stream.generate_state(1)[0]))
         rng = np.random.default_rng(stream.spawn(1)[0])
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(state.epoch, settings)
-        model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.clock, self.settings)
+        self.model.train()
         summed, rows = 0.0, 0
-        for batch in batches.epoch(rng):
-            raw = model.raw(P[batch.target], missing[batch.target])
-            pairs = own_pairs(own, batch.target) if model.on_target is not None else None
-            change = model.change(raw, pairs, batch.phase)
-            log_mu = model.log_control + change + batch.offset[:, None]
-            objective = loss(log_mu, batch.y, theta * batch.multiple[:, None]).mean()
-            objective = objective + penalties(model, raw, settings)
-            optimiser.zero_grad()
-            objective.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-            optimiser.step()
-            summed += float(objective.detach()) * len(batch.y)
+        for batch in self.batches.epoch(rng):
+            summed += self._step(batch) * len(batch.y)
             rows += len(batch.y)
-        row = {"epoch": state.epoch, "objective": summed / rows}
-        if validate is not None:
-            row["validation"] = validate(model)
-            state.waited = 0 if row["validation"] < state.best_value else state.waited + 1
-            if state.waited == 0:
-                state.best_value = row["validation"]
-                state.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        state.history.append(row)
-        state.epoch += 1
-        if stop():
-            if checkpoint is not None:
-                checkpoint.save(*_stored(model, optimiser, state))
-            raise Interrupted(f"after {state.epoch} of {settings['max_iter']} epochs")
-        if checkpoint is not None and checkpoint.is_due(10.0):
-            checkpoint.save(*_stored(model, optimiser, state))
-        if validate is not None and state.waited >= settings["patience"]:
-            break
-    if state.best is not None:
-        model.load_state_dict(state.best)
-    model.eval()
-    return state
+        row = {"epoch": self.clock, "objective": summed / rows}
+        if self.validate is not None:
+            row["validation"] = self.validate(self.model)
+            better = row["validation"] < self.best_value
+            self.waited = 0 if better else self.waited + 1
+            self.best_value = row["validation"] if better else self.best_value
+        self.clock += 1
+        return row
+
+    def has_converged(self) -> bool:
+        return self.validate is not None and self.waited >= self.settings["patience"]
+
+    def score(self, row: Row) -> float | None:
+        return row.get("validation")
+
+    def keep_best(self) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def end(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+
+    def describe(self) -> dict[str, Any]:
+        return {name: value.detach().cpu().numpy() for name, value in self.model.named_parameters()}
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {f"model/{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
+        for number, values in self.optimiser.state_dict()["state"].items():
+            arrays |= {f"adam/{number}/{key}": value.cpu().numpy() for key, value in values.items()}
+        if self.best is not None:
+            arrays |= {f"best/{name}": value.cpu().numpy() for name, value in self.best.items()}
+        return arrays, {"clock": self.clock, "best_value": self.best_value, "waited": self.waited}
+
+    def load_state(self, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}}
+        adam: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in arrays.items():
+            kind, _, rest = name.partition("/")
+            tensor = torch.from_numpy(value.copy())
+            if kind == "adam":
+                number, _, key = rest.partition("/")
+                adam.setdefault(int(number), {})[key] = tensor
+            else:
+                parts[kind][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": adam})
+        self.best = parts["best"] or None
+        self.clock, self.best_value, self.waited = record["clock"], record["best_value"], record["waited"]
+
+    def _step(self, batch: Batch) -> float:
+        """A step along the gradient of a batch; its objective before."""
+        model, targets = self.model, self.targets
+        raw = model.raw(targets.vectors[batch.target], targets.missing[batch.target])
+        pairs = own_pairs(targets.own, batch.target) if model.on_target is not None else None
+        change = model.change(raw, pairs, batch.phase)
+        log_mu = model.log_control + change + batch.offset[:, None]
+        objective = self.loss(log_mu, batch.y, self.theta * batch.multiple[:, None]).mean()
+        objective = objective + penalties(model, raw, self.settings)
+        self.optimiser.zero_grad()
+        objective.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings["clip"])
+        self.optimiser.step()
+        return float(objective.detach())
 
 
 def own_pairs(own: list[list[int]], targets: torch.Tensor) -> torch.Tensor:
@@ -195,34 +207,14 @@ def own_pairs(own: list[list[int]], targets: torch.Tensor) -> torch.Tensor:
     return torch.tensor(pairs, dtype=torch.long, device=targets.device).reshape(-1, 2).T
 
 
-def _decays(name: str, settings: dict[str, Any]) -> bool:
+def _optimiser(model: LowRankNB, settings: dict[str, Any]) -> torch.optim.AdamW:
     """The published optimiser decays everything; ours only weights that multiply something."""
-    return settings["decay_all"] or name == "K" or name.endswith("weight")
 
+    def decays(name: str) -> bool:
+        return settings["decay_all"] or name == "K" or name.endswith("weight")
 
-def _stored(model: LowRankNB, optimiser: torch.optim.Optimizer, state: Descent):
-    arrays = {f"model/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
-    for number, values in optimiser.state_dict()["state"].items():
-        arrays |= {f"adam/{number}/{key}": value.cpu().numpy() for key, value in values.items()}
-    if state.best is not None:
-        arrays |= {f"best/{name}": value.cpu().numpy() for name, value in state.best.items()}
-    record = {name: getattr(state, name) for name in ("epoch", "history", "best_value", "waited")}
-    return arrays, record
-
-
-def _restore(model, optimiser, state: Descent, arrays, record) -> None:
-    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}}
-    adam: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in arrays.items():
-        kind, _, rest = name.partition("/")
-        tensor = torch.from_numpy(value.copy())
-        if kind == "adam":
-            number, _, key = rest.partition("/")
-            adam.setdefault(int(number), {})[key] = tensor
-        else:
-            parts[kind][rest] = tensor
-    model.load_state_dict(parts["model"])
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": adam})
-    state.epoch, state.history = int(record["epoch"]), list(record["history"])
-    state.best_value, state.waited = float(record["best_value"]), int(record["waited"])
-    state.best = parts["best"] or None
+    decayed = [parameter for name, parameter in model.named_parameters() if decays(name)]
+    others = [parameter for name, parameter in model.named_parameters() if not decays(name)]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}]
+    groups += [{"params": others, "weight_decay": 0.0}] if others else []
+    return torch.optim.AdamW(groups, lr=settings["learning_rate"])

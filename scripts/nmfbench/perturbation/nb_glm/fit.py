@@ -163,8 +163,11 @@ def fit_network_fold(
     """Fit the general model by AdamW; returns as :func:`fit_bilinear_fold` does."""
     import torch
 
+    from nmfbench.fitting.loop import Run
+    from nmfbench.fitting.loop import fit as fit_engine
+    from nmfbench.job import Interrupted
     from nmfbench.perturbation.nb_glm.batches import batches_of, validation_of
-    from nmfbench.perturbation.nb_glm.descent import descend
+    from nmfbench.perturbation.nb_glm.descent import Descent, Targets
     from nmfbench.perturbation.nb_glm.network import LowRankNB, check_shapes
 
     genes, trained, asked, missing_trained, missing = fold.vectors()
@@ -181,19 +184,32 @@ def fit_network_fold(
     theta = tensor(fold.control.theta)
     held_out = validation_targets(len(trained), settings["validation_fraction"])
     batches = batches_of(fold, settings, where, cells, held_out)
-    state = descend(
-        model, P, no_vector, own, theta, batches, settings,
-        seed=[seed, fold.number + 1], checkpoint=checkpoint, stop=stop,
-        validate=validation_of(fold, settings, where, P, no_vector, own, theta, held_out),
-    )  # fmt: skip
-    log(f"fold {fold.number}: {state.epoch} epochs, objective {state.history[-1]['objective']:.6g}")
+    targets = Targets(P, no_vector, own)
+    validate = validation_of(fold, settings, where, P, no_vector, own, theta, held_out)
+
+    def build(_: bool) -> Descent:
+        seeds = [seed, fold.number + 1]
+        return Descent(model, targets, theta, batches, settings, seed=seeds, validate=validate)
+
+    outcome = fit_engine(
+        build,
+        name=f"NB-GLM, fold {fold.number}",
+        n_cells=batches.n_rows,
+        run=Run(should_stop=stop, progress=False),
+        checkpoint=checkpoint,
+        stored=None if checkpoint is None else checkpoint.load(),
+    )
+    history, epochs = outcome.history, outcome.engine.clock
+    if outcome.stop_reason == "interrupted":
+        raise Interrupted(f"after {epochs} of {settings['max_iter']} epochs")
+    log(f"fold {fold.number}: {epochs} epochs, objective {history[-1]['objective']:.6g}")
     parameters = {
         "kind": "network",
         **_asked_of(fold, genes, asked, missing),
         "state": {name: value.cpu().numpy() for name, value in model.state_dict().items()},
         "shrinkage": 1.0 if settings["shrinkage"] == "auto" else settings["shrinkage"],
     }
-    return parameters, state.history
+    return parameters, history
 
 
 def validation_targets(n_targets: int, fraction: float) -> np.ndarray:
