@@ -220,8 +220,8 @@ def atlas(args: argparse.Namespace) -> None:
 
     from nmfbench.fitting.loop import Run, fit
     from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
+    from nmfbench.models.nb_hierarchical.engine import VariationalFit
     from nmfbench.models.nb_hierarchical.estimator import NBHierarchical
-    from nmfbench.models.nb_hierarchical.fit import VariationalFit
     from nmfbench.models.nb_hierarchical.preparation import prepare
     from nmfbench.models.nb_hierarchical.settings import resolved
 

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from nmfbench.atomic import whole_file
 from nmfbench.caches import settle
 from nmfbench.checkout import check_package
+from nmfbench.cluster import gpu_asked
 from nmfbench.endings import (
     ENDINGS,
     EXIT_BAD_INPUT,
@@ -40,7 +41,6 @@ from nmfbench.endings import (
 from nmfbench.errors import DeviceError, InputError, NotApplicable
 from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
-from nmfbench.site import gpu_asked
 from nmfbench.threads import let_waiting_threads_sleep
 
 THREAD_VARIABLES = (

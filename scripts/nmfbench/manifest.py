@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nmfbench.cluster import Site
 from nmfbench.inapplicable import reason_in
 from nmfbench.job import commit, versions, write_json
-from nmfbench.site import Site
 from nmfbench.tables.failures import NOT_RUN, Evidence, Failure
 from nmfbench.tables.runs import identity, run_folder
 from nmfbench.tables.shared import SharedJobs, name_of

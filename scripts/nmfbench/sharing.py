@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.data.size import Size, size_before, size_of_file
-from nmfbench.gram import gram_bytes
+from nmfbench.gram_cost import gram_bytes
 from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
 from nmfbench.rows.opening import place
 
 if TYPE_CHECKING:
-    from nmfbench.config.whole import Config
+    from nmfbench.config.schema import Config
     from nmfbench.models.card import ModelSection
 
 JOB_SECONDS = 2.0

@@ -11,7 +11,7 @@ from data_files import make_counts, write
 from nmfbench import sharing
 from nmfbench.config import load_config
 from nmfbench.data import filter_donors
-from nmfbench.gram import gram_bytes
+from nmfbench.gram_cost import gram_bytes
 
 ATLAS = {"n_cells": 592_000, "n_genes": 20_000, "mean_counts": 1000}
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from nmfbench.cluster import Site, gpu_asked
 from nmfbench.errors import InputError
-from nmfbench.site import Site, gpu_asked
 
 
 def site(**more):

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from nmfbench import caches
+from nmfbench.cluster import do_without_accounting
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files, main
 from nmfbench.data.source import source_state
 from nmfbench.errors import InputError
 from nmfbench.job import EXIT_INTERRUPTED, EXIT_MEMORY
-from nmfbench.site import do_without_accounting
 from test_job import finish, run_script
 
 # ---- caches

@@ -27,8 +27,6 @@ except ModuleNotFoundError as error:
     ) from None
 from nmfbench.config import load_config
 from nmfbench.config.files import check_files
-from nmfbench.data.size import require_ranks
-from nmfbench.data.source import source_state
 from nmfbench.errors import InputError, unwritable
 from nmfbench.grid import COMPARISON, PROJECTION
 from nmfbench.metrics.neighbours import neighbour_widths
@@ -69,62 +67,9 @@ wildcard_constraints:
 # ---- inputs
 
 
-def source_file(wildcards):
-    """The .h5ad a dataset starts from: the person's own file, where it lies, or the one we download or simulate."""
-    dataset = cfg.datasets[wildcards.dataset]
-    own = None if dataset.joined else dataset.path
-    return local(own) if own else plan.spell(f"<results>/{wildcards.dataset}/source.h5ad")
-
-
-def state_of_source(wildcards):
-    """What tells a person's own file from another under its name, older ones included; None for those we make."""
-    dataset = cfg.datasets[wildcards.dataset]
-    if dataset.path is None or dataset.joined:
-        return None
-    try:
-        require_ranks(dataset.path, dataset.matrix.source, cfg.ranks)
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
-    return source_state(dataset.path)
-
-
 def pattern_files(wildcards):
     """Tables of constant patterns that a model's section names."""
     return [local(file) for file in plan.section(wildcards).pattern_files()]
-
-
-def shards_of(wildcards):
-    """Shard files of a part of the cells."""
-    files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
-    return [files[shard] for shard in plan.shards_in(wildcards.part)]
-
-
-in_report = report  # at the beginning of a line, `report` is a keyword of Snakemake's
-
-
-def score_tables(name, table, suffix="csv"):
-    """The published tables of one kind of score, for each label and rank: as CSVs, or as pages to be read."""
-    return [
-        in_report(
-            f"<results>/{{dataset}}/tables/{name}_by_{path}_k{rank}.{suffix}",
-            caption=f"../report/{name.split('_')[0]}_csv.rst",
-            category="Tables",
-            labels={
-                **{"dataset": "{dataset}", "table": table, "by": label, "rank": str(rank)},
-                "as": {"csv": "CSV", "html": "page"}[suffix],
-            },
-        )
-        for path, label in cfg.label_paths.items()
-        for rank in cfg.ranks
-    ]
-
-
-def page(file, caption, category, table):
-    """A page of a dataset's report."""
-    labels = {"dataset": "{dataset}", "table": table}
-    return in_report(
-        f"<results>/{{dataset}}/{file}", caption=f"../report/{caption}.rst", category=category, labels=labels
-    )
 
 
 # ---- signals and handlers

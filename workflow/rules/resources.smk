@@ -1,7 +1,7 @@
 # What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
 
 from nmfbench.expected import ExpectedSizes
-from nmfbench.site import Site, do_without_accounting
+from nmfbench.cluster import Site, do_without_accounting
 
 site = Site.of(workflow.resource_settings.default_resources)
 # Not the input's own size: that of a file which no job has made yet is unknown, and a dry run would say nothing.

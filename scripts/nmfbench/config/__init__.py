@@ -7,6 +7,6 @@ the mapping that Snakemake parsed and returns a frozen :class:`Config`, or raise
 """
 
 from nmfbench.config.dataset import Dataset
-from nmfbench.config.whole import Config, load_config
+from nmfbench.config.schema import Config, load_config
 
 __all__ = ["Config", "Dataset", "load_config"]

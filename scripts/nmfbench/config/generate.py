@@ -33,8 +33,8 @@ from nmfbench.config.factors import Enrichment, Factors, Projection
 from nmfbench.config.model import CARDS
 from nmfbench.config.perturbation import SPLITS, Embedding, Perturbation, Scorer, Screen, SimulatedScreen
 from nmfbench.config.predictors import PREDICTOR_KINDS
+from nmfbench.config.schema import Config
 from nmfbench.config.statistics import RankSelection, Statistics
-from nmfbench.config.whole import Config
 from nmfbench.models.card import ModelSection
 from nmfbench.perturbation.predictors.base import PredictorSettings
 

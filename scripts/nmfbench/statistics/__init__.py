@@ -4,7 +4,7 @@ Every term of the tied models depends on the cells only through ||X||², Xᵀ X 
 and sums over cell types and conditions; see docs/models.md.
 """
 
-from nmfbench.gram import choose_method, gram_bytes
+from nmfbench.gram_cost import choose_method, gram_bytes
 from nmfbench.statistics.gather import gather_shard
 from nmfbench.statistics.merging import merge, merge_files
 from nmfbench.statistics.record import Layout, Statistics, check_memory

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.gram import gram_bytes
+from nmfbench.gram_cost import gram_bytes
 
 _MIB = 2**20
 

@@ -14,7 +14,7 @@ import numpy as np
 from nmfbench.data.donor_groups import deal_donors, runs_of
 from nmfbench.data.filtered import FilteredCounts, normalise_block, read_filtered
 from nmfbench.endings import Interrupted
-from nmfbench.gram import choose_method, gram_bytes
+from nmfbench.gram_cost import choose_method, gram_bytes
 from nmfbench.statistics.gather import Block, gather_shard
 from nmfbench.statistics.grams import check_gpu_memory
 from nmfbench.statistics.record import Layout, Statistics

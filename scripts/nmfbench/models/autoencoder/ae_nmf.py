@@ -15,7 +15,7 @@ from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram_of_columns
 from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
@@ -38,7 +38,7 @@ class TiedBatches(BatchObjective):
         yield Gradient("W", gradient, 2 * batch.weight / len(batch.rows), 2 * self.penalty_W)
 
     def evaluate(self) -> Evaluation:
-        G, W = gram(self.W), self.W.to(self.sums_device)
+        G, W = gram_of_columns(self.W), self.W.to(self.sums_device)
         A = torch.zeros_like(G)
         for _, X in self.blocks():
             H = X.times(W).double()

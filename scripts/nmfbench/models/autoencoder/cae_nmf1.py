@@ -15,7 +15,13 @@ from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram, squared_norm
+from nmfbench.models.autoencoder.minibatch import (
+    BatchObjective,
+    Evaluation,
+    Gradient,
+    gram_of_columns,
+    squared_norm,
+)
 from nmfbench.models.autoencoder.penalties import (
     Invariance,
     centred_sums,
@@ -89,7 +95,7 @@ class AdditiveBatches(BatchObjective):
     def evaluate(self) -> Evaluation:
         if self.closed_form:
             self.solve_U()
-        G, W = gram(self.W), self.W.to(self.sums_device)
+        G, W = gram_of_columns(self.W), self.W.to(self.sums_device)
         U = self.U.to(self.sums_device).double()
         P = (self.U @ self.W).to(self.sums_device).double()
         k = len(G)

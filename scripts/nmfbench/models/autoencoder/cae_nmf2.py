@@ -16,7 +16,13 @@ from nmfbench.models.autoencoder.exact.coordinate import DonorObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram, squared_norm
+from nmfbench.models.autoencoder.minibatch import (
+    BatchObjective,
+    Evaluation,
+    Gradient,
+    gram_of_columns,
+    squared_norm,
+)
 from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.parameters import parameters
@@ -91,7 +97,7 @@ class LoadingsBatches(BatchObjective):
         for c in range(m):
             norm_U += squared_norm(self.U[c])
             V = torch.add(self.W, self.U[c], out=self._V)
-            squared_error += float(torch.sum(A[c] * gram(V)))
+            squared_error += float(torch.sum(A[c] * gram_of_columns(V)))
         return self.evaluation(squared_error, penalty_U=self.penalty_U * norm_U)
 
 

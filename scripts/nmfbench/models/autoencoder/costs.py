@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from nmfbench.gram import choose_method
+from nmfbench.gram_cost import choose_method
 
 # Multiply-adds a second of one thread.
 NONZEROS_OF_A_SWEEP = 2.5e9

@@ -1,29 +1,25 @@
-"""What the autoencoding estimators share: parameters, training, and the names of their results."""
+"""What the autoencoding estimators share: how they are fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
 from nmfbench.fitting.engine import Engine
 from nmfbench.fitting.loop import Outcome, Run
 from nmfbench.fitting.observer import Observer
-from nmfbench.models.autoencoder.card import MAX_ITER, TOL
-from nmfbench.models.autoencoder.embed import embed, times_blocks
-from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, gram_of
-from nmfbench.models.autoencoder.exact.held_out import Decoder
+from nmfbench.models.autoencoder.embed import embed
+from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, operator_within
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator
 from nmfbench.models.autoencoder.exact.start import start
-from nmfbench.models.autoencoder.exact.sweeps import Objective, Sweeps
+from nmfbench.models.autoencoder.exact.sweeps import Sweeps
 from nmfbench.models.autoencoder.from_cells import (
     Cells,
     RowCells,
@@ -32,27 +28,20 @@ from nmfbench.models.autoencoder.from_cells import (
     operator_of_rows,
 )
 from nmfbench.models.autoencoder.minibatch import BatchObjective, Epochs, Schedule
-from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver, with_batches_of
-from nmfbench.models.estimator import Embedding
+from nmfbench.models.autoencoder.solver_choice import SolverChoice
+from nmfbench.models.autoencoder.with_solver import WithSolver
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
 from nmfbench.models.limits import check_parameters
 from nmfbench.models.start import start_loadings
-from nmfbench.renamed import told_value
 from nmfbench.rows.batches import Sampler, WindowSampler
-from nmfbench.rows.memory import BLOCK_ROWS, InMemoryRows, RowSource
+from nmfbench.rows.memory import InMemoryRows, RowSource
 from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
 from nmfbench.statistics import Statistics
 
 
-class Autoencoder(Embedding):
+class Autoencoder(WithSolver):
     """An embedding ``H = X Wᵀ``, learnt from all cells at once or by minibatch Adam on sparse gradients."""
 
-    transform_is_embedding = True
-    _conditional = False
-    _own_loadings = False  # of each condition: one Gram matrix for each
-    _loadings_name = "W_tied"
-    _model_name = ""
-    _solver_taken: SolverChoice | None = None
     _not_in_checkpoint: ClassVar[set[str]] = {
         "device",
         "verbose",
@@ -60,16 +49,6 @@ class Autoencoder(Embedding):
         "save_u",
         "gram_memory_mb",
     }
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether it has weights that belong to conditions (donors)."""
-        return self._conditional
-
-    @property
-    def needs_donor_grams(self) -> bool:
-        """Whether each donor has loadings, and so a Gram matrix, of its own."""
-        return self._own_loadings
 
     def fit(
         self,
@@ -215,20 +194,6 @@ class Autoencoder(Embedding):
         self.uses_labels_ = use_types and self._labels_in_the_loss()
         return self
 
-    def solver_for(
-        self, source: RowSource, conditions: Any = None, *, gathered: bool = False
-    ) -> SolverChoice:
-        """The solver and route that :meth:`fit_rows` of these rows takes, or :meth:`fit_statistics`."""
-        if gathered:
-            return SolverChoice("statistics", "gram", {}, "from statistics gathered before")
-        encoded = encode_conditions(conditions if self._conditional else None, source.n_rows)
-        return self._choose_solver(source, encoded, resolve_device(self.device))
-
-    def take_solver(self, choice: SolverChoice):
-        """Have a fit take this solver and route, whatever the data; of a copy that warms up."""
-        self._solver_taken = choice
-        return self
-
     def gram_of(self, statistics: Statistics) -> GramOperator:
         """XᵀX as the model needs it: held where it fits in `gram_memory_mb`, else left on disk.
 
@@ -237,7 +202,9 @@ class Autoencoder(Embedding):
         InputError
             If the model needs a Gram matrix for each donor and there is none, or the GPU has no room for it.
         """
-        return gram_of(statistics, self._own_loadings, resolve_device(self.device), self.gram_memory_mb)
+        return operator_within(
+            statistics, self._own_loadings, resolve_device(self.device), self.gram_memory_mb
+        )
 
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
         """All cells at once, from their rows."""
@@ -315,95 +282,15 @@ class Autoencoder(Embedding):
         self._keep(outcome.engine.objective.weights())
         return outcome.engine.sampler.order in ("proportional", "round_robin")
 
-    def transform(self, X) -> np.ndarray:
-        """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
-        check_is_fitted(self)
-        return self._embed(InMemoryRows(self._check_input(X, reset=False)))
-
-    def loadings(self) -> dict[str, np.ndarray]:
-        """Arrays for varm, genes x ., by the published keys."""
-        check_is_fitted(self)
-        return {f"{self._loadings_name}_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
-
-    def embedding_parts(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-        """A function that gives the arrays for obsm of some cells from their H and condition codes."""
-        key = self.embedding_key_
-        return lambda H, codes: {key: H}
-
-    def embeddings(self) -> dict[str, np.ndarray]:
-        """Arrays for obsm, cells x ., by the published keys."""
-        return self.embedding_parts()(self.embedding_, self.conditions_.codes)
-
-    def embedding_blocks(
-        self, source: RowSource, *, size: int = BLOCK_ROWS
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """The arrays for obsm, block by block.
-
-        Parameters
-        ----------
-        source : RowSource
-            The cells of the fit in their own order (``source.order`` is None), normalised as for the fit.
-        size : int
-            Cells in a block.
-
-        Yields
-        ------
-        start : int
-            Number of the first cell.
-        parts : dict of str to ndarray of shape (cells of the block, .)
-            By the published keys; the same numbers as :meth:`embeddings`, to the last bit.
-        """
-        parts, codes = self.embedding_parts(), self.conditions_.codes
-        for first, H in times_blocks(self.components_, source, size):
-            yield first, parts(H, codes[first : first + len(H)])
-
-    def unstructured(self, **preparation: Any) -> dict[str, Any]:
-        """Entries for uns, by the published keys.
-
-        Parameters
-        ----------
-        **preparation
-            How X was made (``libsize_log1p``, ``target_sum``, ``use_hvg``), as the published files say it.
-        """
-        check_is_fitted(self)
-        names = {"model_name": self._model_name, "k_rank": self.n_components_}
-        return {**names, **preparation, **self._published_settings()}
-
-    def evaluate(self, operator: Operator, cells: Cells) -> tuple[float, float, Decoder]:
-        """How the fitted loadings do on `cells`: objective, relative error, and how they are written."""
-        check_is_fitted(self)
-        objective = self._objective(operator, cells, self.components_, self._condition_weights())
-        objective.refresh()
-        parts, relative_error = objective.evaluate()
-        return sum(parts.values()), relative_error, self._decoder()
-
     # What a model adds ------------------------------------------------------------------------------
 
     def _batch_objective(self, data: FitData, W: torch.Tensor) -> BatchObjective:
         """The objective that minibatches minimise, with W (genes x k) where they begin."""
         raise NotImplementedError
 
-    def _objective(
-        self, operator: Operator, cells: Cells, W: np.ndarray, U: np.ndarray | None = None
-    ) -> Objective:
-        """The objective on the statistics of `cells`, at W (k x genes) and U."""
-        raise NotImplementedError
-
-    def _embed(self, source: RowSource) -> np.ndarray:
-        """The embedding of the cells of `source`, which is as `fit` was given."""
-        return embed(self.components_, source)
-
     def _start(self, operator: Operator, ridge: float) -> np.ndarray:
         """W (k x genes) where the sweeps begin; `ridge` is the penalty times the number of cells."""
         return start(operator, self.n_components, self.init, seed=self.seed_, ridge=ridge)
-
-    def _decoder(self) -> Decoder:
-        """How the fitted model writes a cell."""
-        raise NotImplementedError
-
-    def _condition_weights(self) -> np.ndarray | None:
-        """The fitted U, as :meth:`_objective` takes it."""
-        return None
 
     @staticmethod
     def _arranged(U: np.ndarray) -> np.ndarray:
@@ -413,15 +300,8 @@ class Autoencoder(Embedding):
     def _check_conditions(self, conditions: Conditions) -> None:
         pass
 
-    def _published_settings(self) -> dict[str, Any]:
-        return {}
-
     def _labels_in_the_loss(self) -> bool:
         return False
-
-    def _keep(self, weights: dict[str, np.ndarray]) -> None:
-        self.components_ = np.ascontiguousarray(weights["W"].T)
-        self.n_components_ = self.components_.shape[0]
 
     # ------------------------------------------------------------------------------------------------
 
@@ -435,47 +315,6 @@ class Autoencoder(Embedding):
                 order, data.source, self.batch_size, seed, **labels, shards_in_window=WINDOW_SHARDS
             )
         return Sampler(order, data.source.n_rows, self.batch_size, seed, **labels)
-
-    def _most(self, solver: str) -> int:
-        """Iterations of a solver, at most."""
-        return told_value(self.max_iter, solver, MAX_ITER[solver])
-
-    def _tol(self, solver: str) -> float:
-        return told_value(self.tol, solver, TOL[solver])
-
-    def _minibatch_only(self) -> list[str]:
-        """The settings, as given, that the solver on statistics does not have."""
-        return ["init='uniform'"] * (self.init == "uniform") + ["row_norm=True"] * bool(self.row_norm)
-
-    def _check_solver(self) -> None:
-        only = self._minibatch_only()
-        if self.solver == "statistics" and only:
-            raise InputError(
-                f"{type(self).__name__}: solver='statistics' with {' and '.join(only)}",
-                "init 'nndsvd' or 'random', and row_norm=False",
-                ", ".join(only),
-                "change these, or set solver to 'minibatch' (or 'auto')",
-            )
-
-    def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
-        only = self._minibatch_only()
-        choice = choose_solver(
-            source.n_rows,
-            source.n_columns,
-            source.nnz,
-            self.n_components,
-            self._most("minibatch"),
-            conditions.size if self._own_loadings else 0,
-            self.gram_memory_mb,
-            str(device),
-            batch_size=self.batch_size,
-            dtype=str(np.dtype(source.dtype)),
-            in_memory=hasattr(source, "csr"),
-            solver="minibatch" if only else self.solver,
-        )
-        if only:
-            choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
-        return with_batches_of(source, choice, forced=bool(only) or self.solver != "auto")
 
     def _checkpoint_settings(self) -> dict[str, Any]:
         settings = super()._checkpoint_settings()

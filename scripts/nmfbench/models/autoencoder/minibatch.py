@@ -275,7 +275,7 @@ class Epochs(Engine):
         return {**row, "relative_error": found.relative_error}
 
 
-def gram(W: torch.Tensor) -> torch.Tensor:
+def gram_of_columns(W: torch.Tensor) -> torch.Tensor:
     """``Wᵀ W`` of a genes x k array in double precision, without a double-precision copy of it."""
     total = torch.zeros((W.shape[1], W.shape[1]), dtype=torch.float64, device=double_device(W.device))
     for part in W.split(GENES_PER_SUM):
@@ -284,7 +284,7 @@ def gram(W: torch.Tensor) -> torch.Tensor:
 
 
 def squared_norm(W: torch.Tensor) -> float:
-    """``||W||²``, summed as in :func:`gram`."""
+    """``||W||²``, summed as in :func:`gram_of_columns`."""
     return sum(float(torch.dot(part, part)) for part in W.reshape(-1).split(NUMBERS_PER_SUM))
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nmfbench.errors import InputError
-from nmfbench.gram import gram_bytes
+from nmfbench.gram_cost import gram_bytes
 from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
 from nmfbench.rows.disk import FilteredRows
 from nmfbench.rows.memory import RowSource

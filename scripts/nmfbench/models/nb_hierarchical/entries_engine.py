@@ -7,13 +7,12 @@ the length of the flattened matrix exists. It is here to repeat the published fi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nmfbench.models.nb_hierarchical.entries_kernel import entry_steps
-from nmfbench.models.nb_hierarchical.exact import Problem, relative_change
+from nmfbench.models.nb_hierarchical.exact import Moments, Problem, relative_change
 from nmfbench.models.nb_hierarchical.family import Family, Priors
 
 STEPS_OF_A_CHECK = 100
@@ -21,7 +20,7 @@ WINDOW = 10
 """Gradients whose squares the published optimiser adds up."""
 
 
-class EntriesEngine:
+class EntriesEngine(Moments):
     """Stochastic gradients of a few entries.
 
     Parameters
@@ -79,22 +78,6 @@ class EntriesEngine:
             steps -= now
             changes.append(relative_change(np.concatenate([self.loc, self.log_sd]), before))
         self.parameter_change = min(changes)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {
-            "loc": self.loc,
-            "log_sd": self.log_sd,
-            "moments": self._moments,
-            "clock": np.array(self.step_number),
-        }
-
-    def load_state(self, arrays: dict[str, np.ndarray], forms: dict[str, bool]) -> None:
-        """Go on from a checkpoint."""
-        self.problem.family = replace(self.problem.family, forms=dict(forms))
-        self.loc, self.log_sd = arrays["loc"].copy(), arrays["log_sd"].copy()
-        self._moments = arrays["moments"].copy()
-        self.step_number = int(arrays["clock"])
 
 
 def family_arguments(family: Family) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from nmfbench.models.nb_hierarchical import card
 from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
 from nmfbench.models.nb_hierarchical.card import TOL
 from nmfbench.models.nb_hierarchical.cells import infer_cells
-from nmfbench.models.nb_hierarchical.fit import VariationalFit
+from nmfbench.models.nb_hierarchical.engine import VariationalFit
 from nmfbench.models.nb_hierarchical.means import Means
 from nmfbench.models.nb_hierarchical.preparation import prepare
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals

@@ -88,7 +88,33 @@ class Problem:
         return self.family.elbo(loc, log_sd, noise, self.likelihood, self.size, self.length, value=value)
 
 
-class ExactEngine:
+class Moments:
+    """A posterior whose optimiser keeps running moments, as a checkpoint keeps it."""
+
+    problem: Problem
+    loc: np.ndarray
+    log_sd: np.ndarray
+    step_number: int
+    _moments: np.ndarray
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "loc": self.loc,
+            "log_sd": self.log_sd,
+            "moments": self._moments,
+            "clock": np.array(self.step_number),
+        }
+
+    def load_state(self, arrays: dict[str, np.ndarray], forms: dict[str, bool]) -> None:
+        """Go on from a checkpoint."""
+        self.problem.family = replace(self.problem.family, forms=dict(forms))
+        self.loc, self.log_sd = arrays["loc"].copy(), arrays["log_sd"].copy()
+        self._moments = arrays["moments"].copy()
+        self.step_number = int(arrays["clock"])
+
+
+class ExactEngine(Moments):
     """Adam on the exact ELBO; the step of a mean is counted in its posterior sd.
 
     Parameters
@@ -134,19 +160,3 @@ class ExactEngine:
         self.problem.family = family
         self.loc, self.log_sd = loc, log_sd
         self._moments[:] = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {
-            "loc": self.loc,
-            "log_sd": self.log_sd,
-            "moments": self._moments,
-            "clock": np.array(self.step_number),
-        }
-
-    def load_state(self, arrays: dict[str, np.ndarray], forms: dict[str, bool]) -> None:
-        """Go on from a checkpoint."""
-        self.problem.family = replace(self.problem.family, forms=dict(forms))
-        self.loc, self.log_sd = arrays["loc"].copy(), arrays["log_sd"].copy()
-        self._moments = arrays["moments"].copy()
-        self.step_number = int(arrays["clock"])

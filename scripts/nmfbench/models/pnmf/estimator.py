@@ -16,8 +16,9 @@ from nmfbench.fitting.observer import Observer
 from nmfbench.models.limits import check_parameters, real
 from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
+from nmfbench.models.pnmf.build import build_stages, engine_of
 from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
-from nmfbench.models.pnmf.engines import build_stages, spatial_engine_of
+from nmfbench.models.pnmf.engine import StagedFit
 from nmfbench.models.pnmf.infer import embed_cells
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
 from nmfbench.models.pnmf.results import FittedFactors
@@ -28,7 +29,6 @@ from nmfbench.models.pnmf.spatial.coordinates import (
     places_text,
     predicted_means,
 )
-from nmfbench.models.pnmf.staged import StagedFit
 from nmfbench.models.pnmf.stages import posterior_prior
 from nmfbench.rows.memory import InMemoryRows
 
@@ -157,7 +157,7 @@ class PNMF(FittedFactors):
         check_parameters(self)
         check_spatial(self)
         if self.spatial:
-            spatial_engine_of(self)
+            engine_of(self)
             place_cells(self, X, coordinates, groups)
         device = device_of(self.device)
         X = self._check_input(counts_of(X, layer), reset=True)

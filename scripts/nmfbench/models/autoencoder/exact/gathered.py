@@ -82,7 +82,9 @@ class GatheredCells:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def gram_of(statistics: Statistics, by_donor: bool, device: torch.device, memory_mb: float) -> GramOperator:
+def operator_within(
+    statistics: Statistics, by_donor: bool, device: torch.device, memory_mb: float
+) -> GramOperator:
     """XᵀX of statistics, of all cells or by donor: held where it fits in `memory_mb`, else left on disk.
 
     Raises

@@ -46,7 +46,7 @@ def leading_eigenvectors(operator: Operator, n_components: int, *, seed: int = 0
     return np.ascontiguousarray(vectors), np.maximum(values[largest], 0.0)
 
 
-def nndsvd(operator: Operator, n_components: int, *, seed: int = 0) -> np.ndarray:
+def nndsvd_of_gram(operator: Operator, n_components: int, *, seed: int = 0) -> np.ndarray:
     """Of each leading eigenvector, the half (positive or negative) that carries more of the data.
 
     NNDSVD (Boutsidis and Gallopoulos 2008) weighs the halves with the left singular vectors; here ||X vᵀ||²
@@ -123,7 +123,7 @@ def start(operator: Operator, n_components: int, init, *, seed: int = 0, ridge: 
                 f"an array of {W.shape}, smallest value {W.min(initial=np.inf)}", "give other loadings",
             )  # fmt: skip
         return W
-    starts = {"nndsvd": nndsvd, "random": random_start}
+    starts = {"nndsvd": nndsvd_of_gram, "random": random_start}
     if init not in starts:
         raise InputError("init", f"one of {', '.join(starts)}, or an array", init, "choose one of these")
     return scaled(operator, starts[init](operator, n_components, seed=seed), ridge)

@@ -34,24 +34,15 @@ FIRST_SIGMA, FIRST_NATURAL_SIGMA = 0.105, 0.1**0.5
 
 
 def engine_of(model: Any) -> str:
-    """``coordinate`` or ``gradient``, as the parameters ask for.
+    """``coordinate`` (closed-form steps) or ``gradient``, as the parameters ask for.
 
     Raises
     ------
     InputError
         Where the engine that is named cannot do what another parameter asks for.
     """
-    wants = {
-        "batch_size": model.batch_size is not None,
-        "y_batch_size": model.y_batch_size is not None,
-        "training_mode": model.training_mode == "natural",
-        "optimizer": model.optimizer != "Adam",
-        "scheduler": model.scheduler != "one_cycle",
-        "loadings_mode": model.loadings_mode in ("softplus", "exp"),
-    }
-    asked = [f"{name}={getattr(model, name)!r}" for name, wanted in wants.items() if wanted]
+    asked = _asks_for_gradients(model)
     name = type(model).__name__
-    engine = ("gradient" if asked else "coordinate") if model.engine == "auto" else model.engine
     if model.engine == "coordinate" and asked:
         raise InputError(
             f"{name}: parameter engine='coordinate' with {', '.join(asked)}",
@@ -59,7 +50,8 @@ def engine_of(model: Any) -> str:
             ", ".join(asked),
             "leave them out, or set engine to 'gradient' (or 'auto')",
         )
-    if engine == "gradient" and (model._conditional or model.learn_prior):
+    engine = "gradient" if asked or model.engine == "gradient" else "coordinate"
+    if engine == "gradient" and not model.spatial and (model._conditional or model.learn_prior):
         what = "donor multipliers" if model._conditional else "learn_prior=True"
         raise InputError(
             f"{name}: gradient training (engine={model.engine!r}{''.join(', ' + text for text in asked)})",
@@ -68,6 +60,18 @@ def engine_of(model: Any) -> str:
             "leave out what asks for gradient training",
         )
     return engine
+
+
+def _asks_for_gradients(model: Any) -> list[str]:
+    """The parameters, as given, that closed-form steps do not have."""
+    default = {"batch_size": None, "y_batch_size": None, "optimizer": "Adam", "scheduler": "one_cycle"}
+    if model.spatial:
+        default |= {"local": False, "diagonal_only": False, "scale_kl_NM": False}
+    else:
+        default |= {"training_mode": "standard"}
+    asked = [key for key, value in default.items() if getattr(model, key) != value]
+    asked += ["loadings_mode"] if model.loadings_mode in ("softplus", "exp") else []
+    return [f"{key}={getattr(model, key)!r}" for key in asked]
 
 
 def build_stages(model: Any, counts: Counts, scales: RateScales) -> list[Callable[[Stage | None], Stage]]:
@@ -131,35 +135,9 @@ def gradient_schedule(model: Any) -> Constant:
     return Constant(model.learning_rate)
 
 
-def spatial_engine_of(model: Any) -> str:
-    """``ascent`` (closed form) or ``gradient``.
-
-    Raises
-    ------
-    InputError
-        Where closed-form steps are asked for by name and another parameter excludes them.
-    """
-    default = {
-        **{"batch_size": None, "y_batch_size": None, "optimizer": "Adam", "scheduler": "one_cycle"},
-        **{"local": False, "diagonal_only": False, "scale_kl_NM": False},
-    }
-    differs = [key for key, value in default.items() if getattr(model, key) != value]
-    asked = [f"{key}={getattr(model, key)!r}" for key in differs]
-    if model.loadings_mode in ("softplus", "exp"):
-        asked.append(f"loadings_mode={model.loadings_mode!r}")
-    if model.engine == "coordinate" and asked:
-        raise InputError(
-            f"{type(model).__name__}: parameter engine='coordinate' with {', '.join(asked)}",
-            "the default values of these",
-            ", ".join(asked),
-            "leave them out, or set engine to 'gradient' (or 'auto')",
-        )
-    return "gradient" if asked or model.engine == "gradient" else "ascent"
-
-
 def build_prior(model: Any, points: Points, seed: int, dtype: torch.dtype) -> SVGP | LCGP:
     """The prior that the parameters ask for, with q at its own start."""
-    by_gradient = model.train_lengthscale and spatial_engine_of(model) == "gradient"
+    by_gradient = model.train_lengthscale and engine_of(model) == "gradient"
     kernel = Matern32(
         model.lengthscale,
         model.sigma,
@@ -235,6 +213,6 @@ def spatial_stages(model: Any, counts: Counts, scales: RateScales) -> list[Calla
         state = before.posterior()
         return gradient(prior_from(state.mu), state.W.clone(), model.loadings_mode)
 
-    if spatial_engine_of(model) == "gradient":
+    if engine_of(model) == "gradient":
         return [warm, descend]
     return [warm, ascend] if model.mode == "lower-bound" else [warm, ascend, polish]

@@ -1,0 +1,91 @@
+"""Which solver a fit takes, and its budget and tolerance, from the parameters and the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.device import resolve_device
+from nmfbench.errors import InputError
+from nmfbench.models.autoencoder.card import MAX_ITER, TOL
+from nmfbench.models.autoencoder.results import Results
+from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver, with_batches_of
+from nmfbench.models.labels import Conditions, encode_conditions
+from nmfbench.renamed import told_value
+from nmfbench.rows.memory import RowSource
+
+
+class WithSolver(Results):
+    """An estimator with several solvers."""
+
+    _conditional = False
+    _own_loadings = False  # of each condition: one Gram matrix for each
+    _solver_taken: SolverChoice | None = None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has weights that belong to conditions (donors)."""
+        return self._conditional
+
+    @property
+    def needs_donor_grams(self) -> bool:
+        """Whether each donor has loadings, and so a Gram matrix, of its own."""
+        return self._own_loadings
+
+    def solver_for(
+        self, source: RowSource, conditions: Any = None, *, gathered: bool = False
+    ) -> SolverChoice:
+        """The solver and route that :meth:`fit_rows` of these rows takes, or :meth:`fit_statistics`."""
+        if gathered:
+            return SolverChoice("statistics", "gram", {}, "from statistics gathered before")
+        encoded = encode_conditions(conditions if self._conditional else None, source.n_rows)
+        return self._choose_solver(source, encoded, resolve_device(self.device))
+
+    def take_solver(self, choice: SolverChoice):
+        """Have a fit take this solver and route, whatever the data; of a copy that warms up."""
+        self._solver_taken = choice
+        return self
+
+    def _most(self, solver: str) -> int:
+        """Iterations of a solver, at most."""
+        return told_value(self.max_iter, solver, MAX_ITER[solver])
+
+    def _tol(self, solver: str) -> float:
+        return told_value(self.tol, solver, TOL[solver])
+
+    def _minibatch_only(self) -> list[str]:
+        """The settings, as given, that the solver on statistics does not have."""
+        return ["init='uniform'"] * (self.init == "uniform") + ["row_norm=True"] * bool(self.row_norm)
+
+    def _check_solver(self) -> None:
+        only = self._minibatch_only()
+        if self.solver == "statistics" and only:
+            raise InputError(
+                f"{type(self).__name__}: solver='statistics' with {' and '.join(only)}",
+                "init 'nndsvd' or 'random', and row_norm=False",
+                ", ".join(only),
+                "change these, or set solver to 'minibatch' (or 'auto')",
+            )
+
+    def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        only = self._minibatch_only()
+        choice = choose_solver(
+            source.n_rows,
+            source.n_columns,
+            source.nnz,
+            self.n_components,
+            self._most("minibatch"),
+            conditions.size if self._own_loadings else 0,
+            self.gram_memory_mb,
+            str(device),
+            batch_size=self.batch_size,
+            dtype=str(np.dtype(source.dtype)),
+            in_memory=hasattr(source, "csr"),
+            solver="minibatch" if only else self.solver,
+        )
+        if only:
+            choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
+        return with_batches_of(source, choice, forced=bool(only) or self.solver != "auto")
