@@ -49,7 +49,7 @@ def main() -> None:
         print("| " + " | ".join([kind, *(f"{n} functions, {m} files" for n, m in counts)]) + " |", flush=True)
 
 
-FIT = ("models", "fitting", "training", "solvers", "gram.py")
+FIT = ("models", "fitting", "training", "solvers", "gram.py", "gram_cost.py")
 
 
 def entered(tree: Path, kind: str) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy import sparse
 
 FILE = Path(__file__).parents[1] / "golden.yaml"
 DESIGN = {"n_cells": 420, "n_genes": 200, "n_cell_types": 4, "n_donors": 3, "n_small_donors": 1, "seed": 1}
@@ -163,6 +164,56 @@ def classify_embedding() -> dict[str, float]:
         classifiers=["logistic_regression", "knn"], subsample=None, neighbours=_neighbours()["z_scored"],
     )  # fmt: skip
     return {name: folds[name].mean() for name in ("F1", "AUROC", "Accuracy")}
+
+
+@stage
+def score_integration() -> dict[str, float]:
+    from nmfbench.metrics.integration import integration_scores
+
+    H, obs = _embedding()
+    table = integration_scores(
+        H, obs["cell_type"], obs["donor_id"], _neighbours()["as_given"], entropy_neighbours=25
+    )
+    values = table.set_index("metric")["value"].astype(float).dropna()
+    return {str(name): float(value) for name, value in values.items()}
+
+
+@stage
+def describe_factors() -> dict[str, float]:
+    from nmfbench.factors.association import Label, label_association, variance_components
+    from nmfbench.factors.moments import sum_moments
+    from nmfbench.factors.scores import explained_variance, gene_scores, spectra
+
+    H, obs = _embedding()
+    H = H.astype(float)
+    counts = np.random.default_rng(4).poisson(H @ np.random.default_rng(5).gamma(0.5, 1.0, (5, 30)))
+    genes = pd.Index([f"g{i}" for i in range(30)])
+    moments = sum_moments([(sparse.csr_matrix(counts.astype(float)), H)], genes, 5, NORMALISATION)
+    columns = [obs[name].cat for name in ("cell_type", "donor_id")]
+    labels = [Label.of("", column.codes.to_numpy(), column.categories.to_numpy()) for column in columns]
+    parts = [variance_components(h, *labels) for h in H.T]
+    return {
+        "gene_scores": float(np.abs(gene_scores(moments)).sum()),
+        "spectra": float(np.square(spectra(moments)).sum()),
+        "explained": float(explained_variance(moments)["all"]),
+        "eta2": float(sum(label_association(h, labels[0])["eta2"] for h in H.T)),
+        **{name: sum(part[name] for part in parts) for name in ("between_types", "between_donors")},
+    }
+
+
+@stage
+def collect_tables() -> dict[str, float]:
+    from nmfbench.metrics.classification import classify_and_count
+    from nmfbench.tables.folds import over_folds
+
+    H, obs = _embedding()
+    folds, _ = classify_and_count(
+        H, obs["cell_type"], obs["donor_id"], cv_seed=42, n_folds=3, min_cells_per_class=10,
+        classifiers=["logistic_regression", "knn"], subsample=None, neighbours=_neighbours()["z_scored"],
+    )  # fmt: skip
+    run = {"model": "m", "rank": 5, "seed": 0, "label": "cell_type", "cv_seed": 42}
+    table = over_folds(folds.assign(**run))
+    return {f"{row.metric} {key}": getattr(row, key) for row in table.itertuples() for key in ("std", "n")}
 
 
 @stage

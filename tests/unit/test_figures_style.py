@@ -96,6 +96,28 @@ def test_model_styles_are_fixed_and_distinct():
         assert (looks.colour, looks.marker) == (get_card(kind).colour, get_card(kind).marker)
 
 
+def test_a_variant_keeps_its_colour_whatever_other_variants_there_are():
+    names = [f"ae_nmf_{i}" for i in range(60)]
+    together = style.model_styles(names)
+    for name in names:
+        assert style.model_styles([name])[name].colour == together[name].colour
+    assert {name: style.model_styles(names[:20])[name].colour for name in names[:20]} == {
+        name: together[name].colour for name in names[:20]
+    }
+    of_cards = {get_card(kind).colour for kind in MODELS}
+    assert not of_cards & {together[name].colour for name in names}
+
+
+def test_variants_of_one_colour_are_told_apart_by_marker_hatch_and_line():
+    names = [f"variant_{i}" for i in range(400)]
+    first = style.model_styles(names)[names[0]].colour
+    alike = [name for name in names if style.model_styles([name])[name].colour == first][:3]
+    looks = [style.model_styles(alike)[name] for name in alike]
+    assert len({look.colour for look in looks}) == 1
+    for part in ("marker", "hatch", "line"):
+        assert len({getattr(look, part) for look in looks}) == 3
+
+
 # ---- names and text
 
 

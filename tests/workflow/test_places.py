@@ -45,6 +45,21 @@ def parent(tmp_path, prefix):
     (tmp_path / "parent.yaml").write_text(yaml.safe_dump({"nmfbench": demo(tmp_path)}))
 
 
+def test_into_another_folder(tmp_path):
+    """Called where the checkout lies, with results and Snakemake's own folder elsewhere."""
+    before = set(os.listdir(REPOSITORY))
+    (tmp_path / "elsewhere").mkdir()
+    call = snakemake(
+        *("-n", "--directory", tmp_path / "elsewhere", "--configfile", REPOSITORY / "config" / "demo.yaml"),
+        cwd=REPOSITORY,
+    )
+    assert call.code == 0, call.text
+    assert planned(call.text)["train_ae_nmf"] == 1
+    assert (tmp_path / "elsewhere" / ".snakemake").is_dir()
+    assert set(os.listdir(REPOSITORY)) - before <= {".snakemake"}
+    assert not (REPOSITORY / "results" / "manifest.json").exists() or "results" in before
+
+
 @pytest.mark.parametrize("through_a_link", [False, True])
 def test_from_another_folder_and_through_a_link(tmp_path, through_a_link):
     checkout = REPOSITORY

@@ -10,6 +10,7 @@ import functools
 import re
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,7 @@ RC = {
 }
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+VARIANT_COLOURS = 48
 _HATCHES = ("", "/////", ".....", "xxxxx")
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
@@ -98,7 +100,7 @@ def styled(function: Callable) -> Callable:
 
 
 def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
-    """Give every model its style: that of its card, and for other names (variants) one by alphabet.
+    """Give every model its style: that of its card, and for other names (variants) one from the name alone.
 
     Parameters
     ----------
@@ -109,25 +111,38 @@ def model_styles(models: Iterable[str]) -> dict[str, ModelStyle]:
     Returns
     -------
     dict of str to ModelStyle
-        A name that is a kind looks the same whatever else is there. Other names have colours that no card
-        has, and a hatch and a broken line; above 32 of them colours repeat with another of each.
+        A name that is a kind looks the same whatever else is there. So does any other name, but where two of
+        these have one colour: marker, hatch and line tell them apart.
     """
     cards = get_cards()
     styles = {
         kind: ModelStyle(card.colour, card.marker, _HATCHES[0], _LINES[0]) for kind, card in cards.items()
     }
     taken = {card.colour for card in cards.values()}
-    colours = [colour for colour in categorical(64)[len(MODEL_COLOURS) :] if colour not in taken][:32]
-    others = sorted(set(map(str, models)) - set(cards))
-    for slot, model in enumerate(others):
-        turn, colour = divmod(slot, len(colours))
+    markers: dict[str, list[str]] = {}  # by colour
+    for model in sorted(set(map(str, models)) - set(cards)):
+        colour = _colour_of(model, taken)
+        used = markers.setdefault(colour, [])
+        turn = len(used)
+        first = zlib.crc32(model.encode()) // VARIANT_COLOURS % len(_MARKERS)
+        ring = [*_MARKERS[first:], *_MARKERS[:first]]
+        used.append(next((marker for marker in ring if marker not in used), ring[0]))
         styles[model] = ModelStyle(
-            colours[colour],
-            _MARKERS[(colour + 3 * turn) % len(_MARKERS)],
+            colour,
+            used[-1],
             _HATCHES[1 + turn % (len(_HATCHES) - 1)],
             _LINES[1 + turn % (len(_LINES) - 1)],
         )
     return styles
+
+
+def _colour_of(name: str, taken: Collection[str]) -> str:
+    """The colour of a variant: from its name, past those that a card has."""
+    colours = categorical(len(MODEL_COLOURS) + VARIANT_COLOURS)[len(MODEL_COLOURS) :]
+    slot = zlib.crc32(name.encode())
+    while colours[slot % VARIANT_COLOURS] in taken:
+        slot += 1
+    return colours[slot % VARIANT_COLOURS]
 
 
 def order_models(present: Iterable[str], display_names: Mapping[str, str] | None) -> list[str]:
