@@ -5,12 +5,6 @@ scattergather:
     shard=cfg.statistics.shards,
 
 
-def shards_of(wildcards):
-    """Shard files of a part of the cells."""
-    files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
-    return [files[shard] for shard in plan.shards_in(wildcards.part)]
-
-
 rule gather_statistics:
     input:
         filtered="<results>/{dataset}/filtered.h5ad",
