@@ -132,6 +132,31 @@ def test_harmony_without_its_package_says_what_to_install(cells, monkeypatch):
         fit("harmony", cells)
 
 
+def test_scvi_without_its_package_says_what_to_install(cells, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scvi", None)
+    for kind in ("scvi", "linear_scvi"):
+        with pytest.raises(InputError, match="pip install scvi-tools"):
+            fit(kind, cells)
+
+
+def test_scvi_trains_on_counts():
+    pytest.importorskip("scvi")
+    rng = np.random.default_rng(0)
+    types, donors = rng.integers(3, size=240), rng.integers(2, size=240)
+    X = sp.csr_matrix(rng.poisson(rng.gamma(0.5, 2, (3, 60))[types] + 0.05).astype(np.float32))
+    for kind in ("scvi", "linear_scvi"):
+        model = get_model(kind)(4, max_iter=15, n_genes=40, device="cpu", random_state=0)
+        model.fit(X, conditions=donors.astype(str))
+        assert model.embedding_.shape == (240, 4)
+        assert f1(model, types.astype(str)) > 0.6, "three types by chance: a third"
+        again = get_model(kind)(4, max_iter=15, n_genes=40, device="cpu", random_state=0)
+        np.testing.assert_array_equal(
+            again.fit(X, conditions=donors.astype(str)).embedding_, model.embedding_
+        )
+
+
 # Embeddings made elsewhere -------------------------------------------------------------------------------
 
 

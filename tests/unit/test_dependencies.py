@@ -27,7 +27,7 @@ def test_every_line_of_the_lock_is_a_pinned_version(repository):
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[\w.]+", line) for line in lines)
 
 
-EXTRAS = {"gseapy"}  # what one choice of the config needs alone
+EXTRAS = {"gseapy", "scvi-tools"}  # what one choice of the config needs alone
 
 
 def test_the_lock_of_python_3_12_holds_every_direct_dependency_and_no_build_of_cuda(repository):
@@ -64,7 +64,7 @@ def test_continuous_integration_calls_targets_that_there_are(repository, name):
     assert set(called) <= targets
 
 
-@pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment"])
+@pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment", "scvi"])
 def test_environments_carry_the_versions_of_the_lock(repository, name):
     environment = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())
     pins = dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])

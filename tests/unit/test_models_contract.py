@@ -38,6 +38,8 @@ SMALL = {
     "nb_hierarchical": {"max_iter": 20, "draws": 5},
     "pca": {},
     "harmony": {"max_iter": 2},
+    "scvi": {"max_iter": 2, "n_hidden": 8},
+    "linear_scvi": {"max_iter": 2, "n_hidden": 8},
     "control_random": {},
     "control_shuffled": {},
     "control_pca_by_donor": {},
@@ -68,8 +70,10 @@ def elsewhere(tmp_path_factory):
 def what_is_installed(request):
     """A model that needs a package beside the default install is fitted where that is there."""
     kind = getattr(request.node, "callspec", None) and request.node.callspec.params.get("kind")
-    if kind == "harmony" and {"fitted", "fit"} & {*request.fixturenames, *request.node.name.split("_")}:
-        pytest.importorskip("harmonypy")
+    packages = {"harmony": "harmonypy", "scvi": "scvi", "linear_scvi": "scvi"}
+    fits = {"fitted", "fit"} & {*request.fixturenames, *request.node.name.split("_")}
+    if kind in packages and fits:
+        pytest.importorskip(packages[kind])
 
 
 def small(kind):

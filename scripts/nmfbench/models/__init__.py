@@ -32,6 +32,8 @@ MODELS: dict[str, str] = {
     "nb_hierarchical": "nb_hierarchical.estimator",
     "pca": "baseline.pca",
     "harmony": "baseline.harmony",
+    "scvi": "baseline.scvi",
+    "linear_scvi": "baseline.scvi",
     "control_random": "control.estimator",
     "control_shuffled": "control.estimator",
     "control_pca_by_donor": "control.estimator",
