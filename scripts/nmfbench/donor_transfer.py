@@ -97,7 +97,7 @@ def transfer_to_donors(
             "held-out donors", "two or more donors", "one of them",
             "score data of several donors, or leave donor_transfer out",
         )  # fmt: skip
-    fits = _Fits(
+    fits = Fits(
         data,
         card,
         dict(normalisation) if card.input == "normalised" else AS_COUNTED,
@@ -152,7 +152,7 @@ def split_groups(held: DonorCells, groups: np.ndarray) -> tuple[DonorSplit, list
     return DonorSplit(tuple(folds), SPLITTER), used
 
 
-class _Fits:
+class Fits:
     """Fits of one model, each without some cells, that embed all of them."""
 
     def __init__(
@@ -164,10 +164,11 @@ class _Fits:
         fit: Mapping[str, Any],
         run: Job,
         scratch: Path,
+        values: Any = None,
     ) -> None:
         self.data, self.card, self.normalisation = data, card, normalisation
         self.columns, self.fit, self.run, self.scratch = condition_columns, fit, run, scratch
-        self._values: Any = None
+        self._values = values
 
     @property
     def values(self):
@@ -180,6 +181,11 @@ class _Fits:
 
     def embed_without(self, group: int, known: np.ndarray, statistics: str | None) -> np.ndarray:
         """Embedding of all cells (cells x k, float32) by a fit to those that are `known`."""
+        model = self.fit_without(group, known, statistics)
+        return np.vstack(list(self._embed(model, statistics is not None)))
+
+    def fit_without(self, group: int, known: np.ndarray, statistics: str | None) -> Any:
+        """The estimator, fitted to the cells that are `known`."""
         from threadpoolctl import threadpool_limits
 
         from nmfbench.train import _model
@@ -204,7 +210,7 @@ class _Fits:
                 self._fit_cells(model, known, around)
             if model.stop_reason_ == "interrupted":
                 raise Interrupted("its state is kept; run the same command again to go on")
-            return np.vstack(list(self._embed(model, statistics is not None)))
+        return model
 
     def _fit_cells(self, model: Any, known: np.ndarray, around: dict[str, Any]) -> None:
         from nmfbench.rows.memory import InMemoryRows

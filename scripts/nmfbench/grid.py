@@ -217,6 +217,8 @@ class Grid:
             for name, asked in self.config.projections.items()
         ]
         files += self._across_datasets()
+        if self.config.deviance.enabled:
+            files += self.fits("<results>/{dataset}/tables/deviance_explained.tsv")
         if self.config.donor_cv.enabled or self.config.donor_transfer.enabled:
             files += self.fits("<results>/{dataset}/tables/donors_held_out.tsv")
             files += self.fits("<results>/{dataset}/figures/donors-held-out-rank-{rank}.png")
@@ -261,6 +263,10 @@ class Grid:
         """The same of all models of counts."""
         names = [name for name in self.config.models if self.config.card(name).input == "counts"]
         return self._told_of(wildcards.dataset, names, file)
+
+    def all_fits(self, wildcards: Any, file: str) -> list[dict[str, Any]]:
+        """The same of all models."""
+        return self._told_of(wildcards.dataset, list(self.config.models), file)
 
     def _told_of(self, dataset: str, models: list[str], file: str) -> list[dict[str, Any]]:
         return [

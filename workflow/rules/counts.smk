@@ -90,3 +90,58 @@ rule compare_with_nuts:
         display_name=lambda wildcards: cfg.display_name(wildcards.model),
     script:
         "../../scripts/compare_with_nuts.py"
+
+
+# One scale for all models: counts are thinned, each model is fitted once more, and asked about what was set aside.
+rule score_held_out_counts:
+    input:
+        filtered="<results>/{dataset}/filtered.h5ad",
+        patterns=pattern_files,
+    output:
+        score="<results>/<fit>/deviance_explained.tsv",
+    log:
+        "<logs>/score_held_out_counts/<fit>.log",
+    benchmark:
+        "<benchmarks>/score_held_out_counts/<fit>.tsv"
+    conda:
+        "../../envs/models.yaml"
+    threads: 4
+    resources:
+        **training_resources(memory(4000, 30), 60, 4),
+    params:
+        revision=revision("score_held_out_counts"),
+        trained=lambda wildcards: training_revision(plan.section(wildcards).kind),
+        kind=lambda wildcards: plan.section(wildcards).kind,
+        settings=lambda wildcards: plan.section(wildcards).parameters(),
+        device=plan.device,
+        normalisation=cfg.normalisation.model_dump(),
+        dataset=plan.dataset("condition_columns"),
+        deviance=cfg.deviance.model_dump(exclude={"enabled"}),
+    script:
+        "../../scripts/score_held_out_counts.py"
+
+
+rule collect_deviance:
+    input:
+        scores=plan.fits_of("<results>/<fit>/deviance_explained.tsv"),
+    output:
+        table=report(
+            "<results>/{dataset}/tables/deviance_explained.tsv",
+            caption="../report/deviance_explained.rst",
+            category="Counts",
+            labels={"dataset": "{dataset}", "rank": "all", "what": "deviance explained"},
+        ),
+    log:
+        "<logs>/collect_deviance/{dataset}.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
+    params:
+        revision=revision("collect_deviance"),
+        fits=lambda wildcards: plan.all_fits(wildcards, "deviance_explained.tsv"),
+    script:
+        "../../scripts/collect_deviance.py"

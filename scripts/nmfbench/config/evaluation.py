@@ -112,6 +112,14 @@ class DonorTransfer(HeldOutDonors):
     )
 
 
+class Deviance(Section):
+    """How many of the counts set aside a model explains, by fits to the rest."""
+
+    enabled: bool = Field(False, description="Whether every model is fitted once more, to thinned counts.")
+    fraction: float = Field(0.1, gt=0, lt=1, description="Share of the molecules that is set aside.")
+    seed: Seed = Field(0, description="Seed of the draw, the same for all models.")
+
+
 class Integration(Section):
     """Scores of how an embedding mixes donors and keeps cell types, of the embedding as it is given."""
 

@@ -22,6 +22,7 @@ from nmfbench.config.dataset import Dataset, Genes, Matrix, Normalisation, Simul
 from nmfbench.config.evaluation import (
     Classification,
     Clustering,
+    Deviance,
     DonorCV,
     DonorTransfer,
     Integration,
@@ -61,6 +62,7 @@ def tables() -> Iterator[tuple[str, type[BaseModel], Iterable[str]]]:
         ("`classification`", Classification),
         ("`donor_cv`", DonorCV),
         ("`donor_transfer`", DonorTransfer),
+        ("`deviance`", Deviance),
         ("`integration`", Integration),
         ("`uncertainty`", Uncertainty),
         ("`umap`", Umap),

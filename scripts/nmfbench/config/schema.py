@@ -14,6 +14,7 @@ from nmfbench.config.dataset import Dataset, Normalisation
 from nmfbench.config.evaluation import (
     Classification,
     Clustering,
+    Deviance,
     DonorCV,
     DonorTransfer,
     Integration,
@@ -84,6 +85,7 @@ class Config(Section):
     donor_transfer: DonorTransfer = Field(
         DonorTransfer(), description="Scores with donors held out of the fits."
     )
+    deviance: Deviance = Field(Deviance(), description="Counts set aside, on one scale for all models.")
     integration: Integration = Field(Integration(), description="Integration scores.")
     uncertainty: Uncertainty = Field(Uncertainty(), description="Intervals.")
     umap: Umap = Field(Umap(), description="UMAP figures.")
