@@ -43,6 +43,8 @@ def objective(model):
         (GAMMA, {"learn_shapes": "pattern", "learn_rates": "pattern"}),
         (GAMMA, {"learn_shapes": "fixed", "learn_probs": "all"}),
         (GAMMA, {"learn_probs": "gene"}),
+        (EXPONENTIAL, {"exposure": "total", "init": "nndsvd"}),
+        (GAMMA, {"exposure": "total", "fixed_samples": "donors", "learn_rates": "pattern"}),
         (GAMMA, {"learn_probs": "donor", "fixed_samples": "donors"}),
     ],
     ids=str,
@@ -297,3 +299,69 @@ def test_a_diverged_fit_raises(monkeypatch):
 
     with pytest.raises(DivergedError, match="learning_rate"):
         fit(EXPONENTIAL, 3, sp.csr_matrix(SMALL * 1000), inference="svi", max_iter=200, learning_rate=1e4)
+
+
+# Sizes of the cells ---------------------------------------------------------------------------------------
+
+
+def deep_and_shallow(seed=0):
+    """Planted counts whose cells differ in depth alone from what the model has: D, P."""
+    rng = np.random.default_rng(seed)
+    P, A = rng.gamma(0.5, 1.0, (150, 3)), rng.gamma(0.3, 0.8, (80, 3))
+    theta = rng.lognormal(0, 1, (150, 1)) * (P / P.sum(1, keepdims=True)) @ A.T * 3
+    D = rng.negative_binomial(np.maximum(theta, 1e-12), 0.5)
+    D[:, 0] += 1
+    return sp.csr_matrix(D.astype(np.float64)), P
+
+
+@pytest.mark.parametrize("fixed", [None, "donors"])
+def test_the_bound_with_sizes_is_that_of_a_model_with_sizes(fixed):
+    """Its divergence by torch's own; its likelihood below that of draws, both with theta = s P A."""
+    data, _ = deep_and_shallow()
+    donors = np.array(["a", "b"])[np.arange(150) % 2]
+    model = fit(GAMMA, 3, data, {"conditions": donors}, exposure="total", fixed_samples=fixed, max_iter=60)
+    cells, gamma = model.posterior_.cells, torch.distributions.Gamma
+    prior = gamma(model.shapes_P_, model.rates_P_)
+    twin = torch.distributions.kl_divergence(gamma(cells.first, cells.second), prior).sum() / 150
+    last = model.history_[-1]
+    assert last["divergence_cells"] == pytest.approx(float(twin), rel=1e-9)
+    sizes = data.sum(1) / data.sum(1).mean()
+    rng, D, values = np.random.default_rng(0), torch.from_numpy(data.toarray()), []
+    for _ in range(100):
+        P, A = (torch.from_numpy(side.draw(rng)) for side in (cells, model.posterior_.genes))
+        theta = torch.from_numpy(np.asarray(sizes)) * (P @ A.T)
+        values.append(dense.negative_binomial(D, theta.clamp(min=1e-12), 0.5).item())
+    assert -150 * last["likelihood"] < np.mean(values)
+    assert -150 * last["likelihood"] == pytest.approx(np.mean(values), rel=0.05)
+
+
+def test_most_probable_factors_with_sizes_are_those_of_the_dense_density():
+    data, _ = deep_and_shallow()
+    data = data[:60, :50]
+    kept = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0, "exposure": "total"}
+    model = fit(EXPONENTIAL, 3, data, max_iter=50, **kept)
+    scale = 2.0 / model.rates_P_
+    P, A = torch.from_numpy(model.embedding_) / scale, torch.from_numpy(model.components_.T) * scale
+    sizes = torch.from_numpy(np.asarray(data.sum(1) / data.sum(1).mean()))
+    prior = torch.distributions.Exponential(torch.tensor(2.0, dtype=torch.float64))
+    density = dense.negative_binomial(torch.from_numpy(data.toarray()), sizes * (P @ A.T) + 1e-12, 0.5)
+    density = density + prior.log_prob(P).sum() + prior.log_prob(A).sum()
+    assert model.objective_ == pytest.approx(-density.item() / 60, rel=1e-7)
+
+
+@pytest.mark.parametrize("case", [*CASES, "autonormal"])
+def test_with_sizes_factors_do_not_carry_the_depth(case):
+    data, P = deep_and_shallow()
+    settings = CASES.get(case, CASES["svi"] | {"param_P": False})
+    depth = np.log(np.asarray(data.sum(1)).ravel())
+
+    def carried(model):
+        return abs(np.corrcoef(depth, np.log(model.embedding_.sum(1)))[0, 1])
+
+    sized, plain = (fit(EXPONENTIAL, 3, data, exposure=how, **settings) for how in ("total", None))
+    assert carried(plain) > 0.9
+    assert carried(sized) < 0.5
+    composition = P / P.sum(1, keepdims=True)
+    assert dense.matched_correlation(composition, sized.embedding_) > 0.75
+    again = sized.transform(data)
+    assert np.corrcoef(again.ravel(), sized.embedding_.ravel())[0, 1] > 0.95

@@ -71,7 +71,7 @@ def test_a_data_driven_start_is_nearer_than_a_random_one(X):
     for init in INITS:
         W, H = initialize_factors(X, K, init, random_state=0)
         errors[init] = float(dense.deviance(torch.from_numpy(X.toarray()), torch.from_numpy(H @ W.T)))
-    assert max(errors, key=errors.get) == "random"
+    assert max(errors, key=errors.get) in ("random", "prior")
 
 
 def test_starts_that_are_refused(X):

@@ -99,6 +99,42 @@ def nndsvd(left: np.ndarray, singular: np.ndarray, right: np.ndarray) -> np.ndar
     return W / np.maximum(norm(W, axis=0), np.finfo(W.dtype).tiny)
 
 
+def parts_of_counts(csr, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative starts of both factors of counts, from the singular vectors of correspondence analysis.
+
+    The vectors are those of ``R^-1/2 X C^-1/2``, R and C the totals of cells and genes: as a Poisson count
+    varies as its mean, no gene leads because it is common. Of each pair the positive or the negative parts
+    are taken, whichever carry more, back on the scale of the totals.
+
+    Parameters
+    ----------
+    csr : of shape (cells, genes)
+        Counts.
+    k : int
+        At most min(cells, genes).
+
+    Returns
+    -------
+    cells : ndarray of shape (cells, k), float64
+    genes : ndarray of shape (genes, k), float64
+        Their columns' product is a factor's part of the counts, up to one number; all are positive: what
+        would be zero is a hundredth of the column's share of the totals.
+    """
+    roots = [np.sqrt(np.asarray(csr.sum(axis=axis, dtype=np.float64)).ravel()) for axis in (1, 0)]
+    scaled = csr.astype(np.float64).copy()
+    scaled.data /= np.repeat(roots[0], np.diff(csr.indptr)) * roots[1][csr.indices]
+    left, singular, right = leading_vectors(SparseRows(scaled), k, rng)
+    halves = [[np.maximum(sign * vectors, 0) for vectors in (left, right)] for sign in (1, -1)]
+    weight = [np.prod([np.linalg.norm(half, axis=0) for half in pair], axis=0) for pair in halves]
+    found = []
+    for positive, negative, root in zip(*halves, roots, strict=True):
+        part = root[:, None] * np.where(weight[0] >= weight[1], positive, negative)
+        level = root[:, None] ** 2 / max(float(np.mean(root**2)), 1e-300) + 1e-3
+        mean = np.maximum(part.mean(axis=0), 1e-300)
+        found.append(np.maximum(part / mean, SMALLEST_SHARE * level))
+    return found[0] * singular[: found[0].shape[1]], found[1]
+
+
 def leading_vectors(
     rows: SparseRows, k: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

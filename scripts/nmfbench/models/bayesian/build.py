@@ -33,6 +33,16 @@ def in_batches(estimator: Any, n_cells: int) -> bool:
     return estimator.batch_size is not None and estimator.batch_size < n_cells
 
 
+def sizes_of(estimator: Any, csr: Any, mean_total: float | None = None) -> np.ndarray | None:
+    """Sizes of cells, their sums over `mean_total` (by default their mean); None without exposure."""
+    if estimator.exposure is None:
+        return None
+    sums = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+    mean_total = sums.mean() if mean_total is None else mean_total
+    # A cell without counts says nothing about its size: take the mean one.
+    return np.where(sums > 0, sums / max(mean_total, 1e-30), 1.0)
+
+
 def build_problem(estimator: Any, csr: Any, given: Given, device: torch.device) -> Problem:
     """Counts in their place, and the likelihood."""
     stays = estimator.keep_on_cpu and in_batches(estimator, csr.shape[0])
@@ -58,12 +68,17 @@ def build_engine(estimator: Any, problem: Problem, csr: Any, given: Given, devic
     stored = {"cpu": torch.device("cpu"), "compute": device}.get(
         e.storage_device, torch.device("cpu") if elsewhere else device
     )
-    starts = start_factors(csr, e.n_components, e.nb_probs / (1 - e.nb_probs), seed, given.cells, given.genes)
+    size = None if e.sizes_ is None else torch.from_numpy(e.sizes_)[:, None]
+    # Within, a cell's factors are times its size: theta is their product with the genes' either way.
+    of_cells = given.cells if given.cells is None or size is None else given.cells * size.numpy()
+    odds = e.nb_probs / (1 - e.nb_probs)
+    starts = start_factors(csr, e.n_components, odds, seed, of_cells, given.genes, init=e.init)
     starts = [start.to(dtype).to(place) for start, place in zip(starts, (stored, device), strict=True)]
     fixed = [
         None if part is None else torch.from_numpy(part).to(dtype).to(place)
-        for part, place in ((given.cells, stored), (given.genes, device))
+        for part, place in ((of_cells, stored), (given.genes, device))
     ]
+    size = None if size is None else size.to(dtype).to(stored)
     k = [start.shape[1] for start in starts]
     priors = e._priors(*k)
     sampler = Sampler("random", n, e.batch_size, seed) if batches else None
@@ -83,9 +98,10 @@ def build_engine(estimator: Any, problem: Problem, csr: Any, given: Given, devic
             learning_rate=e.learning_rate,
             clip_norm=e.clip_norm,
             written_out=e.param_P,
+            exposure=size,
         )
     factor = PointFactor if e.inference == "map" else GammaFactor
-    factors = [factor(*parts) for parts in zip(starts, fixed, priors, strict=True)]
+    factors = [factor(*parts) for parts in zip(starts, fixed, priors, (size, None), strict=True)]
     if sampler is None:
         return FullAscent(problem, *factors, seed)
     return StochasticAscent(

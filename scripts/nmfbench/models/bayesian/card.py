@@ -66,6 +66,16 @@ class Bayesian(CountModelSection):
     learn_probs: Literal["fixed", "all", "gene", "donor"] = Field(
         "fixed", description="Keep p, or learn one, one for each gene, or one for each donor."
     )
+    exposure: Literal["total"] | None = Field(
+        None,
+        description="`total`: theta of a cell is in proportion to its sum of counts, and its factors say "
+        "what it is made of; null: they carry the depth too.",
+    )
+    init: Literal["random", "nndsvd"] = Field(
+        "random",
+        description="Start: random about the totals of cells and genes, or NNDSVD of the counts over what "
+        "the totals let expect.",
+    )
     learn_rates: Literal["pattern", "matrix", "fixed"] = Field(
         "matrix", description="Learn the priors' rates for each pattern (ARD), for each matrix, or keep them."
     )

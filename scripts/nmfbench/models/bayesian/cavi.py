@@ -225,7 +225,7 @@ class StochasticAscent(Ascent):
         for _ in range(self.local_steps if self.cells.shape.shape[1] else 0):
             tilde = posterior.tilde()
             _, statistics = counts.cells_walk(tilde, genes.tilde, weights)
-            shape, rate = self.cells.posterior(statistics, cell_cost, load, tilde)
+            shape, rate = self.cells.posterior(statistics, cell_cost, load, tilde, index)
             posterior = Marginals("gamma", shape, rate.expand_as(shape), posterior.fixed)
         self.cells.shape[index] = posterior.first.to(self.cells.shape)
         self.cells.rate[index] = posterior.second.to(self.cells.rate)

@@ -15,7 +15,7 @@ from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
-from nmfbench.models.bayesian.build import build_engine, build_problem, weights_of
+from nmfbench.models.bayesian.build import build_engine, build_problem, sizes_of, weights_of
 from nmfbench.models.bayesian.card import MAX_ITER
 from nmfbench.models.bayesian.cavi import Problem, infer_cells
 from nmfbench.models.bayesian.counts import check_counts
@@ -85,6 +85,7 @@ class BayesianNMF(Results):
         self._check_rank(*csr.shape)
         given = gather(self, csr.shape[0], conditions, cell_names, gene_names)
         self.device_, self.uses_labels_, self.uses_conditions_ = str(device), False, given.donors is not None
+        self.mean_total_ = csr.sum(dtype=np.float64) / csr.shape[0]
         train = csr
 
         def build(_: bool) -> PosteriorFit:
@@ -92,6 +93,7 @@ class BayesianNMF(Results):
             test, scorer = None, None
             if self.held_out_fraction:
                 train, test = thin_counts(csr, self.held_out_fraction, self.seed_)
+            self.sizes_ = sizes_of(self, train)
             problem = build_problem(self, train, given, device)
             if test is not None:
                 scorer = self._scorer(problem, place_counts(test, device), device)
@@ -117,7 +119,7 @@ class BayesianNMF(Results):
         if self.post_full_P_steps:
             full = build_problem(self, train, given, torch.device("cpu"))
             full.probability = self.probability_
-            self.post_cells_ = self._infer(full, given.cells, self.post_full_P_steps, 0.0)
+            self.post_cells_ = self._infer(full, given.cells, self.sizes_, self.post_full_P_steps, 0.0)
             self.embedding_ = self._scored(self.post_cells_.mean().numpy()[:, self._first_learnt :])
         return self
 
@@ -137,7 +139,8 @@ class BayesianNMF(Results):
         csr = check_counts(self._check_input(X, reset=False), type(self).__name__)
         counts = place_counts(csr, torch.device("cpu"))
         problem = Problem(counts, weights_of(self), self.probability_)
-        return self._scored(self._infer(problem, None, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy())
+        sizes = sizes_of(self, csr, self.mean_total_)
+        return self._scored(self._infer(problem, None, sizes, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy())
 
     # What a model adds ------------------------------------------------------------------------------
 
@@ -151,7 +154,14 @@ class BayesianNMF(Results):
         if self.n_components:
             super()._check_rank(n, p)
 
-    def _infer(self, problem: Problem, fixed: np.ndarray | None, max_iter: int, tol: float) -> Marginals:
+    def _infer(
+        self,
+        problem: Problem,
+        fixed: np.ndarray | None,
+        sizes: np.ndarray | None,
+        max_iter: int,
+        tol: float,
+    ) -> Marginals:
         """The cells' posterior given the genes', whose mean counts are the patterns' (gene sums of 1)."""
         counts, genes = problem.counts, self.posterior_.genes
         dtype = counts.dtype
@@ -160,10 +170,12 @@ class BayesianNMF(Results):
         genes = Marginals(genes.family, *(t if t is None else t.to(dtype) for t in _parts(genes)))
         level = counts.cell_totals[:, None] / genes.mean().shape[1] + 1e-3
         start = level.expand(-1, len(prior.rate)).to(dtype).clone()
+        size = None if sizes is None else torch.from_numpy(sizes)[:, None].to(dtype)
         given = None if fixed is None else torch.from_numpy(fixed).to(dtype)
-        cells = (PointFactor if genes.family == "point" else GammaFactor)(start, given, prior)
+        given = given if given is None or size is None else given * size
+        cells = (PointFactor if genes.family == "point" else GammaFactor)(start, given, prior, size)
         infer_cells(problem, cells, genes, max_iter=max_iter, tol=tol)
-        return cells.marginals()
+        return cells.marginals() if size is None else cells.marginals().per_row(size[:, 0])
 
     def _scorer(self, problem: Problem, test: Any, device: torch.device) -> Callable[[Any], float]:
         """From a posterior to the held-out log-likelihood per entry."""

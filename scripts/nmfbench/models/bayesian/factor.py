@@ -21,6 +21,9 @@ class GammaFactor:
     fixed : Tensor of shape (n, f) or None
         Constant patterns.
     prior : GammaPrior
+    exposure : Tensor of shape (n, 1) or None
+        Sizes s of the rows. The variables are then s x with x from the prior, so that a rate of the prior is
+        one over s of theirs; `fixed` holds what is constant times s.
 
     Attributes
     ----------
@@ -32,8 +35,14 @@ class GammaFactor:
 
     family = "gamma"
 
-    def __init__(self, start: torch.Tensor, fixed: torch.Tensor | None, prior: GammaPrior) -> None:
-        self.prior = prior
+    def __init__(
+        self,
+        start: torch.Tensor,
+        fixed: torch.Tensor | None,
+        prior: GammaPrior,
+        exposure: torch.Tensor | None = None,
+    ) -> None:
+        self.prior, self.exposure = prior, exposure
         self.n_fixed = 0 if fixed is None else fixed.shape[1]
         first = start if fixed is None else torch.cat([fixed, start], dim=1)
         self.mean, self.tilde = first.clone(), first.clone()
@@ -42,7 +51,7 @@ class GammaFactor:
         self.rate = 1 / start.clamp(min=1e-30)
         self.sums = self._summed()
 
-    def posterior(self, statistics, cost, load, tilde) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, statistics, cost, load, tilde, rows=slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """Shape and rate that maximise the ELBO given the other factor.
 
         Parameters
@@ -55,12 +64,16 @@ class GammaFactor:
             Sum of the other factor's means times its part of c.
         tilde : Tensor of shape (rows, f + k)
             This factor's own, with which the statistics were made.
+        rows
+            Which they are; by default all.
         """
         f = self.n_fixed
         like = statistics
         shape = self.prior.shape.to(like) + tilde[:, f:] * statistics[:, f:]
-        rate = self.prior.rate.to(like) + cost.to(like) * load[f:].to(like)
-        return shape, rate
+        own = self.prior.rate.to(like)
+        if self.exposure is not None:
+            own = own / self.exposure[rows].to(like)
+        return shape, own + cost.to(like) * load[f:].to(like)
 
     def update(self, statistics, cost, load) -> None:
         """Move all rows to the optimum."""
@@ -83,6 +96,10 @@ class GammaFactor:
             mean, log, tilde, entropies = self._moments(shape, rate)
             self.mean[part, self.n_fixed :] = mean
             self.tilde[part, self.n_fixed :] = tilde
+            if self.exposure is not None:  # the prior is that of x = (s x) / s
+                size = precise(self.exposure[part])
+                mean, log = mean / size, log - size.log()
+                entropies = entropies - size.log() if self.family == "gamma" else entropies
             total["mean"] += mean.sum(0).double().cpu()
             total["log"] += log.sum(0).double().cpu()
             entropy += float(entropies.sum())
@@ -114,9 +131,9 @@ class PointFactor(GammaFactor):
 
     family = "point"
 
-    def posterior(self, statistics, cost, load, tilde) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, statistics, cost, load, tilde, rows=slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerator and denominator of the values that raise the density given the other factor."""
-        shape, rate = super().posterior(statistics, cost, load, tilde)
+        shape, rate = super().posterior(statistics, cost, load, tilde, rows)
         return (shape - 1).clamp(min=0), rate
 
     def _moments(self, shape, rate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -71,6 +71,14 @@ class Marginals:
             return replace(self, second=self.second / scale)
         return replace(self, first=self.first + scale.log())
 
+    def per_row(self, size: torch.Tensor) -> Marginals:
+        """Of the variables, and of what is constant, over `size`, of shape (n,)."""
+        size = size.to(self.first)[:, None]
+        fixed = None if self.fixed is None else self.fixed / size
+        if self.family != "lognormal":
+            return replace(self, second=self.second * size, fixed=fixed)
+        return replace(self, first=self.first - size.log(), fixed=fixed)
+
     def rows(self, part: slice) -> Marginals:
         """Some of the rows."""
         second = self.second if len(self.second) == 1 else self.second[part]
@@ -156,6 +164,10 @@ class Posterior:
             return None
         scale = W.sum(0).clamp(min=1e-30).double()
         return ((W.T @ W).double() / torch.outer(scale, scale)).cpu().numpy()
+
+    def per_exposure(self, size: torch.Tensor | None) -> Posterior:
+        """With the cells' factors over their sizes; as it is where these are None."""
+        return self if size is None else replace(self, cells=self.cells.per_row(size))
 
     def identified(self) -> Posterior:
         """The same theta with gene factors that sum to 1.

@@ -117,6 +117,7 @@ class Results(CountEmbedding):
             "shapes_P": self.shapes_P_.numpy(),
             "p": p.p.numpy(),
             "p_by": p.by,
+            "mean_total": float(self.mean_total_),
             "of_training_cells": self.given_.cells is not None or p.by == "donor",
         }
 
@@ -132,6 +133,7 @@ class Results(CountEmbedding):
         self.posterior_ = SimpleNamespace(genes=genes)
         self.rates_P_, self.shapes_P_ = tensors["rates_P"], tensors["shapes_P"]
         self.probability_ = Probability(str(state["p_by"]), tensors["p"])
+        self.mean_total_ = float(state.get("mean_total", np.nan))  # needed with exposure, which is younger
         # patterns or chances of the training cells: transform then refuses
         self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
 
@@ -153,41 +155,47 @@ class Results(CountEmbedding):
         inference, best = outcome.engine.inference, outcome.engine.best
         problem = inference.problem
         self.given_ = given
-        self.posterior_ = best.identified()
-        self.last_ = inference.posterior().copy().identified()
+        size = None if self.sizes_ is None else torch.from_numpy(self.sizes_)
+        fitted = best.identified()  # cells times their sizes: theta is P Aᵀ
+        self.posterior_ = fitted.per_exposure(size)
+        self.last_ = inference.posterior().copy().identified().per_exposure(size)
         learnt = self.posterior_.learnt
         self.rates_P_, self.rates_A_ = learnt["rate_P"], learnt["rate_A"]
         self.shapes_P_, self.shapes_A_ = learnt["shape_P"], learnt["shape_A"]
         old = problem.probability
         donors = None if old.donors is None else old.donors.cpu()
         self.probability_ = Probability(old.by, learnt["p"].double(), donors)
-        P, A = self.posterior_.cells.mean(), self.posterior_.genes.mean()
+        P, A = fitted.cells.mean(), fitted.genes.mean()
         self.components_ = np.ascontiguousarray(A.numpy().T)
         self.n_components_ = self.components_.shape[0]
-        self.embedding_ = self._scored(np.ascontiguousarray(P.numpy()[:, self._first_learnt :]))
+        self.embedding_ = self._scored(
+            np.ascontiguousarray(self.posterior_.cells.mean().numpy()[:, self._first_learnt :])
+        )
         self.seconds_ = outcome.seconds
         score = outcome.best_row.get("held_out_log_likelihood", np.nan)
         self.held_out_log_likelihood_ = None if np.isnan(score) else score
         device = problem.counts.device
         self.chi_squared_ = chi_squared(P.to(device), A.to(device), problem.counts, problem.weights)
         self.expected_chi_squared_ = expected_chi_squared(
-            self.posterior_.cells, self.posterior_.genes, problem.counts, problem.weights
+            fitted.cells, fitted.genes, problem.counts, problem.weights
         )
-        self.relative_error_ = error_of_means(self.posterior_, problem.counts, self.probability_)
+        self.relative_error_ = error_of_means(fitted, problem.counts, self.probability_)
 
     def _describe(self, posterior: Posterior, problem) -> dict[str, Any]:
         """What a watcher is shown of a posterior (:class:`nmfbench.fitting.observer.Observer`)."""
         posterior = posterior.copy().identified()
         P, A = posterior.cells.mean(), posterior.genes.mean()
+        size = None if self.sizes_ is None else torch.from_numpy(self.sizes_)
+        cells = posterior.per_exposure(size).cells
         mean, variance = gene_moments(P, A)
         place = problem.counts.device
         odds = problem.probability.odds().cpu().numpy()
         return {
             # of donors each has its own, which the genes' means over all cells do not show
             **({} if problem.probability.by == "donor" else {"mean_scale": odds}),
-            "cell_factors": P.numpy(),
+            "cell_factors": cells.mean().numpy(),
             "gene_factors": A.numpy().T,
-            "cell_factors_sd": posterior.cells.sd().numpy(),
+            "cell_factors_sd": cells.sd().numpy(),
             "gene_factors_sd": posterior.genes.sd().numpy().T,
             "prior_rates_P": posterior.learnt["rate_P"].numpy(),
             "prior_rates_A": posterior.learnt["rate_A"].numpy(),

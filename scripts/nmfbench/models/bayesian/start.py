@@ -8,9 +8,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nmfbench.models.start import parts_of_counts
+
 
 def start_factors(
-    csr, k: int, odds: float, seed: int, fixed_cells: np.ndarray | None, fixed_genes: np.ndarray | None
+    csr,
+    k: int,
+    odds: float,
+    seed: int,
+    fixed_cells: np.ndarray | None,
+    fixed_genes: np.ndarray | None,
+    *,
+    init: str = "random",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Starts of what is learnt of P and A, in double precision.
 
@@ -26,6 +35,8 @@ def start_factors(
     seed : int
     fixed_cells, fixed_genes : ndarray of shape (cells, f), (genes, f) or None
         Constant patterns; the other side of them is learnt.
+    init : {"random", "nndsvd"}
+        How what is learnt on both sides begins.
     """
     rng = np.random.default_rng([seed, 0x57A7])
     totals = [np.asarray(csr.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0)]
@@ -36,6 +47,8 @@ def start_factors(
         level[:, None] * rng.standard_gamma(10.0, (len(level), width))
         for level, width in zip(levels, widths, strict=True)
     )
+    if init == "nndsvd" and k:
+        P[:, P.shape[1] - k :], A[:, A.shape[1] - k :] = parts_of_counts(csr, k, rng)
     all_P = P if fixed_cells is None else np.hstack([fixed_cells, P])
     all_A = A if fixed_genes is None else np.hstack([fixed_genes, A])
     share = max(totals[0].sum(), 1.0) / odds / all_P.shape[1]

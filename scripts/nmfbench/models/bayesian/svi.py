@@ -57,6 +57,8 @@ class StochasticGradient:
     learning_rate : float
     clip_norm : float or None
         Bound of each entry of the gradient.
+    exposure : Tensor of shape (cells, 1) or None
+        Sizes of the cells, as of :class:`nmfbench.models.bayesian.factor.GammaFactor`.
     written_out : bool
         A guide with parameters written out, those of the cells where `starts` has them; else AutoNormal.
     """
@@ -77,8 +79,10 @@ class StochasticGradient:
         learning_rate: float,
         clip_norm: float | None,
         written_out: bool,
+        exposure: torch.Tensor | None = None,
     ) -> None:
         self.problem, self.starts, self.fixed, self.priors = problem, starts, fixed, priors
+        self.exposure = exposure
         self.seed, self.sampler, self.take, self.max_iter = seed, sampler, take, max_iter
         self.n_cells = problem.counts.shape[0]
         self.device = starts[1].device
@@ -103,7 +107,7 @@ class StochasticGradient:
             A = pyro.sample("A", self._prior(1).expand(self.starts[1].shape).to_event(2))
         with self._plate(rows) as index:
             shape = (len(index), self.starts[0].shape[1])
-            P = pyro.sample("P", self._prior(0).expand(shape).to_event(1))
+            P = pyro.sample("P", self._prior(0, index).expand(shape).to_event(1))
         if rows is None:
             return
         P, A = P.to(self.device), self._joined(1, A, None)
@@ -151,9 +155,12 @@ class StochasticGradient:
         index = torch.arange(self.n_cells) if rows is None else torch.from_numpy(rows)
         return pyro.plate("cells", self.n_cells, subsample=index.to(place), dim=-1)
 
-    def _prior(self, side: int) -> dist.Distribution:
+    def _prior(self, side: int, index: torch.Tensor | None = None) -> dist.Distribution:
         prior, like = self.priors[side], self.starts[1]
-        return dist.Gamma(prior.shape.to(like), prior.rate.to(like))
+        rate = prior.rate.to(like)
+        if index is not None and self.exposure is not None:
+            rate = rate / self.exposure[index].to(like)
+        return dist.Gamma(prior.shape.to(like), rate)
 
     def _joined(self, side: int, learnt: torch.Tensor | None, index: torch.Tensor | None) -> torch.Tensor:
         fixed = self.fixed[side]
@@ -268,6 +275,8 @@ class StochasticGradient:
             if prior.learn_shape == prior.learn_rate == "fixed":
                 continue
             learnt = Marginals(side.family, side.first, side.second)
+            if side is posterior.cells and self.exposure is not None:
+                learnt = learnt.per_row(self.exposure[:, 0])
             sums = (
                 part.double().sum(0) if part.device.type != "mps" else part.sum(0).double()
                 for part in (learnt.mean().cpu(), learnt.first.cpu())

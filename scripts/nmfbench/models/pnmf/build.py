@@ -19,18 +19,18 @@ from nmfbench.models.pnmf.parameters import ConstrainedParameter
 from nmfbench.models.pnmf.prior import LatentPrior
 from nmfbench.models.pnmf.scales import RateScales
 from nmfbench.models.pnmf.schedules import Constant, OneCycle, Plateau
+from nmfbench.models.pnmf.several import FIRST_SIGMA, choose_start
 from nmfbench.models.pnmf.spatial.ascent import AscentStage
 from nmfbench.models.pnmf.spatial.inducing import choose_inducing
 from nmfbench.models.pnmf.spatial.kernels import Matern32, Points
 from nmfbench.models.pnmf.spatial.lcgp import LCGP
 from nmfbench.models.pnmf.spatial.svgp import SVGP
 from nmfbench.models.pnmf.stages import CoordinateStage, PolishStage, Stage
-from nmfbench.models.pnmf.start import start_factors
 
 WARM_SWEEPS = 30
 """Sweeps without space, which find the factors that the processes then begin with."""
 
-FIRST_SIGMA, FIRST_NATURAL_SIGMA = 0.105, 0.1**0.5
+FIRST_NATURAL_SIGMA = 0.1**0.5
 
 
 def engine_of(model: Any) -> str:
@@ -81,8 +81,7 @@ def build_stages(model: Any, counts: Counts, scales: RateScales) -> list[Callabl
     seed, device, dtype = model.seed_, counts.device, counts.dtype
 
     def start() -> tuple[torch.Tensor, torch.Tensor]:
-        W, H = start_factors(counts, model.n_components, model.init, seed, exposure=scales.exposure)
-        return W.to(device, dtype), torch.log(H).to(device, dtype)
+        return choose_start(counts, model.n_components, model.init, seed, scales)
 
     def coordinate(_) -> Stage:
         W, mu = start()
@@ -192,8 +191,7 @@ def spatial_stages(model: Any, counts: Counts, scales: RateScales) -> list[Calla
         return GradientStage(counts, prior, loadings, scales, settings, schedule, seed, model.max_iter)
 
     def warm(_) -> Stage:
-        W, H = start_factors(counts, model.n_components, model.init, seed, exposure=scales.exposure)
-        mu, W = torch.log(H).to(device, dtype), W.to(device, dtype)
+        W, mu = choose_start(counts, model.n_components, model.init, seed, scales)
         ones = torch.ones(mu.shape[1], dtype=dtype, device=device)
         state = LatentState(mu, torch.full_like(mu, FIRST_SIGMA**2), W, ones, scales)
         return CoordinateStage(counts, state, min(WARM_SWEEPS, model.max_iter))

@@ -18,8 +18,10 @@ class PoissonFactorisation(CountModelSection):
         description="What is maximised: the evidence bound (two Monte-Carlo estimates of it), or Jensen's "
         "bound below it, which needs no draws and half the steps.",
     )
-    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means"] = Field(
-        "random", description="Start of the factors."
+    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means", "prior", "several"] = Field(
+        "random",
+        description="Start of the factors; `prior`: ln F drawn from its prior; `several`: the best of NNDSVD "
+        "and three such draws after 25 sweeps each, by the bound.",
     )
     exposure: Literal["total"] | None = Field(
         None,
@@ -113,8 +115,10 @@ class Details(OnDevice):
 
     n_components: int = Field(10, ge=1, description="Number of factors k.")
     verbose: bool = Field(False, description="A progress bar, whether or not stderr is a terminal.")
-    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means"] | None = Field(
-        "random", description="Start of the factors, see :func:`nmfbench.models.pnmf.initialize_factors`."
+    init: Literal["random", "nndsvd", "nndsvda", "nndsvdar", "k-means", "prior", "several"] | None = Field(
+        "random",
+        description="Start of the factors, see :func:`nmfbench.models.pnmf.initialize_factors`; "
+        "`several`: the best of NNDSVD and three draws of the prior after 25 sweeps each, by the bound.",
     )
     scheduler_patience: int = Field(200, ge=0, description="Of `plateau`: steps without a gain.")
     scheduler_factor: float = Field(0.8, gt=0, description="Of `plateau`: what the rate is multiplied by.")

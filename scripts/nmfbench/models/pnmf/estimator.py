@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
-from nmfbench.fitting.loop import Run
+from nmfbench.fitting.loop import Outcome, Run
 from nmfbench.fitting.observer import Observer
 from nmfbench.models.limits import check_parameters, real
 from nmfbench.models.parameters import parameters
@@ -19,10 +20,12 @@ from nmfbench.models.pnmf import card
 from nmfbench.models.pnmf.build import build_stages, engine_of
 from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
 from nmfbench.models.pnmf.engine import StagedFit
+from nmfbench.models.pnmf.gradient import GradientStage
 from nmfbench.models.pnmf.infer import embed_cells
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
 from nmfbench.models.pnmf.results import FittedFactors
 from nmfbench.models.pnmf.scales import RateScales
+from nmfbench.models.pnmf.several import GAIN_THAT_IS_TOLD, gain_of_sweeps
 from nmfbench.models.pnmf.spatial.coordinates import (
     check_spatial,
     place_cells,
@@ -31,6 +34,8 @@ from nmfbench.models.pnmf.spatial.coordinates import (
 )
 from nmfbench.models.pnmf.stages import posterior_prior
 from nmfbench.rows.memory import InMemoryRows
+
+log = logging.getLogger(__name__)
 
 
 @parameters(card.Details, card.PNMF, card.PNMFSpatial)
@@ -60,6 +65,8 @@ class PNMF(FittedFactors):
     lr_history_ : list of float
     converged_ : bool
     stop_reason_ : {"converged", "max_iter", "interrupted"}
+    further_gain_ : float or None
+        After gradient training: the share by which five exact sweeps would still raise the bound.
     prior_ : GaussianPrior, SVGP or LCGP
         Holds q.
     lengthscale_ : float
@@ -182,6 +189,7 @@ class PNMF(FittedFactors):
             fingerprint=lambda: InMemoryRows(X, fingerprint).fingerprint() + self._conditions_text(),
         )
         self._keep(outcome)
+        self._tell_what_is_left(counts, outcome)
         if return_history:
             return [row["elbo"] for row in self.history_[1:]], self
         return self
@@ -223,6 +231,22 @@ class PNMF(FittedFactors):
         return self.embedding_
 
     # ------------------------------------------------------------------------------------------------
+
+    def _tell_what_is_left(self, counts: Counts, outcome: Outcome) -> None:
+        """Warn where gradient training has ended far from an optimum, as its defaults do in minibatches."""
+        self.further_gain_ = None
+        stage = outcome.engine.stage
+        if self.spatial or not isinstance(stage, GradientStage) or outcome.stop_reason == "interrupted":
+            return
+        self.further_gain_ = gain_of_sweeps(counts, stage.posterior())
+        if self.further_gain_ > GAIN_THAT_IS_TOLD:
+            log.warning(
+                "%s: gradient training stopped (%s after %d steps) far from an optimum: five sweeps of "
+                "coordinate ascent would raise the bound by another %.1f %%. Raise max_iter (now %d) or "
+                "learning_rate (now %g), or leave out what asks for gradient training.",
+                type(self).__name__, outcome.stop_reason, self.n_iter_, 100 * self.further_gain_,
+                self.max_iter, self.learning_rate,
+            )  # fmt: skip
 
     def _embed(self, counts: Counts, scales: RateScales, method: str) -> np.ndarray:
         of_the_fit = {"mode": self.mode, "max_iter": self.max_iter, "seed": self.seed_}

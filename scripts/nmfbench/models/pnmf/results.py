@@ -97,6 +97,10 @@ class FittedFactors(CountEmbedding):
         self.mean_total_ = float(state["mean_total"])
         self.multipliers_ = None  # of donors; new cells are of none
 
+    def outcome(self) -> dict[str, Any]:
+        """Further entries of ``run.json``."""
+        return {"further_gain": self.further_gain_}
+
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns; `preparation` says how X was made."""
         check_is_fitted(self)

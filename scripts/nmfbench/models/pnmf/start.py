@@ -11,7 +11,7 @@ from nmfbench.models.limits import seed_from
 from nmfbench.models.pnmf.counts import FLOOR, Counts
 from nmfbench.models.start import leading_vectors
 
-INITS = ("random", "nndsvd", "nndsvda", "nndsvdar", "k-means")
+INITS = ("random", "prior", "nndsvd", "nndsvda", "nndsvdar", "k-means")
 _SPREAD = 0.3  # of ln H, in a random start
 _SMALLEST_SHARE = 1e-2  # of a column's mean, in place of zeros, before logarithms are taken
 _REFITS = 3
@@ -33,8 +33,9 @@ def initialize_factors(
         Counts.
     L : int
         Number of factors.
-    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "k-means"} or None
-        ``random``: W around the mean of each gene. ``nndsvd...``: non-negative parts of singular vectors
+    init : {"random", "prior", "nndsvd", "nndsvda", "nndsvdar", "k-means"} or None
+        ``random``: W around the mean of each gene, ln H of standard deviation 0.3; ``prior``: the same with
+        ln H from its prior, of standard deviation 1. ``nndsvd...``: non-negative parts of singular vectors
         (Boutsidis & Gallopoulos 2008, doi:10.1016/j.patcog.2007.09.010), zeros left, or filled with the mean
         of X (a), or with a hundredth of it at random (ar). ``k-means``: W the centres of cells, H how near
         a cell is to each. None: ``nndsvda`` where L is at most min(n, d), else ``random``.
@@ -110,9 +111,9 @@ def start_factors(
             "lower n_components, or set init='random'",
         )
     rng = np.random.default_rng([seed, 0x504E])
-    build = {"random": _random, "k-means": _k_means}.get(init)
+    build = {"random": _random, "prior": _prior, "k-means": _k_means}.get(init)
     W, H = build(csr, k, rng) if build else _nndsvd(csr, k, rng, init)
-    if exposure is not None and init != "random":
+    if exposure is not None and init not in ("random", "prior"):
         H = H / np.maximum(exposure.cpu().numpy()[:, None], 1e-30)
     if target_std is not None:
         H = _level(H, W, target_std)
@@ -120,10 +121,15 @@ def start_factors(
     return _refit(counts, W, H, exposure), H
 
 
-def _random(csr, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _random(csr, k: int, rng: np.random.Generator, spread: float = _SPREAD) -> tuple[np.ndarray, np.ndarray]:
     genes = np.asarray(csr.mean(axis=0), dtype=np.float64).ravel()
     W = np.abs(rng.standard_normal((csr.shape[1], k))) * (genes / k)[:, None]
-    return W, np.exp(_SPREAD * rng.standard_normal((csr.shape[0], k)))
+    return W, np.exp(spread * rng.standard_normal((csr.shape[0], k)))
+
+
+def _prior(csr, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    # Cells that differ little are drawn to the same few directions: factors then coincide, others are missed.
+    return _random(csr, k, rng, 1.0)
 
 
 def _nndsvd(csr, k: int, rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray]:
