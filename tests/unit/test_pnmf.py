@@ -351,6 +351,8 @@ INVALID = {
     "neighbors": ["faiss"],
     "scale_kl_NM": ["no"],
     "donor_strength": [-1.0],
+    "donor_embedding": ["mean"],
+    "embedding": ["proportions"],
 }
 
 
@@ -438,14 +440,44 @@ def test_donor_multipliers_are_found():
     assert recovery(W, model.components_) > recovery(W, plain.components_)
     assert model.uses_labels_ is False
     with_donors = model.transform(X, conditions=names)
-    assert np.abs(with_donors - model.embedding_).max() < 1e-3 * model.embedding_.max()
-    assert not np.allclose(model.transform(X), model.embedding_, rtol=0.01)
+    assert np.abs(with_donors - model.factors_).max() < 1e-3 * model.factors_.max()
+    assert not np.allclose(model.embedding_, model.factors_, rtol=0.01)
+    np.testing.assert_array_equal(model.transform(X), model.embedding_)
+    assert model.embedding_key_ == f"H_pnmf_marginal_k{K}"
+    np.testing.assert_array_equal(model.embeddings()[f"H_pnmf_k{K}"], model.factors_)
+    own = PNMFDonor(K, mode="lower-bound", donor_embedding="own", random_state=0).fit(X, conditions=names)
+    assert own.embedding_key_ == f"H_pnmf_k{K}"
+    np.testing.assert_array_equal(own.embedding_, model.factors_)
     with pytest.raises(InputError, match="conditions"):
         model.transform(X, conditions=["z"] * 300)
     with pytest.raises(InputError, match="gradient"):
         PNMFDonor(K, engine="gradient").fit(X, conditions=names)
     with pytest.raises(InputError, match="one column"):
         PNMFDonor(K).fit(X, conditions=np.stack([names, names[::-1]], axis=1))
+
+
+def test_trees_do_not_tell_donors_by_factors_that_cells_do_not_use():
+    """Cells of one factor each: under the multipliers of a donor, those that are not used name it."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import cross_val_score
+
+    rng = np.random.default_rng(0)
+    n, k, donors = 300, 6, np.arange(300) % 4
+    H = np.full((n, k), 0.02)
+    H[np.arange(n), rng.integers(k, size=n)] = rng.gamma(5.0, 0.2, n)
+    W = np.repeat(np.eye(k), 10, axis=0)  # each has genes of its own
+    gamma = np.exp(rng.normal(0, 0.3, (4, 60)))
+    X = sp.csr_matrix(rng.poisson(gamma[donors] * (H @ W.T)).astype(float))
+    model = PNMFDonor(k, mode="lower-bound", max_iter=60, random_state=0).fit(
+        X, conditions=np.array(list("abcd"))[donors]
+    )
+    trees = RandomForestClassifier(40, random_state=0)
+    own, marginal = (
+        cross_val_score(trees, values, donors, cv=3, scoring="f1_macro").mean()
+        for values in (model.factors_, model.embedding_)
+    )
+    assert own > 0.7
+    assert marginal < own - 0.3
 
 
 def test_exposure_takes_the_depth_out_of_the_factors():

@@ -92,7 +92,7 @@ def test_summaries_are_means_over_folds_seeds_and_classifiers(finished):
             ["W_concat_k5"],
             "CNMF_2nd_donorOnly",
         ),
-        ("pnmf_donor", ["H_pnmf_k5", "H_pnmf_sd_k5"], ["W_pnmf_k5"], "PNMFDonor"),
+        ("pnmf_donor", ["H_pnmf_k5", "H_pnmf_sd_k5", "H_pnmf_marginal_k5"], ["W_pnmf_k5"], "PNMFDonor"),
     ],
 )
 def test_results_have_the_published_keys_and_no_counts(finished, model, obsm, varm, name):

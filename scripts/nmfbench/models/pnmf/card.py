@@ -71,6 +71,12 @@ class PNMFDonor(PoissonFactorisation):
     donor_strength: Fraction = Field(
         10.0, description="How many counts the belief weighs that donors do not differ (kappa)."
     )
+    donor_embedding: Literal["marginal", "own"] = Field(
+        "marginal",
+        description="What is scored. `marginal`: a cell's factors as of one of unknown donor, the "
+        "multipliers at their prior mean, which is 1. `own`: under its donor's; a factor that the cell hardly uses then "
+        "has a value of the donor's.",
+    )
 
 
 class PNMFSpatial(PoissonFactorisation):
@@ -163,14 +169,14 @@ class Details(OnDevice):
     )
 
 
-def _card(section, estimator, display_name, colour, marker, **more) -> ModelCard:
+def _card(section, estimator, display_name, colour, marker, revision=1, **more) -> ModelCard:
     return ModelCard(
         section=section,
         estimator=estimator,
         display_name=display_name,
         colour=colour,
         marker=marker,
-        revision=1,
+        revision=revision,
         resources=Resources(3000, 24, 60, 4),  # the counts by cell and by gene
         input="counts",
         **more,
@@ -179,6 +185,7 @@ def _card(section, estimator, display_name, colour, marker, **more) -> ModelCard
 
 CARDS = (
     _card(PNMF, "PNMF", "PNMF", "#CC79A7", "v"),
-    _card(PNMFDonor, "PNMFDonor", "PNMF_donor", "#D55E00", "P", conditional=True, one_condition=True),
+    # revision 2: the factors that are scored are no longer those under the donor's own multipliers
+    _card(PNMFDonor, "PNMFDonor", "PNMF_donor", "#D55E00", "P", 2, conditional=True, one_condition=True),
     _card(PNMFSpatial, "SpatialPNMF", "PNMF_spatial", "#8700FF", "p", needs=frozenset({"coordinates"})),
 )

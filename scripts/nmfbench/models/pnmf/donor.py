@@ -25,6 +25,8 @@ class PNMFDonor(PNMF):
     The multipliers γ, drawn towards 1 by a Gamma(κ, κ), take what a donor does to a gene in all its cells out
     of the factors: ``γ_bd = (κ + counts of d in b) / (κ + what the factors expect of d in b)``. Trained by
     coordinate ascent (and its polish) on all cells. `transform` uses γ = 1: new cells may be of new donors.
+    So does what is scored, by default: q of a factor that a cell hardly uses follows from the prior and
+    from Σ_d γ_bd W_dl alone, a number of its donor's, by which trees tell donors apart.
 
     {parameters}
 
@@ -33,6 +35,8 @@ class PNMFDonor(PNMF):
     multipliers_ : ndarray of shape (donors, d) or None
         γ; None where `conditions` were not given: all cells are then of one donor.
     conditions_ : Conditions
+    factors_ : ndarray of shape (n, k)
+        Means under the donors' own multipliers, which stay under the published key.
     """
 
     _conditional = True
@@ -49,6 +53,14 @@ class PNMFDonor(PNMF):
         scales.donors = torch.as_tensor(self._known(conditions, counts.shape[0]), device=counts.device)
         scales.multipliers = torch.from_numpy(self.multipliers_).to(counts.device, counts.dtype)
         return self._embed(counts, scales, method)
+
+    def _embed_anew(self, counts: Counts) -> None:
+        if self._donors_part:
+            self.embedding_ = self._embed(counts, RateScales.of(counts, self._exposure_of(counts)), "vi")
+
+    @property
+    def _donors_part(self) -> str:
+        return "_marginal" if self.donor_embedding == "marginal" and self.multipliers_ is not None else ""
 
     def _known(self, conditions: Any, n: int) -> np.ndarray:
         labels = np.asarray(conditions).astype(str).reshape(-1)

@@ -189,6 +189,8 @@ class PNMF(FittedFactors):
             fingerprint=lambda: InMemoryRows(X, fingerprint).fingerprint() + self._conditions_text(),
         )
         self._keep(outcome)
+        if outcome.stop_reason != "interrupted":
+            self._embed_anew(counts)
         self._tell_what_is_left(counts, outcome)
         if return_history:
             return [row["elbo"] for row in self.history_[1:]], self
@@ -231,6 +233,9 @@ class PNMF(FittedFactors):
         return self.embedding_
 
     # ------------------------------------------------------------------------------------------------
+
+    def _embed_anew(self, counts: Counts) -> None:
+        """Where what is scored is not the posterior of the fit."""
 
     def _tell_what_is_left(self, counts: Counts, outcome: Outcome) -> None:
         """Warn where gradient training has ended far from an optimum, as its defaults do in minibatches."""

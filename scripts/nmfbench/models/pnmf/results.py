@@ -29,7 +29,12 @@ class FittedFactors(CountEmbedding):
     def embedding_key_(self) -> str:
         """The key of :meth:`embeddings` that is scored."""
         check_is_fitted(self)
-        return f"{self._embedding_name}{self._suffix}_k{self.n_components_}"
+        return f"{self._embedding_name}{self._donors_part}{self._suffix}_k{self.n_components_}"
+
+    @property
+    def _donors_part(self) -> str:
+        """What the key says of donors."""
+        return ""
 
     def inverse_transform(self, H) -> np.ndarray:
         """Rates ``H components_`` of factors H of shape (n, k).
