@@ -74,8 +74,8 @@ class PNMFDonor(PoissonFactorisation):
     donor_embedding: Literal["marginal", "own"] = Field(
         "marginal",
         description="What is scored. `marginal`: a cell's factors as of one of unknown donor, the "
-        "multipliers at their prior mean, which is 1. `own`: under its donor's; a factor that the cell hardly uses then "
-        "has a value of the donor's.",
+        "multipliers at their prior mean, which is 1. `own`: under its donor's; a factor that the cell "
+        "hardly uses then has a value of the donor's.",
     )
 
 
