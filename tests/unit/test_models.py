@@ -50,6 +50,7 @@ def fitted(cells):
 # What scikit-learn asks of a transformer ---------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*a number is for minibatch:FutureWarning")
 @parametrize_with_checks(
     [
         BaseNMF(1, max_iter=5, random_state=0),
@@ -128,7 +129,8 @@ def test_the_objective_falls_and_the_history_says_so(name, fitted):
         "cae_nmf2": ["reconstruction", "penalty_W", "penalty_U"],
     }[name]
     assert list(history) == [
-        "epoch", "objective", *parts, "relative_error", "seconds", "cells_per_s", "peak_mb"
+        "epoch", "objective", *parts, "relative_error", "seconds", "cells_per_s", "peak_mb",
+        "orthogonality",
     ]  # fmt: skip
     np.testing.assert_allclose(history[parts].sum(axis=1), history["objective"])
     assert history["objective"].iloc[-1] < history["objective"].iloc[0]

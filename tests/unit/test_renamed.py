@@ -172,6 +172,20 @@ def test_parameters_are_set_under_either_name():
     assert (model.max_iter, model.penalty_W) == ({"statistics": 9, "minibatch": 4}, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [("ae_nmf", {"solver": "statistics"}), ("nb_hierarchical", {"stop": "parameters", "draws": 2})],
+)
+def test_a_number_set_afterwards_is_for_what_it_was(kind, beside):
+    """Of minibatches and of `stop: elbo`: neither decides these fits."""
+    plain = get_model(kind)(2, random_state=0, device="cpu", max_iter=30, **beside)
+    other = get_model(kind)(2, random_state=0, device="cpu", max_iter=30, **beside).set_params(tol=1e6)
+    plain.fit(counts(), progress=False)
+    other.fit(counts(), progress=False)
+    np.testing.assert_array_equal(plain.embedding_, other.embedding_)
+    assert plain.n_iter_ == other.n_iter_ > 2
+
+
 def test_a_predictor_takes_them_too_and_a_preset_gives_way():
     keys = {"preset": "published", "epochs": 3, "lr": 0.1, "lr_schedule": "constant", "min_lr": 0.01}
     section = settings_of("nb_glm")(**keys)

@@ -31,17 +31,15 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def set_params(self, **given):
         """Set parameters, also under names of before, as the constructor does."""
-        if self._renamed.keys() & given.keys():
-            keys = {now.key for now in self._renamed.values()}
+        gone = {key: now for key, now in self._renamed.items() if now.key != key}
+        if gone.keys() & given.keys():
+            now = in_keys_of_now(type(self).__name__, given, gone)
             present = self.get_params(deep=False)
-            beside = {name: value for name, value in present.items() if name not in keys | given.keys()}
-            now = in_keys_of_now(type(self).__name__, beside | given, self._renamed)
             given = {
                 name: present[name] | value
                 if isinstance(value, dict) and isinstance(present[name], dict)
                 else value
                 for name, value in now.items()
-                if name not in beside
             }
         return super().set_params(**given)
 

@@ -35,7 +35,7 @@ class Autoencoder(ModelSection):
         "max_epochs": Renamed("max_iter", ("minibatch",)),
         "solver_tol": Renamed("tol", ("statistics",)),
         # a number was that of minibatches, whichever solver fitted
-        "tol": Renamed("tol", ("minibatch",), unless=lambda given: given.get("solver") == "minibatch"),
+        "tol": Renamed("tol", ("minibatch",), unless=lambda given: str(given.get("solver")) == "minibatch"),
         "learning_rate_W": Renamed("learning_rate"),
     }
     not_parameters: ClassVar[frozenset[str]] = ModelSection.not_parameters | {"training"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +55,9 @@ class WithSolver(Results):
         return told_value(self.max_iter, solver, MAX_ITER[solver])
 
     def _tol(self, solver: str) -> float:
-        return told_value(self.tol, solver, TOL[solver])
+        """Tolerance of a solver; a number alone is that of minibatches."""
+        given = self.tol if isinstance(self.tol, Mapping) else {"minibatch": self.tol}
+        return told_value(given, solver, TOL[solver])
 
     def _minibatch_only(self) -> list[str]:
         """The settings, as given, that the solver on statistics does not have."""

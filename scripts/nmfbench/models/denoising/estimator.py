@@ -38,6 +38,9 @@ class DenoisingAutoencoder(Autoencoder):
     def _minibatch_only(self) -> list[str]:
         return []
 
+    def _tol(self, solver: str) -> float:
+        return self.tol
+
     def _check_solver(self) -> None:
         pass
 

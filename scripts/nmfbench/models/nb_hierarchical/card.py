@@ -67,8 +67,9 @@ TOL = {"elbo": 1e-5, "parameters": 0.01}
 
 
 def _stops_by_elbo(given: Mapping[str, Any]) -> bool:
-    preset = PRESETS.get(given.get("preset", "default"), PRESETS["default"])
-    return (given.get("stop") or preset["stop"]) == "elbo"
+    preset = PRESETS.get(str(given.get("preset")), PRESETS["default"])
+    stop = given.get("stop")
+    return str(preset["stop"] if stop is None else stop) == "elbo"
 
 
 class NBHierarchical(ModelSection):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +112,7 @@ class NBHierarchical(Results):
         self.n_cells_in_ = csr.shape[0]
         self.device_, self.uses_labels_ = str(device), False
         self.uses_columns_ = settings["covariates"]
+        tol = self.tol if isinstance(self.tol, Mapping) else {"elbo": self.tol}
         ready = None
 
         def build(resumed: bool) -> VariationalFit:
@@ -127,7 +128,7 @@ class NBHierarchical(Results):
                 ascent,
                 max_iter=settings["max_iter"],
                 stop_rule=settings["stop"],
-                tol=told_value(self.tol, settings["stop"], TOL[settings["stop"]]),
+                tol=told_value(tol, settings["stop"], TOL[settings["stop"]]),
                 auto_forms=settings["param"] == "auto" and settings["engine"] == "exact",
                 describe=lambda: self._describe(ascent, ready),
             )
