@@ -117,3 +117,12 @@ def test_hard_labels_survive_to_the_filtered_file(tmp_path):
     assert call.code == 0, call.text
     donors = pd.read_csv(tmp_path / "results" / "mine" / "donors.tsv", sep="\t", dtype=str)
     assert set(donors["donor"]) == set(names.values())
+
+
+def test_a_path_that_is_not_there_is_named_with_its_key(tmp_path):
+    config = {"datasets": {"mine": {"path": "nofile.h5ad"}}, "models": {"base_nmf": {}}, "ranks": [3]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    call = snakemake("-n", "--configfile", tmp_path / "mine.yaml", directory=tmp_path)
+    assert call.code != 0
+    assert "datasets.mine.path: nofile.h5ad" in call.text
+    assert f"looked for from {tmp_path}" in call.text

@@ -75,6 +75,20 @@ def pattern_files(wildcards):
 # ---- signals and handlers
 
 
+def name_missing_sources():
+    """Before Snakemake says that an input is missing: which key of the config named it, and from where it is looked for."""
+    for name, dataset in cfg.datasets.items():
+        gone = dataset.path and not dataset.joined and not Path(dataset.path).exists()
+        if gone and not Path(plan.place(f"<results>/{name}/filtered.h5ad")).exists():
+            message = InputError(
+                f"datasets.{name}.path: {dataset.path}",
+                "an .h5ad file that is there, or one that another rule makes",
+                f"no such file, looked for from {Path.cwd()}",
+                "mend the path; a relative one begins where snakemake is called, or at its --directory",
+            )
+            logger.warning(str(message))
+
+
 if "SLURM_JOB_ID" in os.environ:
     # The profile asks for SIGUSR1 ahead of the time limit. It reaches every process of the job; whoever is around
     # the training must not die of it, and the training sets a handler of its own.
