@@ -11,7 +11,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 DEMO := --configfile config/demo.yaml
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo plan test test-cluster lint lock schema docs wheel clean
+.PHONY: help install demo plan test test-cluster lint lock schema docs tutorials wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ docs: ## build the documentation site into site/, every link checked
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python $(PIP) --requirement docs/site/requirements.txt; }
 	.venv-docs/bin/mkdocs build --strict --quiet
 	@echo "Site: site/index.html"
+
+tutorials: .venv/.complete ## run the tutorials and write what they print into them: make demo first; NMFBENCH_REAL_H5AD=kang2018_pbmc_ifnb.h5ad
+	$(BIN)/python docs/site/execute.py docs/tutorials/from_csv_to_figures.md --link results=results
+	$(BIN)/python docs/site/execute.py docs/tutorials/from_h5ad_to_table.md --link kang2018_pbmc_ifnb.h5ad=$(NMFBENCH_REAL_H5AD)
 
 wheel: ## build the package that `pip install` takes into dist/
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
