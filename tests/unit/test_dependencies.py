@@ -64,6 +64,17 @@ def test_continuous_integration_calls_targets_that_there_are(repository, name):
     assert set(called) <= targets
 
 
+def test_containers_hold_the_locked_environment_of_its_python(repository):
+    recipes = [(repository / "containers" / name).read_text() for name in ("Dockerfile", "apptainer.def")]
+    bases = [re.search(r"^(?:FROM|From:) (\S+)$", recipe, re.MULTILINE).group(1) for recipe in recipes]
+    python = re.search(r"Python (3\.\d+)", (repository / "requirements.lock").read_text()).group(1)
+    assert bases[0] == bases[1]
+    assert bases[0].startswith(f"python:{python}-")
+    for recipe in recipes:
+        assert "--requirement requirements.lock" in recipe
+        assert not re.findall(r"\b[A-Za-z-]+==\d", recipe), "versions are those of the lock"
+
+
 @pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment", "scvi"])
 def test_environments_carry_the_versions_of_the_lock(repository, name):
     environment = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())
