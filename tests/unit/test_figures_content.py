@@ -217,6 +217,15 @@ def test_training_names_missing_models():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AE_NMF", "Gone (missing)", "new"]
 
 
+def test_the_legend_of_training_says_what_was_compiled_before():
+    table = history().assign(compile_seconds=0.01)
+    table.loc[(table["model"] == "new") & (table["rank"] == 5), "compile_seconds"] = 4.0
+    table.loc[(table["model"] == "new") & (table["rank"] == 9), "compile_seconds"] = 1.0
+    figure = figures.training_figure(table, {"ae_nmf": "AE_NMF", "new": "New"})
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["AE_NMF", "New (compiled 2.5 s)"]
+
+
 def test_training_without_some_values():
     table = history().assign(relative_error=np.nan)
     assert len(figures.training_figure(table).axes) == 4
@@ -286,6 +295,18 @@ def test_resources_show_efficiency_and_the_queue_where_they_are_known():
     assert shown["CPU efficiency (%)"].get_xlim() == (0, 100)
     ends = [bar.get_x() + bar.get_width() for bar in bars(shown["time in the queue (s)"])]
     assert_allclose(ends, 1)  # no wait is a short one, not a missing one
+
+
+def test_resources_mark_what_was_compiled_before_a_training():
+    table = resources().assign(compile_seconds=np.nan)
+    table.loc[table["model"] == "base_nmf", "compile_seconds"] = [200.0, np.nan]
+    figure = figures.resources_figure(table, NAMES)
+    diamonds = [line.get_xdata() for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
+    assert_allclose(diamonds, [[200.0]])
+    assert figure.axes[0].get_xlim()[1] > 200
+    assert bars(figure.axes[0])[0].get_width() + bars(figure.axes[0])[0].get_x() == pytest.approx(90)
+    assert any("Diamonds: compilation" in text for text in texts(figure))
+    assert not any("Diamonds" in text for text in texts(figures.resources_figure(resources(), NAMES)))
 
 
 def test_resources_of_nothing():
