@@ -3,6 +3,7 @@
     python benchmarks/denoising.py a.h5ad --rows "ae_nmf_split 80 none" "pca 50 none" --seeds 5 --out t.tsv
     python benchmarks/denoising.py a.h5ad --unseen --rows "ae_nmf 80 none" "ae_nmf_split 80 none" --out u.tsv
     python benchmarks/denoising.py a.h5ad --by-sweep 80 --out copying.tsv
+    python benchmarks/denoising.py --figure copying.png copying.tsv
     python benchmarks/denoising.py --table t.tsv
 
 A row is a model, its rank and how genes are scaled. The protocol is a quick one: z-scored factors, 15 nearest
@@ -201,6 +202,24 @@ def by_sweep(cells: Cells, rank: int, model: str = "ae_nmf", seed: int = 0) -> l
     return rows
 
 
+def figure(path: str, rows: pd.DataFrame) -> None:
+    """Share of one-gene factors and scores against the sweeps, a line for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = {"one_gene": "factors that are one gene", "F1": "cell types: F1 of 15 neighbours", "NMI": "NMI"}
+    colours = {"ae_nmf": "#E69F00", "ae_nmf_common": "#E500E5"}
+    drawn, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    for axis, (column, title) in zip(axes, shown.items(), strict=True):
+        for model, part in rows.groupby("model"):
+            axis.plot(part["sweeps"] + 1, part[column], "o-", color=colours[model], label=model)
+        axis.set(xscale="log", xlabel="sweeps + 1", title=title, ylim=(0, 1))
+    axes[0].legend(frameon=False)
+    drawn.savefig(path, dpi=150)
+
+
 def table(paths: list[str]) -> str:
     """Means over the seeds with half-widths of 95 % intervals, as Markdown."""
     from scipy.stats import t
@@ -230,13 +249,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--by-sweep", type=int, metavar="RANK")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", nargs="+")
+    parser.add_argument("--figure", nargs=2, metavar=("PNG", "TSV"))
     options = parser.parse_args(arguments)
     if options.table:
         print(table(options.table))
         return
+    if options.figure:
+        figure(options.figure[0], pd.read_csv(options.figure[1], sep="\t"))
+        return
     cells = Cells(options.h5ad, options.n_top)
     if options.by_sweep:
-        pd.DataFrame(by_sweep(cells, options.by_sweep)).to_csv(options.out, sep="\t", index=False)
+        models = ("ae_nmf", "ae_nmf_common")
+        rows = [{"model": m, **row} for m in models for row in by_sweep(cells, options.by_sweep, m)]
+        pd.DataFrame(rows).to_csv(options.out, sep="\t", index=False)
         return
     make = unseen if options.unseen else compare
     done = pd.read_csv(options.out, sep="\t") if options.out.exists() else pd.DataFrame()

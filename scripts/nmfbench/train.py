@@ -308,6 +308,7 @@ def _outcome(model: Any) -> dict[str, Any]:
     choice = getattr(model, "solver_choice_", None)  # the autoencoders have one
     return {
         "solver": None if choice is None else choice.record(),
+        **({} if choice is None else {"training": model.training_}),
         "device": model.device_,
         "gpu_peak_mb": _gpu_peak_mb(model.device_),
         "epochs": int(model.n_iter_),

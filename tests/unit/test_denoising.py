@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import yaml
 
+from nmfbench.config import load_config
 from nmfbench.data import normalise_block
 from nmfbench.data.halves import mean_and_difference, split_counts
 from nmfbench.errors import InputError
 from nmfbench.models import AENMF, AENMFBlind, AENMFCommon, AENMFSplit
-from nmfbench.models.autoencoder.exact import GramOperator, SparseOperator, TiedObjective, minimise
+from nmfbench.models.autoencoder.exact import (
+    GramOperator,
+    SparseOperator,
+    TiedObjective,
+    minimise,
+    sums_of_blocks,
+)
 from nmfbench.models.autoencoder.exact.denoising import (
     BlindObjective,
     start_of_blind,
@@ -179,6 +187,32 @@ def test_one_entry_goes_to_its_exact_minimum(halves):
             assert float(dense(torch.as_tensor(moved))) >= best - 1e-12 * best
 
 
+def test_additive_profiles_and_denoising_add_up(halves):
+    """Model 1's profiles beside split counts and the genes' own variance, against the dense form."""
+    rng = np.random.default_rng(6)
+    codes = np.arange(N) % 3
+    C = torch.as_tensor(np.eye(3)[codes])
+    A, B = (torch.as_tensor((halves[0] + sign * halves[1]).toarray()) for sign in (1, -1))
+
+    def dense(W, U):
+        through, added = W.T @ W, C @ U
+        error = ((B - A @ through - added) ** 2).sum() + ((A - B @ through - added) ** 2).sum()
+        own = 2 * (torch.as_tensor(UNIQUE) * (W**2).sum(0)).sum()
+        return float((error / 2 + own) / N + LAMBDA * (W**2).sum() + 0.1 * (U**2).sum())
+
+    W, U = np.abs(rng.normal(size=(K, P))) * 0.2, np.abs(rng.normal(size=(3, P)))
+    objective = TiedObjective(
+        next(operators(halves)), W, U, penalty_W=LAMBDA, penalty_U=0.1, split=True, unique=UNIQUE,
+        conditions=sums_of_blocks(halves[0], codes),
+    )  # fmt: skip
+    objective.refresh()
+    before = sum(objective.evaluate()[0].values())
+    assert before == pytest.approx(dense(torch.as_tensor(W), torch.as_tensor(U)), rel=1e-12)
+    found = minimise(objective, max_iter=30, tol=0.0)
+    assert (np.diff([row["objective"] for row in found.history]) <= 1e-12 * before).all()
+    assert found.objective == pytest.approx(dense(*map(torch.as_tensor, (found.W, found.U))), rel=1e-10)
+
+
 def test_split_counts_are_agreement_of_the_halves_beside_their_own_reconstruction(halves):
     """Written from the other half = written from itself + 2 ||difference of the halves' embeddings||²."""
     A, B = ((halves[0] + sign * halves[1]).toarray() for sign in (1, -1))
@@ -310,3 +344,11 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(counts, tmp_path, model):
     resumed = model(3, **options).fit(X, checkpoint=tmp_path)
     np.testing.assert_array_equal(resumed.components_, whole.components_)
     assert len(resumed.history_) == len(whole.history_)
+
+
+def test_the_recommended_config_is_one(repository):
+    """What docs/which_model.md recommends can be asked for, and differs from a default where it says so."""
+    config = load_config(yaml.safe_load((repository / "config" / "recommended.yaml").read_text()))
+    assert list(config.models)[:2] == ["base_nmf", "ae_nmf_common"]
+    assert config.datasets["mydata"].gene_scaling == "unit_variance"
+    assert (config.ranks, len(config.seeds)) == ([30], 5)

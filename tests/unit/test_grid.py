@@ -109,10 +109,12 @@ def test_shared_jobs_are_chained_by_their_files():
 @pytest.mark.parametrize(
     ("model", "settings", "order"),
     [
-        ("ae_nmf", {}, "by_type"),
-        ("ae_nmf", {"batches": "random"}, "plain"),
+        ("ae_nmf", {"solver": "minibatch"}, "by_type"),
+        ("ae_nmf", {"solver": "minibatch", "batches": "random"}, "plain"),
+        ("ae_nmf", {"training": "published"}, "by_type"),
         ("ae_nmf", {"solver": "statistics"}, None),
-        ("cae_nmf2", {}, "plain"),
+        ("ae_nmf", {}, None),
+        ("cae_nmf2", {"solver": "minibatch"}, "plain"),
         ("base_nmf", {}, None),
         ("pnmf", {}, None),
     ],

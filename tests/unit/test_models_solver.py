@@ -305,8 +305,10 @@ def test_rows_that_are_not_in_memory_go_by_the_gram_matrix_or_minibatches(cells)
     assert model.solver_choice_.route == "gram"
     assert model.objective_ == pytest.approx(make("ae_nmf").fit(X, **labels).objective_, rel=1e-9)
     small = {"gram_memory_mb": 0, "max_iter": 1}
-    model = make("ae_nmf", solver="auto", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
-    assert model.solver_choice_.solver == "minibatch"
+    model = make("ae_nmf", solver="minibatch", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
+    assert model.training_ == "minibatch"
+    with pytest.raises(InputError, match="another embedding"):
+        make("ae_nmf", solver="auto", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
     with pytest.raises(InputError, match="0 MiB granted"):
         make("ae_nmf", **small).fit_rows(RowsElsewhere(X), **labels, **hooks)
 
@@ -335,8 +337,11 @@ def test_the_cost_model_at_sizes_with_a_known_answer():
     assert (atlas.solver, atlas.route) == ("statistics", "gram")
     donors = choose_solver(592_000, 20_000, 592_000_000, 80, 100, donors=24, memory=6144)
     assert donors.seconds["gram"] is None
-    elsewhere = choose_solver(592_000, 60_000, 592_000_000, 80, 100, memory=6144, in_memory=False)
-    assert (elsewhere.solver, elsewhere.route) == ("minibatch", None)
+    with pytest.raises(InputError, match="another embedding"):
+        choose_solver(592_000, 60_000, 592_000_000, 80, 100, memory=6144, in_memory=False)
+    few = choose_solver(592_000, 20_000, 592_000_000, 80, 1, memory=6144)
+    assert few.solver == "statistics", "also where minibatches would be sooner at what they reach"
+    assert few.seconds["minibatch"] < few.seconds["gram"]
     asked = choose_solver(2792, 13487, 1_958_000, 80, 100, solver="minibatch")
     assert (asked.solver, asked.route, asked.reason) == ("minibatch", None, "as set")
     assert all(seconds > 0 for seconds in asked.seconds.values())

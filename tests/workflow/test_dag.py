@@ -275,8 +275,9 @@ def test_format_is_clean():
     [
         (["out_of_core=auto"], 0),
         # one spread by cell type, one that uses no label
-        (["in_memory_mb=0.1", "models={cae_nmf1: {solver: statistics}}"], 2),
-        (["out_of_core=true", "models={cae_nmf2: {solver: statistics}}"], 1),
+        (["in_memory_mb=0.1", "models={ae_nmf: {solver: minibatch}, cae_nmf2: {solver: minibatch}}"], 2),
+        (["out_of_core=true", "models={ae_nmf: {training: published}}"], 1),
+        (["out_of_core=true"], 0),
     ],
 )
 def test_the_shuffled_store_is_written_where_minibatches_may_need_it(tmp_path, change, stores):

@@ -49,9 +49,9 @@ class Autoencoder(ModelSection):
     )
     solver: Literal["auto", "statistics", "minibatch"] = Field(
         "auto",
-        description="`statistics`: all cells at once, by coordinate descent. `minibatch`: Adam. `auto`: the "
-        "one that is estimated to be sooner at the same objective; `minibatch` with `row_norm` or "
-        "`init: uniform`, which only it has. Where a dataset shares its statistics `auto` is `statistics`.",
+        description="`statistics`: all cells at once, by coordinate descent to the optimum. `minibatch`: "
+        "Adam, which stops before it: another embedding. `auto`: `statistics`, by the route that is "
+        "estimated to be sooner; `minibatch` with `row_norm` or `init: uniform`, which only it has.",
     )
     max_iter: Annotated[
         Count | dict[Solver, Count] | None,
@@ -118,7 +118,7 @@ class Autoencoder(ModelSection):
         return not self.row_norm and self.init != "uniform" and self.solver != "minibatch"
 
     def shuffled_order(self, gathered: bool) -> Literal["by_type", "plain"] | None:
-        if self.solver == "statistics" or gathered:
+        if gathered or self.begins_from_statistics():
             return None
         return "by_type" if self.batches in ("proportional", "round_robin") else "plain"
 

@@ -7,7 +7,7 @@ that the same fit makes the same choice on every CPU. The rates and their source
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nmfbench.errors import InputError
@@ -59,7 +59,10 @@ def choose_solver(
     in_memory: bool = True,
     solver: str = "auto",
 ) -> SolverChoice:
-    """Pick the solver that is estimated to come sooner to the objective of `epochs` minibatch epochs.
+    """The solver that was asked for, or the exact one, by the route that is estimated to be sooner.
+
+    ``auto`` decides how the optimum is reached, never whether: minibatches stop before it, in another
+    embedding.
 
     Parameters
     ----------
@@ -83,6 +86,11 @@ def choose_solver(
     Returns
     -------
     SolverChoice
+
+    Raises
+    ------
+    InputError
+        With ``auto``, if the cells are on disk and XᵀX does not fit.
     """
     found = fit_seconds(n_cells, n_genes, nnz, rank, epochs, donors, device, batch_size)
     method = gram_method(n_cells, n_genes, nnz, device)
@@ -99,34 +107,33 @@ def choose_solver(
     if solver != "auto":
         reason = "as set"
     elif not possible:
-        solver, reason = "minibatch", f"XᵀX does not fit in {memory:.0f} MiB, X is not in memory"
+        # minibatches end elsewhere, so that is for the user to decide
+        raise InputError(
+            "solver: auto", "the cells in memory, or room for XᵀX",
+            f"cells on disk, and XᵀX does not fit in gram_memory_mb = {memory:.0f}",
+            "raise gram_memory_mb, set shared_statistics: true or keep fewer genes; solver: minibatch needs "
+            "neither, but ends before the optimum, in another embedding",
+        )  # fmt: skip
     else:
-        solver = "statistics" if possible[route] <= seconds["minibatch"] else "minibatch"
-        sooner = f"{possible[route]:.3g} s by {route} statistics, {seconds['minibatch']:.3g} s by minibatch"
-        reason = f"estimated to the same objective: {sooner}"
+        solver, reason = "statistics", f"the optimum, in an estimated {possible[route]:.3g} s by {route}"
     return SolverChoice(solver, route if solver == "statistics" else None, seconds, reason)
 
 
-def with_batches_of(source: RowSource, choice: SolverChoice, *, forced: bool) -> SolverChoice:
-    """The same choice, or statistics where the rows of `source` cannot be had at random.
+def with_batches_of(source: RowSource, choice: SolverChoice) -> SolverChoice:
+    """The same choice, refused where it needs rows at random that `source` does not have.
 
     Parameters
     ----------
     source : RowSource
     choice : SolverChoice
-    forced : bool
-        Whether minibatches were asked for.
 
     Raises
     ------
     InputError
-        If only minibatches would do.
+        If minibatches were asked for and there is no shuffled store.
     """
     if choice.solver != "minibatch" or not isinstance(source, FilteredRows) or source.order is not None:
         return choice
-    if choice.seconds["gram"] is not None and not forced:
-        reason = "minibatches out of core need the shuffled store, and there is none"
-        return replace(choice, solver="statistics", route="gram", reason=reason)
     raise InputError(
         "minibatches out of core",
         "the shuffled store that the rule shuffle_cells writes",

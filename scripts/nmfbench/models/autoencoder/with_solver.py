@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
@@ -25,6 +26,15 @@ class WithSolver(Results):
     _conditional = False
     _own_loadings = False  # of each condition: one Gram matrix for each
     _solver_taken: SolverChoice | None = None
+
+    @property
+    def training_(self) -> str:
+        """What was estimated: ``exact``, the optimum; ``minibatch``; ``published``, as the published runs."""
+        check_is_fitted(self)
+        if self.solver_choice_.solver == "statistics":
+            return "exact"
+        published = self.init == "uniform" and self.batches == "round_robin"
+        return "published" if published else "minibatch"
 
     @property
     def is_conditional(self) -> bool:
@@ -91,4 +101,4 @@ class WithSolver(Results):
         )
         if only:
             choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
-        return with_batches_of(source, choice, forced=bool(only) or self.solver != "auto")
+        return with_batches_of(source, choice)
