@@ -16,7 +16,7 @@ import reference_models as dense
 from nmfbench.errors import InputError
 from nmfbench.fitting import checkpoint as checkpoint_module
 from nmfbench.models import get_model
-from nmfbench.models.autoencoder import estimator, from_cells
+from nmfbench.models.autoencoder import from_cells, with_solver
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
@@ -51,7 +51,7 @@ def route(request, monkeypatch):
     def forced(*sizes, solver="auto", **more):
         return SolverChoice(solver, request.param if solver == "statistics" else None, {}, "forced")
 
-    monkeypatch.setattr(estimator, "choose_solver", forced)
+    monkeypatch.setattr(with_solver, "choose_solver", forced)
     return request.param
 
 
@@ -130,7 +130,7 @@ def test_the_two_routes_agree(name, cells, monkeypatch):
     found = []
     for kind in ("sparse", "gram"):
         monkeypatch.setattr(
-            estimator, "choose_solver", lambda *_, kind=kind, **__: SolverChoice("statistics", kind, {}, "")
+            with_solver, "choose_solver", lambda *_, kind=kind, **__: SolverChoice("statistics", kind, {}, "")
         )
         found.append(make(name, max_iter=20, tol={"statistics": 0}).fit(X, **labels))
     assert found[0].objective_ == pytest.approx(found[1].objective_, rel=1e-6)
