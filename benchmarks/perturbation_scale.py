@@ -9,8 +9,11 @@ Counts are simulated directly as sparse matrices; nothing dense of cells x genes
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,7 @@ def random_cells(rng: np.random.Generator, n_cells: int, n_genes: int, per_cell:
 def score(options: argparse.Namespace) -> None:
     """Truth and one prediction by the house scorer."""
     from nmfbench.perturbation.scoring.backends import BACKENDS
+    from nmfbench.perturbation.scoring.ceiling import replicate_ceiling
     from nmfbench.perturbation.scoring.cells import Cells
     from nmfbench.perturbation.scoring.score import score_prediction
     from nmfbench.perturbation.scoring.truth import build_truth
@@ -58,6 +62,15 @@ def score(options: argparse.Namespace) -> None:
     score_prediction(truth, predicted)
     print(
         f"truth and one prediction: {time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} CPU s, "
+        f"peak {peak_mb():.0f} MB",
+        flush=True,
+    )
+    replicate_ceiling(
+        real, BACKENDS["house"], genes, own, target_sum=1500.0, fdr=0.05, responsive=truth.responsive(5),
+        reference=None,
+    )  # fmt: skip
+    print(
+        f"with the ceiling: {time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} CPU s, "
         f"peak {peak_mb():.0f} MB"
     )
 
@@ -114,7 +127,20 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     defaults = {"score": (300, 10_000), "fit": (120, 18_080)}[options.what]
     options.targets, options.genes = options.targets or defaults[0], options.genes or defaults[1]
+    machine()
     (score if options.what == "score" else fit)(options)
+
+
+def machine() -> None:
+    """Say what the figures were measured on, and how busy it was."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "scipy", "numba"))
+    print(f"{model}, {os.cpu_count()} cores, load {load:.1f}; Python {platform.python_version()}, {packages}")
 
 
 if __name__ == "__main__":

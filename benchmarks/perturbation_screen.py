@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from nmfbench.config import load_config
 from nmfbench.data import filter_donors
 from nmfbench.job import Job
-from nmfbench.perturbation import steps
+from nmfbench.perturbation import held_out, steps
 from nmfbench.perturbation.fit import fit_predictor
 from nmfbench.perturbation.grid import NONE, Grid
 from nmfbench.perturbation.tables import collect
@@ -70,7 +70,7 @@ def run_dataset(cfg, grid: Grid, dataset: str) -> None:
         truth = folder / "truth" / scorer["backend"]
         files = [str(folder / name) for name in ("split.npz", "sums.npz", "targets.csv")]
         if not (truth / "truth.npz").exists():
-            steps.make_truth(str(filtered), files[0], files[1], screen, scorer, str(truth))
+            held_out.make_truth(str(filtered), files[0], files[1], screen, scorer, str(truth))
         vectors = folder / "embeddings" / f"{run['embedding']}.npz"
         if run["embedding"] != NONE and not vectors.exists():
             vectors.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from nmfbench.job import job
 with job(snakemake):
     from pathlib import Path
 
-    from nmfbench.perturbation.steps import make_truth
+    from nmfbench.perturbation.held_out import make_truth
 
     smk = snakemake
     make_truth(
@@ -15,4 +15,5 @@ with job(snakemake):
         smk.params.screen,
         smk.params.scorer,
         Path(smk.output.truth).parent,
+        cache=Path(smk.input.made_before).parent if smk.input.made_before else None,
     )

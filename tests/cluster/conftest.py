@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import scenarios
+import screens
 from cluster import TESTBED, Run, processes
 
 # `timeout` and CI end the tests by SIGTERM: like Ctrl-C, it must not leave a scheduler behind
@@ -42,31 +43,44 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def begun(request, testbed, workplace) -> Iterator[tuple[scenarios.Pair, Path, dict[Callable, Future]]]:
-    """The whole workflow on the cluster and here, a finished run, and scenarios that mostly begin with it.
-
-    All are played side by side: most of their time is waiting for polls.
-    """
-    pool = ThreadPoolExecutor(5)
-    futures: dict[Callable, Future] = {}
+def pool(testbed) -> Iterator[ThreadPoolExecutor]:
+    """Scenarios are played side by side: most of their time is waiting for polls."""
+    pool = ThreadPoolExecutor(6)
     try:
-        pair = scenarios.demo(workplace)
-        base = pair.local
-        # with `pytest -k` it may be that nobody looks at them
-        if any("played" in item.fixturenames for item in request.session.items):
-            for play in scenarios.ON_NOTHING:
-                futures[play] = pool.submit(play, workplace / play.__name__)
-            if pair.dataset != scenarios.DATASET:
-                base = Run(workplace / "base", *scenarios.WORKFLOW, *scenarios.CPU, local=True)
-            base.succeeded()
-            for play in scenarios.ON_A_FINISHED_RUN:
-                folder = workplace / play.__name__
-                shutil.copytree(base.folder, folder)
-                futures[play] = pool.submit(play, folder)
-        yield pair, base.folder, futures
+        yield pool
     finally:
         Run.end_all()  # those of scenarios that failed, or all when the tests are interrupted
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def seeds_begun(pool, workplace) -> Future:
+    """The second task, which needs no finished run of the first."""
+    play = screens.a_gpu_for_each_seed
+    return pool.submit(play, workplace / play.__name__)
+
+
+@pytest.fixture(scope="session")
+def begun(request, pool, workplace) -> tuple[scenarios.Pair, Path, dict[Callable, Future]]:
+    """The whole workflow on the cluster and here, a finished run, and scenarios that mostly begin with it."""
+    futures: dict[Callable, Future] = {}
+    pair = scenarios.demo(workplace)
+    base = pair.local
+    # with `pytest -k` it may be that nobody looks at them
+    wanted = {name for item in request.session.items for name in item.fixturenames}
+    if "seeds_begun" in wanted:
+        request.getfixturevalue("seeds_begun")
+    if "played" in wanted:
+        for play in scenarios.ON_NOTHING:
+            futures[play] = pool.submit(play, workplace / play.__name__)
+        if pair.dataset != scenarios.DATASET:
+            base = Run(workplace / "base", *scenarios.WORKFLOW, *scenarios.CPU, local=True)
+        base.succeeded()
+        for play in scenarios.ON_A_FINISHED_RUN:
+            folder = workplace / play.__name__
+            shutil.copytree(base.folder, folder)
+            futures[play] = pool.submit(play, folder)
+    return pair, base.folder, futures
 
 
 @pytest.fixture(scope="session")

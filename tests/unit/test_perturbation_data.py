@@ -271,6 +271,14 @@ def test_tables_of_vectors_are_aligned_and_what_lacks_is_named(screen, tmp_path,
     assert again.missing_genes == made.missing_genes
 
 
+def test_vectors_that_are_made_in_each_fold_survive_their_file_before_they_are_there(screen, tmp_path):
+    section = Section(**{"from": "responses"}, components=3).model_dump()
+    made = embed(screen, split(screen, "held_out_batch", batch="batch_1"), section)
+    made.save(tmp_path / "e.npz")
+    again = read_embedding(tmp_path / "e.npz")
+    assert (again.components, again.vectors, again.genes.shape) == (3, {}, (len(screen.genes), 3))
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [("a,1,2\na,3,4\n", "a twice"), ("a,1,x\n", "numbers in every column"), ("a,1,inf\n", "not finite")],

@@ -279,6 +279,18 @@ def test_every_shape_of_the_network_trains_and_predicts(fold, keys):
         assert np.abs(change).max() <= 2.6
 
 
+@pytest.mark.parametrize(("loss", "is_stuck"), [("mse", True), ("pois", False)])
+def test_a_fit_that_ends_at_the_bound_of_tanh_says_so(fold, loss, is_stuck):
+    said = []
+    model = {"preset": "published", "loss": loss, "max_iter": 3, "gp_dropout": 0}
+    # a start from which tanh cannot move: wide stacks; without any, the changes stay near zero
+    wide = {} if is_stuck else {"g_mlp_hidden": [], "p_mlp_hidden": [], "g_out_dim": None, "p_out_dim": None}
+    predictor = predictor_of("nb_glm")(settings(**model, **wide))
+    predictor.predict(fold, said.append)
+    assert any("bound of tanh" in text for text in said) == is_stuck
+    assert (predictor.folds[0]["at_bound"] > 0.5) == is_stuck
+
+
 def test_the_schedule_warms_up_and_ends_at_the_least_rate():
     keys = {
         **{"learning_rate": 1.0, "learning_rate_schedule": "cosine", "max_iter": 100},
@@ -400,6 +412,16 @@ def test_cells_from_a_checkpoint_are_those_of_the_process(fold, tmp_path, keys):
     assert published <= set(stored)
 
 
+@pytest.mark.parametrize("keys", [{"penalty_K": 1, "shrinkage": 1}, {"preset": "published", "max_iter": 2}])
+def test_a_fit_of_no_target_with_a_vector_survives_its_checkpoint(fold, tmp_path, keys):
+    alone = Fold(fold.sums, fold.background, Embedding(fold.embedding.genes), 0, fold.asked)
+    predictor, prediction = fitted(alone, **keys)
+    assert all(flag.startswith("no vector") for flag in prediction.flags)
+    save_checkpoint(tmp_path / "model.pt", fold.background, predictor, [prediction], "data")
+    _, again = read_model(tmp_path / "model.pt", list(fold.sums.genes), fold.asked)
+    assert np.array_equal(again.log_rate, prediction.log_rate)
+
+
 def test_a_model_of_other_genes_or_of_another_program_is_refused(fold, tmp_path):
     prediction = predictor_of("control_mean")(settings("control_mean")).predict(fold)
     save_predictions(tmp_path / "model.npz", fold.background, [fold], [prediction])
@@ -411,8 +433,23 @@ def test_a_model_of_other_genes_or_of_another_program_is_refused(fold, tmp_path)
     with pytest.raises(InputError, match="another program"):
         read_model(tmp_path / "model.pt")
     (tmp_path / "model.pt").write_text("nothing")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="no file of torch"):
         read_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("numbers", [torch.ones(3), np.ones(3)])
+def test_a_checkpoint_of_the_published_code_is_known_and_told_what_to_do_with(tmp_path, numbers):
+    keys = ("G", "P", "mu_control", "theta_vec")  # as arrays of numpy it cannot be read without running code
+    names = {"gene_names": ["A", "B", "C"], "pert_names": ["non-targeting", "A"], "use_cycle": False}
+    stored = {**dict.fromkeys(keys, numbers), **names, "state_dict": {"K": torch.ones(2, 2)}, "cfg": {}}
+    torch.save(stored, tmp_path / "theirs.pt")
+    with pytest.raises(InputError) as refused:
+        read_model(tmp_path / "theirs.pt")
+    is_read = isinstance(numbers, torch.Tensor)
+    what = "of the published code, of 3 genes and 2 perturbations" if is_read else "with pickled objects"
+    assert what in refused.value.got
+    assert "predictions_file" in refused.value.remedy
+    assert "preset: published" in refused.value.remedy
 
 
 @pytest.mark.parametrize("sampler", ["nb", "gp_mixture", "poisson"])

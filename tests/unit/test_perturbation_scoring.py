@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse, stats
 
@@ -17,6 +18,7 @@ from nmfbench.perturbation.scoring.cells import Cells, normalise
 from nmfbench.perturbation.scoring.registry import overall
 from nmfbench.perturbation.scoring.score import score_prediction, summarise
 from nmfbench.perturbation.scoring.truth import build_truth, read_truth
+from nmfbench.perturbation.scoring.truth_cache import TruthCache
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -276,6 +278,82 @@ def test_a_truth_survives_its_file(pair, tmp_path):
     two, _ = score_prediction(again, pair[1])
     assert one.equals(two)
     assert again.fingerprint == truth.fingerprint
+
+
+# ---- a truth made before
+
+
+@pytest.fixture
+def published(pair, tmp_path):
+    """The truth of the pair by the scorer of cell-eval, as a folder in the published layout."""
+    truth = truth_of(pair, "vcc")
+    bulk = {"bulk_keys": np.array(["non-targeting", *truth.names]), "genes": np.array(pair[2])}
+    profiles = np.vstack([truth.control_profile, truth.profiles]).astype(np.float32)
+    np.savez(tmp_path / "ground_truth_bulk.npz", bulk_values=profiles, **bulk)
+    target, gene = np.indices(truth.differential.p.shape).reshape(2, -1)
+    table = {"target": np.array(truth.names)[target], "feature": np.array(pair[2])[gene]}
+    table |= {"p_value": truth.differential.p.ravel().astype(np.float32), "fdr": 0.5, "log2_fold_change": 9.0}
+    pd.DataFrame(table).sample(frac=1, random_state=0).to_csv(tmp_path / "real_de.tsv", sep="\t", index=False)
+    described = {"pert_col": "target_gene", "control": "non-targeting", "real_de_file": "real_de.tsv"}
+    (tmp_path / "metadata.json").write_text(json.dumps(described))
+    return tmp_path, truth
+
+
+def from_cache(pair, folder, backend="vcc", column="target_gene", cells=None):
+    real, _, genes, own = pair
+    cache = TruthCache.read(folder, column=column, control="non-targeting", scorer=backend)
+    options = {"target_sum": 300.0, "fdr": 0.05, "cache": cache}
+    return build_truth(cells or real, BACKENDS[backend], genes, own, **options)
+
+
+def test_p_values_of_a_truth_made_before_are_taken_over_and_the_rest_is_ours(pair, published, monkeypatch):
+    folder, truth = published
+    monkeypatch.setattr(rank_sums, "compare", None)  # no test is made again
+    again = from_cache(pair, folder)
+    np.testing.assert_allclose(again.differential.p, truth.differential.p, rtol=1e-6)
+    np.testing.assert_allclose(again.differential.q, truth.differential.q, rtol=1e-6)
+    change = truth.differential.log2_fold_change
+    np.testing.assert_array_equal(again.differential.log2_fold_change, change)
+
+
+def test_a_truth_of_this_workflow_is_one_in_that_layout(pair, published):
+    folder, truth = published
+    truth.save(folder / "truth.npz")
+    described = {"pert_col": "target_gene", "control": "non-targeting", "real_de_file": "truth.npz"}
+    described |= {"scorer": "vcc", "content_sha256": truth.fingerprint}
+    (folder / "metadata.json").write_text(json.dumps(described))
+    np.testing.assert_array_equal(from_cache(pair, folder).differential.q, truth.differential.q)
+    (folder / "metadata.json").write_text(json.dumps({**described, "content_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="content_sha256"):
+        from_cache(pair, folder)
+    (folder / "metadata.json").write_text(json.dumps({**described, "scorer": "legacy"}))
+    with pytest.raises(InputError, match="scorer"):
+        from_cache(pair, folder)
+
+
+def test_a_truth_of_other_cells_genes_or_targets_is_refused(pair, published):
+    folder, _ = published
+    real, _, genes, own = pair
+    with pytest.raises(InputError, match="pert_col 'gene'"):
+        from_cache(pair, folder, column="gene")
+    with pytest.raises(InputError, match="profiles that differ"):
+        from_cache(pair, folder, "house")  # of another depth
+    one_cell_less = np.arange(len(real.group)) > 0
+    fewer = Cells(real.counts[one_cell_less], real.group[one_cell_less], real.names)
+    with pytest.raises(InputError, match="profiles that differ"):
+        from_cache(pair, folder, cells=fewer)
+    with pytest.raises(InputError, match="another order"):
+        from_cache((real, None, genes[::-1], own), folder)
+    renamed = Cells(real.counts, real.group, ["new", *real.names[1:]])
+    with pytest.raises(InputError, match="none of new"):
+        from_cache(pair, folder, cells=renamed)
+    table = pd.read_csv(folder / "real_de.tsv", sep="\t")
+    table.iloc[1:].to_csv(folder / "real_de.tsv", sep="\t", index=False)
+    with pytest.raises(InputError, match="1 are missing"):
+        from_cache(pair, folder)
+    (folder / "metadata.json").unlink()
+    with pytest.raises(InputError, match=r"metadata\.json"):
+        from_cache(pair, folder)
 
 
 def test_overall_is_cut_to_what_is_better_than_the_baseline():

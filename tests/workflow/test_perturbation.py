@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,19 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from nmfbench.config.perturbation import SimulatedScreen
+from nmfbench.perturbation.cell_cycle import G2M_GENES, S_GENES
+from nmfbench.perturbation.simulate import simulate
+from nmfbench.perturbation.splits import LEFT_OUT
 from nmfbench.perturbation.tables import collect
 from snake import REPOSITORY, snakemake
 
 DEMO = yaml.safe_load((REPOSITORY / "config" / "perturbation_demo.yaml").read_text())
-RUN = Path("results/demo_screen/perturbation/unseen/coexpression/nb_glm/seed-101")
+SPLIT = Path("results/demo_screen/perturbation/unseen")
+RUN = SPLIT / "coexpression/nb_glm/seed-101"
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +82,11 @@ def test_the_published_files_have_their_keys(finished):
     assert {"base_mode", "seeds", "devices", "per_seed", "aggregate", "n_ok", "failed"} <= set(aggregate)
     assert {"mean", "std", "min", "max", "std_sample"} <= set(aggregate["aggregate"]["MAE"])
     assert aggregate["devices"] == {"101": "cpu"}
+    page = (finished / RUN.parent / "multi_seed_metrics.md").read_text().splitlines()
+    assert page[2].startswith("| metric | seed 101 | mean |")
+    (row,) = [line.split(" | ") for line in page if line.startswith("| MAE ")]
+    assert row[1] == row[2] == f"{aggregate['aggregate']['MAE']['mean']:.6g}"
+    assert row[3] == "NA", "one seed has no spread"
 
 
 def test_cells_are_counts_below_the_real_control(finished):
@@ -89,8 +101,22 @@ def test_cells_are_counts_below_the_real_control(finished):
 
 
 def test_a_second_call_does_nothing(finished):
-    call = snakemake("-n", *with_config(finished))
+    call = snakemake("perturbation_predictions", "all", "-n", *with_config(finished))
     assert "Nothing to be done" in call.text
+
+
+def test_the_report_of_a_screen_alone_answers_first(finished):
+    call = snakemake("all", *with_config(finished), "--report", finished / "report.html")
+    assert call.code == 0, call.text
+    assert not re.findall(r".*\((?:WARNING|ERROR|SEVERE)/\d\).*", call.text)
+    text = (finished / "report.html").read_text()
+    assert "Who predicts what an unseen perturbation does?" in text
+    assert "keeps cell types apart" not in text, "there is no embedding task"
+    assert "beyond the interval over targets" in text
+    mae = table(finished, "perturbation_summary_unseen.csv").set_index("Predictor")["MAE"]
+    for name, value in mae.items():
+        assert re.search(rf"{re.escape(name)}.{{0,300}}?{value:.3f}", text, re.DOTALL), name
+    assert "system-message" not in text
 
 
 def test_a_missing_seed_is_a_gap_and_no_zero(finished, tmp_path):
@@ -121,11 +147,18 @@ def test_a_missing_seed_is_a_gap_and_no_zero(finished, tmp_path):
     aggregate = json.loads((folder / RUN.parent / "multi_seed_metrics.json").read_text())
     assert (aggregate["n_ok"], aggregate["failed"]) == (1, [202])
     assert aggregate["aggregate"]["MAE"]["n"] == 1
+    page = (folder / RUN.parent / "multi_seed_metrics.md").read_text()
+    assert page.startswith("1 of 2 seeds; missing: 202\n")
+    (row,) = [line.split(" | ") for line in page.splitlines() if line.startswith("| MAE ")]
+    assert row[2] == "NA", "a gap, not a zero"
 
 
 def test_the_other_modes(finished, tmp_path):
-    """A checkpoint, somebody's file and a list without a truth, in one call."""
+    """A checkpoint, somebody's file, a truth made before, a list without one and a failure, in one call."""
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    shutil.copytree(folder / SPLIT / "truth/house", folder / "before")
+    (folder / SPLIT / "truth/house/truth.npz").unlink()
+    torch.save({"state_dict": {}, "cfg": {}}, folder / "theirs.pt")
     model = folder / RUN / "model.pt"
     theirs = anndata.read_h5ad(folder / RUN / "cells.h5ad")
     theirs[:, ::-1].copy().write_h5ad(folder / "theirs.h5ad")  # genes in another order
@@ -137,15 +170,20 @@ def test_the_other_modes(finished, tmp_path):
         "nb_glm": {},
         "again": {"kind": "nb_glm", "checkpoint": str(model)},
         "mine": {"kind": "predictions_file", "path": str(folder / "theirs.h5ad")},
+        "theirs": {"kind": "nb_glm", "checkpoint": str(folder / "theirs.pt")},
     }
-    perturbation = {**DEMO["perturbation"], "predict_also": str(folder / "list.csv")}
-    options = with_config(folder, predictors=predictors, perturbation=perturbation)
-    split = Path("results/demo_screen/perturbation/unseen")
-    asked = {name: split / place / name / "seed-101/scores.tsv" for name, place in
-             (("again", "coexpression"), ("mine", "none"))}  # fmt: skip
+    also = {"predict_also": str(folder / "list.csv"), "truth_cache": str(folder / "before")}
+    options = with_config(folder, predictors=predictors, perturbation={**DEMO["perturbation"], **also})
+    asked = {name: SPLIT / place / name / "seed-101/scores.tsv" for name, place in
+             (("again", "coexpression"), ("mine", "none"), ("theirs", "coexpression"))}  # fmt: skip
     submission = "results/demo_screen/perturbation/submission/coexpression/nb_glm/seed-101/cells.h5ad"
     call = snakemake(*asked.values(), submission, *options)
-    assert call.code == 0, call.text
+    assert call.code == 1, call.text
+    gap = "missing: demo_screen unseen coexpression theirs seed 101, predict_cells (bad input: "
+    assert gap in call.text, call.text[-3000:]
+    assert "kind: predictions_file" in call.text, "what to do with a checkpoint of another program"
+    assert "NameError" not in call.text
+    assert not (folder / asked.pop("theirs")).exists()
     assert not (folder / asked["again"]).with_name("model.pt").exists()
     scores = {name: pd.read_csv(folder / path, sep="\t") for name, path in asked.items()}
     # drawn from the checkpoint: the same cells, to the last count
@@ -158,3 +196,44 @@ def test_the_other_modes(finished, tmp_path):
     assert counts.to_dict() == {"GENE3": 7, "nothing": 5}
     record = json.loads((folder / submission).with_name("run.json").read_text())
     assert list(record["flags"]) == ["nothing"]
+
+
+def test_a_given_pair_whose_cell_cycle_is_scored_on_a_listed_device(tmp_path):
+    design = SimulatedScreen(n_genes=40, n_targets=4, n_cells=160, mean_counts=300, seed=2).model_dump()
+    made = simulate(design)
+    names = [*S_GENES[:8], *G2M_GENES[:8], *made.genes[16:]]
+    target = pd.Series(made.target).replace(dict(zip(made.genes[:16], names, strict=False)))
+    labels = pd.Categorical(target.to_numpy())
+    obs = pd.DataFrame({"target_gene": labels}, index=[f"c{row}" for row in range(len(target))])
+    screen = anndata.AnnData(made.counts, obs=obs, var=pd.DataFrame(index=names))
+    held_out = sorted(set(target) - {"non-targeting"})[0]
+    control = (target == "non-targeting").to_numpy()
+    screen[(target != held_out).to_numpy()].write_h5ad(tmp_path / "train.h5ad")
+    screen[(target == held_out).to_numpy() | control].write_h5ad(tmp_path / "test.h5ad")
+    section = {"test_path": "test.h5ad", "score_phases": True, "min_cells": 2}
+    config = {
+        "datasets": {"pair": {"path": "train.h5ad", "tasks": ["perturbation"], "screen": section}},
+        "perturbation": {
+            "splits": {"given": {"kind": "column"}},
+            "embeddings": {"control": {"from": "control", "components": 2}},
+        },
+        "predictors": {
+            "published": {"kind": "nb_glm", "preset": "published", "use_cycle": True, "max_iter": 2}
+        },
+        "seeds": [3],
+        "devices": ["cpu"],
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    run = Path("results/pair/perturbation/given/control/published/seed-3")
+    call = snakemake(run / "run.json", "--configfile", tmp_path / "mine.yaml", "--directory", tmp_path)
+    assert call.code == 0, call.text
+    record = json.loads((tmp_path / run / "run.json").read_text())
+    assert record["device"] == "cpu"
+    assert record["parameters"]["use_cycle"]
+    split = pd.read_csv(tmp_path / run.parents[2] / "split.tsv", sep="\t")
+    assert split.loc[split["set"] == "test", "target"].tolist() == [held_out]
+    with np.load(tmp_path / run.parents[2] / "split.npz") as stored:
+        assert len(stored["phase"]) == len(target) + control.sum()  # control cells are in both files
+        assert set(stored["phase"]) == {0, 1, 2}, "scored, as there is no column of phases"
+        # the second copy of a control cell is left out
+        assert (stored["fold"] == LEFT_OUT).sum() == control.sum()

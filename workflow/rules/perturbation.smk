@@ -169,6 +169,7 @@ rule score_truth:
         filtered="<results>/{dataset}/filtered.h5ad",
         split=f"{SPLIT_FILES}/split.npz",
         sums=f"{SPLIT_FILES}/sums.npz",
+        made_before=screens.truth_cache,
     output:
         truth=f"{TRUTH}/truth.npz",
         bulk=f"{TRUTH}/ground_truth_bulk.npz",
@@ -243,6 +244,12 @@ rule collect_perturbation_tables:
                 labels={"dataset": "{dataset}", "table": f"scores, split {split}"},
             )
             for split in cfg.perturbation.splits
+        ],
+        # what the report begins with
+        front=[
+            f"<results>/{{dataset}}/tables/perturbation_front_{split}.{suffix}"
+            for split in cfg.perturbation.splits
+            for suffix in ("tsv", "txt")
         ],
     log:
         "<logs>/collect_perturbation_tables/{dataset}.log",

@@ -1,5 +1,7 @@
 # What the rules of the second task share: names, inputs, parameters. Functions only, as in common.smk.
 
+from types import SimpleNamespace
+
 from nmfbench.perturbation.grid import Grid
 from nmfbench.perturbation.predictors import PREDICTORS
 from nmfbench.perturbation.tables import say_what_failed

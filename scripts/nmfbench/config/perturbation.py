@@ -191,6 +191,12 @@ class Perturbation(Section):
         description="One entry for each embedding.",
     )
     scorer: Scorer = Field(Scorer(), description="How predictions are scored.")
+    truth_cache: str | None = Field(
+        None,
+        description="Folder of a ground truth made before, in the published layout (`metadata.json`, "
+        "`ground_truth_bulk.npz`, `real_de.parquet`); `{dataset}` and `{split}` are filled in. Its p values "
+        "are taken over, and nothing where genes, targets, control or profiles differ: that is an error.",
+    )
     predict_also: str | None = Field(
         None,
         description="A list of targets (`target_gene,n_cells,median_umi_per_cell`) to draw cells for, after "

@@ -63,7 +63,7 @@ class Embedding:
             path,
             genes=self.genes,
             names=np.array(list(self.vectors), dtype=str),
-            vectors=np.array(list(self.vectors.values())).reshape(len(self.vectors), -1),
+            vectors=np.array(list(self.vectors.values())).reshape(len(self.vectors), self.target_width),
             missing_genes=np.array(self.missing_genes, dtype=str),
             components=self.components,
             pair_separator=self.pair_separator,

@@ -200,6 +200,6 @@ def _device_used(kind: str, device: str, settings: Mapping[str, Any]) -> str:
 
 
 def _chosen(predictor: Any) -> list[dict[str, Any]]:
-    """Penalty and shrinkage of each fold, where they were chosen."""
-    keys = ("fold", "penalty_K", "shrinkage")
+    """Of each fold: penalty and shrinkage where they were chosen, and the share of changes at the bound."""
+    keys = ("fold", "penalty_K", "shrinkage", "at_bound")
     return [{key: fold[key] for key in keys if key in fold} for fold in getattr(predictor, "folds", [])]

@@ -217,6 +217,13 @@ class Grid:
         path = self.split(wildcards).get("path")
         return [] if path is None else [path]
 
+    def truth_cache(self, wildcards: Any) -> str | list[str]:
+        """The description of a truth made before; the path may hold ``{dataset}`` and ``{split}``."""
+        path = self.cfg.perturbation.truth_cache
+        if path is None:
+            return []
+        return f"{path.format(dataset=wildcards.dataset, split=wildcards.split)}/metadata.json"
+
     def embedding_fit(self, wildcards: Any) -> str | list[str]:
         """The fit of the first task whose loadings are the vectors."""
         section = self.cfg.perturbation.embeddings[wildcards.embedding]

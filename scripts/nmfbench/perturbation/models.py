@@ -14,6 +14,8 @@ from nmfbench.perturbation.background import Background, Prediction
 from nmfbench.perturbation.fold import Fold
 
 FORMAT = "nmfbench-nb-glm-1"
+PUBLISHED = frozenset({"state_dict", "mu_control", "theta_vec", "gene_names", "pert_names", "cfg"})
+"""Keys by which a checkpoint of the published code is known."""
 
 
 def save_predictions(
@@ -64,7 +66,7 @@ def save_checkpoint(
                 "background": background.arrays(),
                 "state_dict": state,
                 "G": first["G"],
-                "P": np.array(list(first["vectors"].values())).reshape(len(first["vectors"]), -1),
+                "P": np.array(list(first["vectors"].values())).reshape(-1, first["target_width"]),
                 "mu_control": background.control.mean,
                 "theta_vec": background.control.theta,
                 "use_cycle": predictor.settings["use_cycle"],
@@ -137,6 +139,7 @@ def _from_npz(path: Path) -> tuple[Background, Prediction]:
 
 def _from_pt(path: Path, names: Sequence[str] | None) -> tuple[Background, Prediction]:
     import pickle
+    import zipfile
 
     import torch
 
@@ -144,15 +147,21 @@ def _from_pt(path: Path, names: Sequence[str] | None) -> tuple[Background, Predi
 
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise InputError(f"{path}", "a model.pt of this workflow", str(error)[:200], "fit it again") from None
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):
+            got = "no file of torch"
+            raise InputError(f"{path}", "a model.pt of this workflow", got, "mend the path") from None
+        # it holds objects, not only tensors and texts; to read those is to run what somebody wrote
+        raise _of_another_program(path, "a checkpoint of another program, with pickled objects") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        got = str(error).partition("\n")[0][:200]
+        raise InputError(f"{path}", "a model.pt of this workflow", got, "fit it again") from None
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise InputError(
-            f"{path}",
-            f"a model.pt of this workflow ({FORMAT})",
-            "a checkpoint of another program",
-            "one of the published code lacks the depths of the control cells: fit it here again",
-        )
+        got = "a checkpoint of another program"
+        if isinstance(stored, dict) and set(stored) >= PUBLISHED:
+            sizes = (len(stored["gene_names"]), len(stored["pert_names"]))
+            got = f"a checkpoint of the published code, of {sizes[0]} genes and {sizes[1]} perturbations"
+        raise _of_another_program(path, got)
     stored = _arrays(stored)
     background, settings = Background.from_arrays(stored["background"]), stored["cfg"]
     parts = []
@@ -166,6 +175,17 @@ def _from_pt(path: Path, names: Sequence[str] | None) -> tuple[Background, Predi
         np.concatenate([part.profile for part in parts]),
         [flag for part in parts for flag in part.flags],
         None if parts[0].cycle is None else np.mean([part.cycle for part in parts], axis=0),
+    )
+
+
+def _of_another_program(path: Path, got: str) -> InputError:
+    """A checkpoint that cells cannot be drawn from, and the two ways to have it in the comparison."""
+    return InputError(
+        f"{path}",
+        f"a model.pt of this workflow ({FORMAT})",
+        f"{got}: it lacks the depths of the control cells, and its weights are those of other layers",
+        "draw the cells with that program and score them by a predictor {kind: predictions_file, path: "
+        "pred.h5ad}; or fit the model here by {kind: nb_glm, preset: published}",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from nmfbench.data.filtered import FilteredCounts, read_filtered
 from nmfbench.errors import InputError
@@ -150,6 +151,18 @@ def read_screen(filtered: str | Path, settings: Mapping[str, Any]) -> Screen:
     )
 
 
+def rows_of(screen: Screen, mask: np.ndarray) -> sparse.csr_matrix:
+    """Counts of some cells of a screen, in row order."""
+    parts = [
+        block[np.flatnonzero(mask[start : start + block.shape[0]])]
+        for start, block in screen.counts.blocks()
+        if mask[start : start + block.shape[0]].any()
+    ]
+    if not parts:
+        return sparse.csr_matrix((0, screen.counts.n_genes), dtype=np.float32)
+    return sparse.vstack(parts, format="csr")
+
+
 def _clean(labels: pd.Index, settings: Mapping[str, Any], path: Path) -> list[str]:
     """The target of each label: by the table where there is one, else the label itself."""
     names = [str(label).strip() for label in labels]
@@ -181,7 +194,7 @@ def _require_control(control: str, names: list[str], sizes: np.ndarray, path: Pa
     if n_cells >= 2:
         return
     likely = [name for name in names if re.search(r"control|ctrl|non.?target|^nt|safe", name, re.IGNORECASE)]
-    hint = f"; {', '.join(map(repr, likely[:5]))} look like controls" if likely else ""
+    hint = f"; of these {', '.join(map(repr, likely[:5]))} may be meant" if likely else ""
     raise InputError(
         f"{path}: obs[{column!r}]",
         f"control cells, labelled {control!r}",
@@ -236,6 +249,7 @@ def _phases(counts: FilteredCounts, name: str | None) -> pd.Categorical | None:
             f"the phases {', '.join(PHASES)}",
             f"{', '.join(map(repr, unknown[:5]))}{' and ' * bool(unknown and n_missing)}"
             f"{f'{n_missing} cells without one' if n_missing else ''}",
-            "mend the column, or set screen.phase_column: score, which scores the cell cycle from the counts",
+            "mend the column, or set screen.phase_column: null and screen.score_phases: true, which scores "
+            "the cell cycle from the counts",
         )
     return pd.Categorical(np.asarray(column, dtype=object), categories=list(PHASES))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from nmfbench.errors import InputError
 from nmfbench.job import commit, versions, write_json
@@ -16,23 +15,18 @@ from nmfbench.perturbation.embeddings import embed
 from nmfbench.perturbation.models import read_model
 from nmfbench.perturbation.predicted import read_cells, read_predictions, save_profiles, write_cells
 from nmfbench.perturbation.sampling import draw_cells, read_sampling_list
-from nmfbench.perturbation.scoring.backends import BACKENDS
-from nmfbench.perturbation.scoring.ceiling import replicate_ceiling
-from nmfbench.perturbation.scoring.cells import Cells
 from nmfbench.perturbation.scoring.registry import DEPTH_RATIO, overall
 from nmfbench.perturbation.scoring.score import score_prediction, summarise
-from nmfbench.perturbation.scoring.truth import build_truth, read_truth
-from nmfbench.perturbation.screen import Screen, read_screen
+from nmfbench.perturbation.scoring.truth import read_truth
+from nmfbench.perturbation.screen import read_screen, rows_of
 from nmfbench.perturbation.splits import (
-    SCORED_CONTROL,
     TRAIN_CONTROL,
-    Split,
     read_split,
     sampling_list,
     split_screen,
     split_table,
 )
-from nmfbench.perturbation.sums import gather_sums, read_sums
+from nmfbench.perturbation.sums import gather_sums
 from nmfbench.tables.files import write_table
 
 log = logging.getLogger(__name__)
@@ -81,103 +75,6 @@ def make_embedding(
     cells = read_screen(filtered, screen)
     names = [] if also is None else read_sampling_list(also, cells.control)["target_gene"].tolist()
     embed(cells, read_split(split), settings, fit=fit, also=names).save(output)
-
-
-def rows_of(screen: Screen, mask: np.ndarray) -> sparse.csr_matrix:
-    """Counts of some cells of a screen, in row order."""
-    parts = [
-        block[np.flatnonzero(mask[start : start + block.shape[0]])]
-        for start, block in screen.counts.blocks()
-        if mask[start : start + block.shape[0]].any()
-    ]
-    if not parts:
-        return sparse.csr_matrix((0, screen.counts.n_genes), dtype=np.float32)
-    return sparse.vstack(parts, format="csr")
-
-
-def held_out_cells(screen: Screen, split: Split) -> Cells:
-    """The cells that predictions are scored against, and the control cells for scoring."""
-    mask = (split.fold >= 0) | (split.fold == SCORED_CONTROL)
-    codes = screen.codes[mask]
-    present = np.unique(codes[codes >= 0])
-    group = np.where(codes >= 0, np.searchsorted(present, codes), -1)
-    return Cells(rows_of(screen, mask), group, [screen.targets[number] for number in present])
-
-
-def make_truth(
-    filtered: str, split: str, sums: str, screen: Mapping[str, Any], scorer: Mapping[str, Any], folder: str
-) -> None:
-    """Sum up the held-out cells and score halves of them.
-
-    Writes ``truth.npz``, the published ``ground_truth_bulk.npz`` and ``metadata.json``, ``real_de.tsv.gz``,
-    and ``ceiling.tsv``.
-    """
-    cells, roles, gathered = read_screen(filtered, screen), read_split(split), read_sums(sums)
-    real, backend = held_out_cells(cells, roles), BACKENDS[scorer["backend"]]
-    number = {name: row for row, name in enumerate(cells.targets)}
-    own_gene = np.array([cells.gene_of[number[name]] for name in real.names])
-    options = {"target_sum": gathered.target_sum, "fdr": scorer["fdr"]}
-    truth = build_truth(real, backend, cells.genes, own_gene, **options)
-    from dataclasses import replace
-
-    truth = replace(truth, **_from_sums(gathered, [number[name] for name in real.names], cells, roles))
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    truth.save(place / "truth.npz")
-    responsive = truth.responsive(scorer["responsive"])
-    log.info(
-        "%d of %d targets have %d or more DE genes", responsive.sum(), len(responsive), scorer["responsive"]
-    )
-    ceiling = replicate_ceiling(
-        real, backend, cells.genes, own_gene, responsive=responsive, reference=truth.reference,
-        repeats=scorer["ceiling_repeats"], **options,
-    ) if scorer["ceiling_repeats"] else _no_ceiling()  # fmt: skip
-    write_table(ceiling, place / "ceiling.tsv")
-    keys = [screen["control"], *truth.names]
-    np.savez(
-        place / "ground_truth_bulk.npz",
-        bulk_keys=np.array(keys, dtype=str),
-        bulk_values=np.vstack([truth.control_profile, truth.profiles]),
-        genes=cells.genes.astype(str),
-    )
-    write_json(
-        place / "metadata.json",
-        {
-            "pert_col": screen["column"],
-            "control": screen["control"],
-            "bulk_file": "ground_truth_bulk.npz",
-            "real_de_file": "truth.npz",
-            "de_method": "wilcoxon",
-            "perturbations": truth.names,
-            "content_sha256": truth.fingerprint,
-            "responsive": [name for name, is_one in zip(truth.names, responsive, strict=True) if is_one],
-            **backend.record(truth.target_sum, scorer["fdr"]),
-        },
-    )
-
-
-def _no_ceiling():
-    import pandas as pd
-
-    return pd.DataFrame(columns=["metric", "targets", "value", "std", "n", "corrected"])
-
-
-def _from_sums(sums, numbers: list[int], screen: Screen, split: Split) -> dict[str, Any]:
-    """What the truth takes from the sums: sums of held-out cells, the reference of each target's fold."""
-    held_out = sums.by_target((sums.target >= 0) & (sums.fold >= 0))
-    rows = np.searchsorted(held_out.target, numbers)
-    profiles = {}
-    for fold in range(sums.n_folds):
-        profiles[fold] = sums.by_target(sums.training(fold)).profiles.mean(axis=0)
-    fold_of = [int(split.fold[(screen.codes == number) & (split.fold >= 0)][0]) for number in numbers]
-    control = (sums.target == -1) & (sums.fold == TRAIN_CONTROL)
-    return {
-        "reference": np.array([profiles[fold] for fold in fold_of]),
-        "train_control_profile": sums.logs[control].sum(axis=0) / sums.n[control].sum(),
-        "counts": held_out.counts[rows],
-        "size": held_out.size[rows],
-        "size_squared": held_out.size_squared[rows],
-    }
 
 
 def predict_cells(

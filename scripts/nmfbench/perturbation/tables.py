@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.job import write_json
+from nmfbench.perturbation.aggregate import aggregate
+from nmfbench.perturbation.front import write_front
 from nmfbench.perturbation.scoring.registry import DIRECTIONS, overall
 from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import read_table, write_table
@@ -76,7 +76,10 @@ def collect(
     names = {run["predictor"]: run["display_name"] for run in grid} | {REPLICATE: "Replicate"}
     for split in dict.fromkeys(run["split"] for run in grid):
         summary = summarise(seeds[seeds["split"] == split], names, _kinds(grid))
-        write_table(summary, folder / f"perturbation_summary_{split}.csv", digits=CSV_DIGITS)
+        published = summary.drop(columns="predictor")
+        write_table(published, folder / f"perturbation_summary_{split}.csv", digits=CSV_DIGITS)
+        paired = tables["differences"]
+        write_front(folder, split, summary, paired[paired["split"] == split], _kinds(grid))
     for one in _fits(grid):
         aggregate(one)
     gaps = covered[covered["status"] != "ok"]
@@ -124,7 +127,8 @@ def say_what_failed(grid: Sequence[dict[str, Any]], scheduler_logs: str | Path |
     lines = [f"{len(covered) - len(gaps)} of {len(covered)} runs of the perturbation task are there."]
     for row in gaps.itertuples():
         run = f"{row.dataset} {row.split} {row.embedding} {row.predictor} seed {row.seed}"
-        lines.append(f"  missing: {run}, {row.step} ({row.status}: {row.reason})")
+        reason = row.reason if row.reason.startswith(row.status) else f"{row.status}: {row.reason}"
+        lines.append(f"  missing: {run}, {row.step} ({reason})")
     lines.append("What is there already, with every gap and its reason: target perturbation_partial_tables.")
     sys.stderr.write("\n".join(lines) + "\n")
 
@@ -249,7 +253,7 @@ def _interval(delta: np.ndarray, metric: str, n_resamples: int) -> list[Any]:
 
 
 def summarise(seeds: pd.DataFrame, names: dict[str, str], kinds: dict[str, str]) -> pd.DataFrame:
-    """One row for each predictor and embedding: the table of a paper."""
+    """One row for each predictor and embedding: the table of a paper, and ``predictor`` as in the config."""
     import pandas as pd
 
     tables = {
@@ -271,58 +275,9 @@ def summarise(seeds: pd.DataFrame, names: dict[str, str], kinds: dict[str, str])
         for metric in SUMMARY:
             row[f"{metric}_responsive"] = values.get((metric, "responsive"), np.nan)
         row["n_seeds"], row["n_failed"] = values["n"], values["failed"]
+        row["predictor"] = predictor
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def aggregate(runs: Sequence[dict[str, Any]]) -> None:
-    """Write ``multi_seed_metrics.json`` of one predictor: the published keys, and ours.
-
-    ``std`` is of ddof 0 as published, ``std_sample`` of ddof 1. The order is that of the config, whatever the
-    order in which the jobs ended.
-    """
-    per_seed, devices, failed = [], {}, []
-    for run in runs:
-        folder = Path(run["folder"])
-        record = folder / "metrics.json"
-        if not record.exists():
-            failed.append(run["seed"])
-            continue
-        per_seed.append({"seed": run["seed"], "metrics": _clean(json.loads(record.read_text())["metrics"])})
-        trained = folder / "run.json"
-        devices[str(run["seed"])] = json.loads(trained.read_text())["device"] if trained.exists() else "cpu"
-    target = Path(runs[0]["folder"]).parent / "multi_seed_metrics.json"
-    if not per_seed:
-        target.unlink(missing_ok=True)
-        return
-    summed = {}
-    for metric in dict.fromkeys(key for one in per_seed for key in one["metrics"]):
-        values = [one["metrics"].get(metric) for one in per_seed]
-        values = np.array([value for value in values if value is not None], dtype=float)
-        if not len(values):
-            continue
-        sample = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        summed[metric] = {
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "min": float(values.min()),
-            "max": float(values.max()),
-            "std_sample": sample,
-            "sem": None if sample is None else sample / len(values) ** 0.5,
-            "n": len(values),
-        }
-    content = {
-        "base_mode": "train_sample_eval" if runs[0]["trained"] else "sample_eval",
-        "seeds": [run["seed"] for run in runs],
-        "devices": devices,
-        "per_seed": per_seed,
-        "aggregate": summed,
-        "n_ok": len(per_seed),
-        "n_failed": len(failed),
-        "failed": failed,
-    }
-    write_json(target, content)
-
-
-def _clean(metrics: dict[str, float]) -> dict[str, float | None]:
-    return {key: None if value != value else value for key, value in metrics.items()}
+    columns = [f"{metric}{end}" for end in ("", "_responsive") for metric in SUMMARY]
+    columns.insert(len(SUMMARY), "Overall")
+    columns = ["Predictor", "Embedding", *columns, "n_seeds", "n_failed", "predictor"]
+    return pd.DataFrame(rows, columns=columns)

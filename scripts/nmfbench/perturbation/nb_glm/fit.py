@@ -203,13 +203,31 @@ def fit_network_fold(
     if outcome.stop_reason == "interrupted":
         raise Interrupted(f"after {epochs} of {settings['max_iter']} epochs")
     log(f"fold {fold.number}: {epochs} epochs, objective {history[-1]['objective']:.6g}")
+    at_bound = share_at_bound(model, P, no_vector)
+    if at_bound > 0.5:
+        log(
+            f"fold {fold.number}: {at_bound:.0%} of the changes lie at the bound of tanh, where the fit "
+            "cannot move: its rates mean little; raise max_iter, lower learning_rate or take another loss"
+        )
     parameters = {
         "kind": "network",
         **_asked_of(fold, genes, asked, missing),
         "state": {name: value.cpu().numpy() for name, value in model.state_dict().items()},
         "shrinkage": 1.0 if settings["shrinkage"] == "auto" else settings["shrinkage"],
+        "at_bound": at_bound,
     }
     return parameters, history
+
+
+def share_at_bound(model: Any, P: Any, missing: Any) -> float:
+    """Share of the training targets' changes that lie within 1 % of the bound of tanh; 0 without one."""
+    import torch
+
+    if model.alpha is None:
+        return 0.0
+    model.eval()  # without dropout
+    with torch.no_grad():
+        return float((torch.tanh(model.raw(P, missing)).abs() > 0.99).double().mean())
 
 
 def validation_targets(n_targets: int, fraction: float) -> np.ndarray:

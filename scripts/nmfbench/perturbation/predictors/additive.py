@@ -33,4 +33,4 @@ class Predictor(Baseline):
             known = len(parts) > 1 and all(part in place for part in parts)
             change.append(sum(profiles[place[part]] for part in parts) if known else shared)
             flags.append("" if known else "no two single perturbations: shared response")
-        return fold.from_profiles(np.array(change).reshape(len(fold.asked), -1), flags)
+        return fold.from_profiles(np.array(change).reshape(-1, len(fold.control.mean)), flags)

@@ -29,4 +29,4 @@ class Predictor(Baseline):
         shared, profiles = mean_change(fold), fold.trained.profiles - fold.control.profile
         change = np.array([profiles[place[name]] if name in place else shared for name in fold.asked])
         flags = ["" if name in place else "unseen target: shared response" for name in fold.asked]
-        return fold.from_profiles(change.reshape(len(fold.asked), -1), flags)
+        return fold.from_profiles(change.reshape(-1, len(fold.control.mean)), flags)

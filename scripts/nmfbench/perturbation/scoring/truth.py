@@ -16,6 +16,7 @@ from nmfbench.perturbation.scoring import rank_sums
 from nmfbench.perturbation.scoring.backends import BACKENDS, Backend
 from nmfbench.perturbation.scoring.cells import Cells, Normalised, normalise
 from nmfbench.perturbation.scoring.differential import Differential, test_groups
+from nmfbench.perturbation.scoring.truth_cache import TruthCache
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ def differential_of(
     control: rank_sums.Control,
     means: np.ndarray,
     control_mean: np.ndarray,
+    known_p: np.ndarray | None = None,
 ) -> Differential:
-    """Tests of groups by the conventions of a scorer."""
+    """Tests of groups by the conventions of a scorer; see :func:`test_groups`."""
     return test_groups(
         cells,
         control,
@@ -144,6 +146,7 @@ def differential_of(
         continuity=backend.continuity,
         expressed_only=backend.expressed_only,
         fold_change=backend.fold_change,
+        known_p=known_p,
     )
 
 
@@ -155,6 +158,7 @@ def build_truth(
     *,
     target_sum: float,
     fdr: float,
+    cache: TruthCache | None = None,
 ) -> Truth:
     """Sum up real cells.
 
@@ -168,13 +172,18 @@ def build_truth(
     target_sum : float
         For a scorer with one depth for both sides.
     fdr : float
+    cache : TruthCache, optional
+        A truth made before, whose p values are taken over. Its fold changes are not: they follow from the
+        means by the conventions of the scorer.
     """
     depth = depth_of(backend, cells, target_sum)
     values = normalise(cells, depth)
     means, variances, linear = values.moments()
     of_change = linear if backend.linear_means else means
     control = rank_sums.prepare(values.rows(-1))
-    differential = differential_of(backend, values, control, of_change[1:], of_change[0])
+    fingerprint = fingerprint_of(cells)
+    known = cache and cache.p_values(cells.names, genes, means[0], means[1:], fingerprint)
+    differential = differential_of(backend, values, control, of_change[1:], of_change[0], known)
     totals = cells.totals
     medians = [np.median(totals[cells.group == number]) for number in range(len(cells.names))]
     n = np.maximum(values.n, 1)[:, None]
@@ -193,7 +202,7 @@ def build_truth(
         control_mean=of_change[0],
         differential=differential,
         control=values.rows(-1),
-        fingerprint=fingerprint_of(cells),
+        fingerprint=fingerprint,
     )
 
 
