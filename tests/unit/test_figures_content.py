@@ -193,6 +193,16 @@ def history() -> pd.DataFrame:
     return pd.concat([one.assign(model=model, rank=rank, seed=seed) for model, rank, seed in runs])
 
 
+def test_an_elbo_has_an_axis_of_its_own_that_says_so():
+    table = history()
+    table["elbo_per_entry"] = np.where(table["model"] == "new", -0.3 - 1 / table["epoch"], np.nan)
+    figure = figures.training_figure(table, NAMES)
+    mine = [axes for axes in figure.axes if axes.get_ylabel() == "ELBO (nats per entry)"]
+    assert len(mine) == 4
+    assert all(axes.lines[0].get_ydata()[-1] > axes.lines[0].get_ydata()[0] for axes in mine)
+    assert [len(axes.lines) for axes in mine] == [2 * 3] * 4, "of one model alone"
+
+
 def test_training_lines_scales_and_missing_models():
     figure = figures.training_figure(history(), {"ae_nmf": "AE_NMF", "gone": "Gone"})
     assert len(figure.axes) == 8  # two ranks, two values, two clocks

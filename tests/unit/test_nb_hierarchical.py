@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.optimize import minimize_scalar
 
 import reference_nb_hierarchical as dense
 from nmfbench.errors import InputError
@@ -56,6 +57,26 @@ def test_the_model_beats_its_nulls_in_their_order(fitted):
     assert order[4] > order[2]
     assert fitted.held_out_["delta"].notna().all()
     assert fitted.held_out_log_likelihood_ is None, "entries are not comparable with molecules"
+
+
+def test_held_out_cells_are_scored_on_genes_that_their_effect_has_not_seen(simulated):
+    X = simulated[0][:160, :60]
+    model = fit(X, n_cells=80, offset="none", max_iter=60)
+    table = model.held_out_[model.held_out_["split"] == "cells"].set_index("source")["value"]
+    assert table["gene_poisson"] < table["rank_one_poisson"] < table["nb_hierarchical"]
+    others = np.setdiff1d(np.arange(160), model.cells_)
+    seen = np.zeros(60, dtype=bool)
+    seen[np.random.default_rng([model.seed_, 5]).permutation(60)[:30]] = True
+    rate, alpha = np.exp(model.means_.c[0] + model.means_.log_alpha), model.means_.alpha
+    sd, values = model._cell_prior()[1], []
+    for y in X[others][:, model.genes_].toarray():  # the most probable effect, by a search of one number
+
+        def loss(b, y=y):
+            return 0.5 * (b / sd) ** 2 - dense.log_pmf(y[seen], rate[seen] * np.exp(b), alpha[seen]).sum()
+
+        b = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-8}).x
+        values.append(dense.log_pmf(y[~seen], rate[~seen] * np.exp(b), alpha[~seen]).mean())
+    assert table["nb_hierarchical"] == pytest.approx(np.mean(values), abs=1e-6)
 
 
 @pytest.mark.real

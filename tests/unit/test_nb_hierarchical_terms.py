@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -17,6 +19,7 @@ from nmfbench.models.nb_hierarchical.family import AXES, PUBLISHED_PRIORS, Famil
 from nmfbench.models.nb_hierarchical.likelihood import SplitLikelihood, count_histogram
 from nmfbench.models.nb_hierarchical.means import Means, density, values_at
 from nmfbench.models.nb_hierarchical.names import keys_of, mask_entries, without
+from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.plates import PlatesEngine
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals, truncated_svd
 from nmfbench.models.nb_hierarchical.scores import score_entries, score_molecules
@@ -347,6 +350,21 @@ def test_predictive_checks_are_the_dense_ones():
         genes["q99_observed"], np.quantile(Y.toarray(), 0.99, axis=0, method="inverted_cdf")
     )
     assert np.corrcoef(genes["q99_observed"], genes["q99_predicted"])[0, 1] > 0.9
+
+
+def test_importance_weights_tell_a_posterior_that_is_too_narrow():
+    Y, *_ = dense.simulate(200, 60)
+    problem, *_ = problem_of(Y)
+    offsets = problem.size.numpy(), problem.length.numpy()
+    loc, log_sd, _ = newton_start(problem.family, problem.likelihood, *offsets, *moments(Y, offsets[0]))
+    assert pareto_k(problem.family, loc, log_sd, 0) < LARGEST_GOOD_K
+    narrow, moved = log_sd.copy(), loc.copy()
+    narrow[: len(problem.family.globals)] -= 1.5
+    assert pareto_k(problem.family, loc, narrow, 0) > LARGEST_GOOD_K
+    moved[0] += 6 * np.exp(log_sd[0])
+    assert pareto_k(problem.family, moved, log_sd, 0) > LARGEST_GOOD_K
+    forms = dict.fromkeys(AXES, False)
+    assert np.isnan(pareto_k(replace(problem.family, forms=forms), loc, log_sd, 0))
 
 
 def test_masks_go_by_names_and_hold_out_the_share_they_are_told():

@@ -34,7 +34,8 @@ def training_figure(
         The history.tsv files under one another, with columns model, rank and
         seed added: epoch, objective, relative_error, seconds (cumulative). A column
         ``fitted_to`` of :data:`FITTED_TO` gives relative errors of counts and of
-        normalised values axes of their own: they are not comparable. With ``compile_seconds`` the legend says
+        normalised values axes of their own: they are not comparable; ``elbo_per_entry``, which the
+        hierarchical negative binomial model has, a panel of its own. With ``compile_seconds`` the legend says
         what each model compiled before its time began.
     display_names : mapping of str to str, optional
         Model name to display name, in the order of the legend. A model without
@@ -97,6 +98,8 @@ def _compiled(history: pd.DataFrame, model: str) -> str:
 def _panels(history: pd.DataFrame) -> list[tuple[str, str | None, str]]:
     """What is drawn side by side: column of the history, what its models were fitted to, name of the axis."""
     panels = [("objective", None, "objective (own units)")]
+    if "elbo_per_entry" in history and history["elbo_per_entry"].notna().any():
+        panels.append(("elbo_per_entry", None, "ELBO (nats per entry)"))  # maximised
     if "relative_error" not in history:
         return panels
     known = history[history["relative_error"].notna()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.checks import LARGE_Z, cell_checks, gene_checks
 from nmfbench.models.nb_hierarchical.held_out import score
 from nmfbench.models.nb_hierarchical.means import Means, density
+from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals, truncated_svd
 from nmfbench.totals import cell_totals, entries_of
+
+log = logging.getLogger(__name__)
 
 LAST_PAIRS = 16
 """Pairs of draws behind the final ELBO; fewer where a pass over the counts is long."""
@@ -37,6 +41,11 @@ class Kept(Embedding):
         fit, rest, self.elbo_se_ = problem.elbo(engine.loc, engine.log_sd, pairs, 1)
         self.elbo_ = fit + rest
         self.objective_ = -self.elbo_ / family.n_cells
+        self.pareto_k_ = pareto_k(family, engine.loc, engine.log_sd, self.seed_)
+        if self.pareto_k_ > LARGEST_GOOD_K:
+            log.warning(
+                "NBHierarchical: the posterior of the shared numbers is off (Pareto k = %.2f)", self.pareto_k_
+            )
         self._keep_effects(ready, csr)
         self._embed(csr, ready)
         group = ready.group[ready.cells]

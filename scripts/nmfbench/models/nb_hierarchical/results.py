@@ -116,6 +116,7 @@ class Results(Kept):
             "elbo_last": self.elbo_,
             "elbo_se": self.elbo_se_,
             "final_slope": self.slope_,
+            "pareto_k": self.pareto_k_,
             "correlation_cell_effect_log_total": self.depth_correlation_,
             "genes_with_large_zero_z": self.share_of_large_z_,
         }
