@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import scipy.stats
 from scipy.optimize import minimize_scalar
 
 import reference_nb_hierarchical as dense
+from nmfbench.data.held_out import thin_counts
 from nmfbench.errors import InputError
 from nmfbench.models import NBHierarchical
 from nmfbench.models.nb_hierarchical.nulls import NULLS, fit_nulls
@@ -77,6 +79,30 @@ def test_held_out_cells_are_scored_on_genes_that_their_effect_has_not_seen(simul
         b = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-8}).x
         values.append(dense.log_pmf(y[~seen], rate[~seen] * np.exp(b), alpha[~seen]).mean())
     assert table["nb_hierarchical"] == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_molecules_are_those_of_the_other_models_and_scored_on_every_gene():
+    X, *_ = dense.simulate(80, 30, seed=3)
+    values = X.toarray()
+    values[:, 5], values[:, 6] = 0, 0
+    values[4, 5] = 1  # its one molecule is set aside or fitted
+    X = sp.csr_matrix(values)
+    seed = next(k for k in range(50) if thin_counts(X, 0.3, k)[1][4, 5])
+    model = fit(X, held_out_fraction=0.3, offset="none", random_state=seed, max_iter=40)
+    train, test = (part.toarray() for part in thin_counts(X, 0.3, seed))
+    assert not model.gene_columns()["nbh_used"][[5, 6]].any()
+    table = model.held_out_[model.held_out_["stratum"] == "all"].set_index("source")
+    assert (table["n_entries"] == 80 * 30).all()
+    alpha = np.exp(model.log_alpha_)
+    mu = np.exp(model.gene_total_ + model.cell_effect_[:, None])
+    value = dense.log_pmf(test, mu * 0.3 / 0.7, alpha)
+    half = 0.5 * np.exp(model.cell_effect_) / np.exp(model.cell_effect_).sum() * 0.3 / 0.7
+    for gene in (5, 6):
+        value[:, gene] = scipy.stats.poisson.logpmf(test[:, gene], half)
+    assert model.held_out_log_likelihood_ == pytest.approx(value.mean(), abs=1e-6)
+    assert train[:, 5].sum() == 0
+    panel = fit(X, held_out_fraction=0.3, n_genes=20, max_iter=20)
+    assert panel.held_out_log_likelihood_ is None, "a panel's entries are others"
 
 
 @pytest.mark.real

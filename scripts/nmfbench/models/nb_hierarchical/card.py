@@ -224,7 +224,7 @@ CARDS = (
         display_name="NB_hierarchical",
         colour="#AB1578",
         marker="h",
-        revision=1,
+        revision=2,  # molecules held out: over all genes, also those that lost every count
         resources=Resources(megabytes=3000, megabytes_per_input=24),
         input="counts",
         non_negative=False,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.means import Means, density
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL = "nb_hierarchical"
+NEARLY_POISSON = 12.0
+"""Log dispersion of genes of which nothing is known."""
 PREDICTIVE_DRAWS = 100
 MOST_EVALUATIONS = 2e9
 """Entries times draws behind ``predictive``: fewer draws above."""
@@ -56,10 +60,13 @@ def score(model: Any, ready: Any, csr: Any) -> tuple[pd.DataFrame, np.ndarray, f
             rows, by_cell = score_entries(sources, ready.whole, ready.mask, draws, MODEL)
         else:
             fraction = model.settings_["held_out_fraction"]
-            rows, by_cell = score_molecules(sources, ready.train, ready.test, fraction, MODEL)
-            comparable = next(
-                row["value"] for row in rows if row["source"] == MODEL and row["stratum"] == "all"
-            )
+            every = {name: _of_all_genes(means, ready.counted) for name, means in sources.items()}
+            train = _in_all_genes(ready.train, ready.counted)
+            rows, by_cell = score_molecules(every, train, ready.test, fraction, MODEL)
+            if ready.test.shape == csr.shape:  # a panel's entries are not those of the other models
+                comparable = next(
+                    row["value"] for row in rows if row["source"] == MODEL and row["stratum"] == "all"
+                )
     rows = rows + _score_cells(model, ready, csr)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if len(table):
@@ -67,6 +74,24 @@ def score(model: Any, ready: Any, csr: Any) -> tuple[pd.DataFrame, np.ndarray, f
         keys = pd.MultiIndex.from_frame(table[["split", "stratum"]])
         table["delta"] = ours.reindex(keys).to_numpy() - table["value"]
     return table.reindex(columns=list(HELD_OUT_COLUMNS)), by_cell, comparable
+
+
+def _in_all_genes(counts: Any, counted: np.ndarray) -> Any:
+    """Counts of the fitted genes among all of the panel."""
+    indices = np.flatnonzero(counted).astype(counts.indices.dtype)[counts.indices]
+    return sp.csr_matrix((counts.data, indices, counts.indptr), shape=(counts.shape[0], len(counted)))
+
+
+def _of_all_genes(means: Means, counted: np.ndarray) -> Means:
+    """The same with the genes that had no count to fit: half a count over all cells, as the nulls have it.
+
+    Other models of counts are scored on every gene; without these the entries would be fewer and fuller.
+    """
+    nothing = 0.0 if means.poisson else NEARLY_POISSON
+    level = np.log(0.5) - np.logaddexp.reduce(means.t) - nothing
+    c, log_alpha = np.full((len(means.c), len(counted)), level), np.full(len(counted), nothing)
+    c[:, counted], log_alpha[counted] = means.c, means.log_alpha
+    return replace(means, c=c, log_alpha=log_alpha)
 
 
 def _drawn(model: Any, ready: Any, group: np.ndarray, most: int):

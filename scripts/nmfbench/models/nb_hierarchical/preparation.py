@@ -30,8 +30,12 @@ class Prepared:
         The counts that are fitted.
     whole : csr of the same shape
         With what was held out.
-    mask, test : csr of the same shape or None
-        Ones at the entries that are held out; molecules that were set aside.
+    mask : csr of the same shape or None
+        Ones at the entries that are held out.
+    test : csr of shape (fitted cells, genes of the panel) or None
+        Molecules that were set aside, also of genes that have none left to fit.
+    counted : ndarray of bool, shape (genes of the panel,)
+        Which genes of the panel are fitted.
     size : ndarray of shape (all cells,)
     length : ndarray of shape (fitted genes,)
     group : ndarray of shape (all cells,)
@@ -51,6 +55,7 @@ class Prepared:
     whole: Any
     mask: Any
     test: Any
+    counted: np.ndarray
     size: np.ndarray
     length: np.ndarray
     group: np.ndarray
@@ -112,7 +117,7 @@ def prepare(
     train = _columns(train, counted)
     whole = train if same else _columns(whole, counted)
     mask = None if mask is None else _columns(mask, counted)
-    test = None if test is None else _columns(_part(test, cells, panel), counted)
+    test = None if test is None else _part(test, cells, panel)
     # Depth is taken over all genes of the file, but of the panel only what is fitted is seen.
     totals = training_totals(kept)
     if mask is not None:
@@ -123,7 +128,8 @@ def prepare(
     )
     group, design, effects = covariate_groups(obs, settings["covariates"], n)
     return Prepared(
-        cells=cells, genes=genes, train=train, whole=whole, mask=mask, test=test, size=size,
+        cells=cells, genes=genes, train=train, whole=whole, mask=mask, test=test,
+        counted=counted, size=size,
         length=length[genes], group=group, design=design, effects=effects,
         order={"gene": _ranks(gene_names, genes), "cell": _ranks(cell_names, cells)},
         record={
