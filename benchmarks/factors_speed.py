@@ -99,6 +99,7 @@ def describe(folder: Path, threads: int) -> None:
     from threadpoolctl import threadpool_limits
 
     from nmfbench.factors.describe import describe_factors
+    from nmfbench.memory import peak_mb
 
     torch.set_num_threads(threads)
     started = time.monotonic()
@@ -114,7 +115,8 @@ def describe(folder: Path, threads: int) -> None:
         )
     used = resource.getrusage(resource.RUSAGE_SELF)
     took = {"wall_s": time.monotonic() - started, "cpu_s": used.ru_utime + used.ru_stime}
-    print(json.dumps(took | {"peak_MB": used.ru_maxrss / 1024}))
+    # not ru_maxrss, which begins with that of the process that wrote the files
+    print(json.dumps(took | {"peak_MB": peak_mb()}))
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

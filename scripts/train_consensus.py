@@ -14,6 +14,7 @@ with job(snakemake) as run:
         history=outputs.history,
         record=outputs.record,
         stability=outputs.stability,
+        clustering=outputs.clustering,
         name=snakemake.wildcards.model,
         of=params.of,
         display_name=params.display_name,

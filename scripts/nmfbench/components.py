@@ -30,13 +30,22 @@ def principal_components(X: csr_matrix, n_components: int, *, seed: int = 0) -> 
     ndarray of float32, shape (n_cells, n_components)
         Each column's entry of largest loading is positive, so that signs repeat.
     """
+    return placed(X, *principal_directions(X, n_components, seed=seed))
+
+
+def principal_directions(X: csr_matrix, n_components: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the genes, shape (n_genes,), and directions, (n_genes, k); see :func:`principal_components`."""
     n, p = X.shape
     k = min(n_components, p, n - 1)
     mean = np.asarray(X.mean(axis=0), dtype=np.float64).ravel()
     vectors = _leading(X, mean, k) if p <= _EXACT_GENES else _iterated(X, k, seed)
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
-    found = np.empty((n, k), dtype=np.float32)
-    for start in range(0, n, _ROWS):
+    return mean, vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(k)])
+
+
+def placed(X: csr_matrix, mean: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Coordinates of cells on directions, float32, a block of cells at a time."""
+    found = np.empty((X.shape[0], vectors.shape[1]), dtype=np.float32)
+    for start in range(0, X.shape[0], _ROWS):
         found[start : start + _ROWS] = X[start : start + _ROWS] @ vectors - mean @ vectors
     return found
 

@@ -182,7 +182,7 @@ class Grid:
         config = self.config
         return [
             {"dataset": wildcards.dataset, "model": model, "rank": rank, "seed": config.seeds[0]}
-            for model in config.projections[wildcards.projection].models or list(config.models)
+            for model in config.projecting_models(wildcards.projection)
             for rank in config.ranks
         ]
 
@@ -207,11 +207,14 @@ class Grid:
                 files += self.fits(name, dataset=one, other_dataset=other, seed=self.config.seeds[0])
         if self.consensus_models():
             files += self.fits("<results>/{dataset}/figures/consensus.png")
+            clustergrams = "<results>/{dataset}/figures/{model}/clustergram-rank-{rank}.png"
+            files += self.fits(clustergrams, model=self.consensus_models())
         if self.config.factors.enrichment.gene_sets:
             files += self.fits("<results>/{dataset}/tables/enrichment_summary.tsv")
             files += self.fits("<results>/{dataset}/figures/enrichment-rank-{rank}.png")
         if self.config.factors.starcat_reference:
-            files += self.fits("<results>/<fit>/starcat_reference.tsv")
+            able = [name for name in self.config.models if self.config.card(name).non_negative]
+            files += self.fits("<results>/<fit>/starcat_reference.tsv", model=able)
         files += [
             self.spell(f"<results>/{asked.dataset}/projections/{name}/scores.tsv")
             for name, asked in self.config.projections.items()

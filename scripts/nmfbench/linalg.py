@@ -231,8 +231,18 @@ class SparseRows:
         if out is None:
             out = torch.empty((self.shape[1], dense.shape[1]), dtype=dense.dtype)
         dense = dense.contiguous().numpy()
-        run_ranges(_transposed_times, self._gene_cuts(), *self._arrays(), dense, out.numpy(), accumulate)
+        self.by_gene(_transposed_times, dense, out.numpy(), accumulate)
         return out
+
+    def by_gene(self, kernel, *arguments: Any) -> None:
+        """Call a compiled loop over ranges of genes side by side, on a CPU.
+
+        Parameters
+        ----------
+        kernel : callable
+            Called with ``indptr, indices, data, *arguments, low, high``; see :func:`run_ranges`.
+        """
+        run_ranges(kernel, self._gene_cuts(), *self._arrays(), *arguments)
 
     def group_sums(self, codes: np.ndarray, out: torch.Tensor) -> torch.Tensor:
         """Add each cell's row to the row ``codes[cell]`` of `out`, of shape (groups, genes), in place."""

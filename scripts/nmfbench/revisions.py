@@ -36,6 +36,7 @@ REVISIONS: dict[str, int] = {
     "compare_programs": 1,
     "collect_consensus": 1,
     "plot_consensus": 1,
+    "plot_clustergram": 1,
     "enrich_factors": 1,
     "collect_enrichment": 1,
     "plot_enrichment": 1,

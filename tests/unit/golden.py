@@ -37,6 +37,10 @@ def revision_of(name: str) -> int:
     from nmfbench.revisions import REVISIONS
 
     kind = name.removeprefix("train_")
+    if kind == "consensus":
+        from nmfbench.factors.card import CARD
+
+        return CARD.revision
     return get_card(kind).revision if kind in MODELS else REVISIONS[name]
 
 
@@ -180,7 +184,7 @@ def score_integration() -> dict[str, float]:
 
 @stage
 def describe_factors() -> dict[str, float]:
-    from nmfbench.factors.association import Label, label_association, variance_components
+    from nmfbench.factors.association import Label, Nested, label_associations, variance_components
     from nmfbench.factors.moments import sum_moments
     from nmfbench.factors.scores import explained_variance, gene_scores, spectra
 
@@ -191,14 +195,65 @@ def describe_factors() -> dict[str, float]:
     moments = sum_moments([(sparse.csr_matrix(counts.astype(float)), H)], genes, 5, NORMALISATION)
     columns = [obs[name].cat for name in ("cell_type", "donor_id")]
     labels = [Label.of("", column.codes.to_numpy(), column.categories.to_numpy()) for column in columns]
-    parts = [variance_components(h, *labels) for h in H.T]
+    parts = [variance_components(h, Nested.of(*labels)) for h in H.T]
     return {
         "gene_scores": float(np.abs(gene_scores(moments)).sum()),
         "spectra": float(np.square(spectra(moments)).sum()),
         "explained": float(explained_variance(moments)["all"]),
-        "eta2": float(sum(label_association(h, labels[0])["eta2"] for h in H.T)),
+        "eta2": float(sum(label_associations(h, labels[:1])[0]["eta2"] for h in H.T)),
         **{name: sum(part[name] for part in parts) for name in ("between_types", "between_donors")},
     }
+
+
+@cache
+def _described() -> Path:
+    """A made-up fit of the simulated cells, and what is said of its factors."""
+    from nmfbench.data import read_filtered
+    from nmfbench.factors.describe import describe_factors as describe
+    from nmfbench.results import write_result
+
+    data, rng = read_filtered(_folder() / "filtered.h5ad"), np.random.default_rng(5)
+    types = pd.factorize(np.asarray(data.label("cell_type")), sort=True)[0]
+    H = (rng.gamma(0.5, 1.0, (data.n_cells, 4)) + np.eye(4)[types]).astype(np.float32)
+    W = rng.gamma(0.3, 1.0, (data.n_genes, 4)).astype(np.float32)
+    record = {"model": "made_up", "display_name": "made up", "rank": 4, "seed": 0, "uses_labels": ""}
+    write_result(
+        _folder() / "made_up.h5ad", obs=data.obs, var=data.var, obsm={"H": H}, varm={"W_x": W},
+        uns={"model_name": "x"}, record=record | {"embedding": "H"},
+    )  # fmt: skip
+    names = {"factors": "factors.tsv", "summary": "summary.tsv", "labels_table": "labels.tsv"}
+    names |= {"pairs": "pairs.tsv.gz", "top_genes": "genes.tsv", "programs": "programs.h5ad"}
+    describe(
+        _folder() / "filtered.h5ad", _folder() / "made_up.h5ad", labels=["cell_type", "donor_id"],
+        normalisation=NORMALISATION, **{key: _folder() / name for key, name in names.items()},
+    )  # fmt: skip
+    return _folder()
+
+
+@stage
+def enrich_factors() -> dict[str, float]:
+    import anndata
+
+    from nmfbench.factors.enrichment import enrich
+
+    programs = anndata.read_h5ad(_described() / "programs.h5ad")
+    symbols = programs.var["symbol"].tolist()
+    sets = {"first": symbols[:12], "second": symbols[12:40], "spread": symbols[::9]}
+    lines = ["\t".join([name, "made up", *genes]) for name, genes in sets.items()]
+    (_described() / "sets.gmt").write_text("\n".join(lines))
+    found = enrich(programs, _described() / "sets.gmt", method="ulm")
+    return {"score": found["score"].abs().sum(), "log_p": -np.log10(found["p"]).sum()}
+
+
+@stage
+def train_consensus() -> dict[str, float]:
+    from nmfbench.factors.consensus import find_consensus
+
+    rng = np.random.default_rng(6)
+    true = rng.gamma(0.3, 1.0, (60, 4))
+    fits = [true[:, rng.permutation(4)] * rng.gamma(20, 0.05, (60, 4)) for _ in range(6)]
+    found = find_consensus(fits)
+    return {"programs": np.linalg.norm(found.programs), "stability": found.stability}
 
 
 @stage

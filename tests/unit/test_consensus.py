@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +17,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from nmfbench.config import load_config
 from nmfbench.errors import InputError
-from nmfbench.factors.consensus import find_consensus, refit
+from nmfbench.factors.consensus import clustering_arrays, find_consensus, refit
 from nmfbench.factors.consensus_fit import fit_consensus
+from nmfbench.factors.moments import sum_moments
 from nmfbench.factors.project import project
+from nmfbench.factors.scores import gene_scores, spectra
 from nmfbench.factors.stored import StoredFit
+from nmfbench.figures.clustergram import clustergram_figure
 from nmfbench.figures.consensus import consensus_figure
 from nmfbench.figures.style import size_mm
 from nmfbench.grid import Grid
@@ -96,6 +100,22 @@ def test_it_is_the_published_procedure(by_rank):
     np.testing.assert_allclose(found.programs.sum(axis=0), 1, rtol=1e-5)
     everyone = KMeans(14, n_init=10, random_state=1).fit_predict(units)
     assert found.stability == pytest.approx(silhouette_samples(units, everyone).mean(), abs=0.01)
+
+
+def test_cnmf_itself_finds_the_same_programs_scores_and_spectra():
+    """Its run of 20 seeds on planted counts is kept; see benchmarks/cnmf_reference.py."""
+    kept = np.load(Path(__file__).parent / "fixtures" / "cnmf_consensus.npz")
+    found = find_consensus([W.T for W in kept["merged"].reshape(20, 5, -1)])
+    order = match_by_cosine(kept["spectra"].T, found.programs)[1].sort_values("factor")["other_factor"]
+    np.testing.assert_allclose(found.programs.T[order - 1], kept["spectra"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.density, kept["density"].ravel(), atol=1e-3)
+    assert found.stability == pytest.approx(float(kept["silhouette"]), abs=1e-3)
+    counts = sparse.csr_matrix(Planted.draw(n_cells=240).counts)
+    log = {"target_sum": 1e4, "log1p": True}
+    sums = sum_moments([(counts, kept["usages"])], pd.RangeIndex(80), 5, log)
+    np.testing.assert_allclose(gene_scores(sums), kept["scores"], rtol=1e-5, atol=1e-7)
+    tpm = kept["tpm"]  # its last step ends early: 2e-5 of the largest
+    np.testing.assert_allclose(spectra(sums), tpm, atol=1e-4 * tpm.max())
 
 
 def test_silhouettes_are_scikit_learns():
@@ -176,7 +196,13 @@ def test_a_consensus_is_a_fit_like_any_other(tmp_path):
         [folder / "run.json" for folder in members],
         filtered,
         **{key: out / name for key, name in FILES.items()},
-        **{"stability": out / "consensus.tsv", "name": "cons", "of": "base_nmf", "display_name": "Consensus"},
+        **{
+            "stability": out / "consensus.tsv",
+            "clustering": out / "consensus_factors.npz",
+            "name": "cons",
+            "of": "base_nmf",
+            "display_name": "Consensus",
+        },
         **{"seed": 0, "settings": {"density_threshold": 0.5, "neighbour_share": 0.3}},
     )
     fit = StoredFit(out / "result.h5ad")
@@ -185,6 +211,13 @@ def test_a_consensus_is_a_fit_like_any_other(tmp_path):
     told = json.loads((out / "run.json").read_text())
     assert told.keys() >= json.loads((members[0] / "run.json").read_text()).keys() - NOT_OF_A_CONSENSUS
     assert told["consensus_of"]["seeds"] == [0, 1000, 2000, 3000]
+    with np.load(out / "consensus_factors.npz") as kept:
+        assert (kept["distances"].shape, int(kept["n_fits"])) == ((20, 20), 4)
+        assert set(zip(kept["fit"], kept["factor"], strict=True)) == {
+            (f, j) for f in range(4) for j in range(1, 6)
+        }
+        inside = kept["program"][:, None] == kept["program"]
+        assert kept["distances"][inside].mean() < 0.5 * kept["distances"][~inside].mean(), "dark blocks"
     row = read_table(out / "consensus.tsv")
     assert row["stability"].item() > 0.5
     assert row["relative_error"].item() >= row["best_single_error"].item()
@@ -206,6 +239,29 @@ def test_consensus_models_of_a_config():
     for of in ("cons", "nobody"):
         with pytest.raises(InputError, match=r"models\.cons\.of"):
             config(cons={"kind": "consensus", "of": of})
+
+
+@pytest.mark.parametrize("rank", [1, 14])
+def test_a_clustergram_shows_every_factor_its_density_and_silhouette(by_rank, rank):
+    loadings = [W[:, :rank] for W in by_rank[14][:5]]
+    found = find_consensus(loadings, density_threshold=0.6 if rank > 1 else 2.0)
+    arrays = clustering_arrays(found, 5, 0.6)
+    figure = clustergram_figure(arrays, "a title")
+    distances, strip, density = figure.axes[0], figure.axes[1], figure.axes[3]
+    assert distances.images[0].get_extent()[1] == 5 * rank
+    runs = 1 + int((np.diff(arrays["program"]) != 0).sum())
+    assert len(strip.patches) == runs >= rank
+    assert sum(bar.get_height() for bar in density.patches) == 5 * rank
+    assert size_mm(figure)[1] <= 0.55 * size_mm(figure)[0]
+
+
+def test_a_large_map_of_distances_keeps_its_means(monkeypatch):
+    monkeypatch.setattr("nmfbench.factors.consensus.LARGEST_MAP", 4)
+    rng = np.random.default_rng(0)
+    found = find_consensus([rng.gamma(1, size=(20, 2)) for _ in range(4)], density_threshold=2.0)
+    arrays = clustering_arrays(found, 4, 2.0)
+    assert arrays["distances"].shape == (4, 4)
+    assert arrays["distances"].mean() == pytest.approx(found.distances.mean(), rel=1e-3)
 
 
 def test_the_figure_has_a_panel_for_each_consensus():

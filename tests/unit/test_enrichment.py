@@ -118,9 +118,10 @@ def test_what_is_no_gmt_is_refused(tmp_path, text, expected):
         read_gmt(tmp_path / "absent.gmt")
 
 
-def test_sets_without_overlap_are_refused_with_examples_of_both_sides():
+@pytest.mark.parametrize("universe", ["gene_sets", "measured"])
+def test_sets_without_overlap_are_refused_with_examples_of_both_sides(universe):
     with pytest.raises(InputError) as refused:
-        align_sets({"A": ["Cd3d", "Cd3e"]}, var(), np.ones(60, bool), where="mouse.gmt")
+        align_sets({"A": ["Cd3d", "Cd3e"]}, var(), np.ones(60, bool), where="mouse.gmt", universe=universe)
     for words in ("mouse.gmt", "0 of their 2 genes", "Cd3d", "G0", "same organism"):
         assert words in str(refused.value)
 

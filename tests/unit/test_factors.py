@@ -161,8 +161,11 @@ def test_cosines_orthogonality_and_pairs():
 
 
 def test_ranks_are_scipys():
-    values = np.round(np.random.default_rng(0).gamma(0.3, size=200), 1)
-    np.testing.assert_array_equal(association.average_ranks(values), rankdata(values))
+    rng = np.random.default_rng(0)
+    values, codes = np.round(rng.gamma(0.3, size=200), 1), rng.integers(-1, 3, 200).astype(np.int32)
+    ranks = rankdata(values[codes >= 0])
+    found = association.rank_sums(values, np.argsort(values), codes, 3)
+    np.testing.assert_array_equal(found, np.bincount(codes[codes >= 0], ranks))
 
 
 def test_association_is_the_roc_area_and_eta_squared():
@@ -170,7 +173,7 @@ def test_association_is_the_roc_area_and_eta_squared():
     codes = rng.integers(-1, 3, 400).astype(np.int32)
     h = np.round(rng.gamma(1 + codes.clip(0)), 1) * (rng.random(400) < 0.6)
     label = association.Label.of("cell_type", codes, np.array(["a", "b", "c"], dtype=object))
-    found = association.label_association(h, label)
+    found = association.label_associations(h, [label])[0]
     known = codes >= 0
     areas = [roc_auc_score(codes[known] == c, h[known]) for c in range(3)]
     np.testing.assert_allclose(found["auroc"], areas)
@@ -178,11 +181,11 @@ def test_association_is_the_roc_area_and_eta_squared():
     between = sum(len(g) * (g.mean() - h[known].mean()) ** 2 for g in groups)
     assert found["eta2"] == pytest.approx(between / np.square(h[known] - h[known].mean()).sum())
     assert found["share"].sum() == pytest.approx(1)
-    constant = association.label_association(np.ones(400), label)
+    constant = association.label_associations(np.ones(400), [label])[0]
     assert np.isnan(constant["auroc"]).all()
     small = association.Label.of("x", np.array([0] * 20 + [1] * 3, np.int32), np.array(["a", "b"], object))
     assert list(small.classes) == ["a"]
-    assert np.isnan(association.label_association(np.arange(23.0), small)["eta2"])
+    assert np.isnan(association.label_associations(np.arange(23.0), [small])[0]["eta2"])
 
 
 def test_variance_between_donors_is_zero_without_donor_effects_and_found_with_them():
@@ -192,14 +195,22 @@ def test_variance_between_donors_is_zero_without_donor_effects_and_found_with_th
         association.Label.of(name, codes.astype(np.int32), np.arange(codes.max() + 1).astype(str))
         for name, codes in (("cell_type", types), ("donor_id", donors))
     ]
-    chance = [association.variance_components(rng.gamma(1 + types), *of) for _ in range(20)]
+    chance = [
+        association.variance_components(rng.gamma(1 + types), association.Nested.of(*of)) for _ in range(20)
+    ]
     assert abs(np.mean([found["between_donors"] for found in chance])) < 3e-3
     assert not any(association.is_donor_factor(found) for found in chance)
-    found = association.variance_components(rng.normal(size=3000) + 1.0 * (donors % 2), *of)
+    found = association.variance_components(
+        rng.normal(size=3000) + 1.0 * (donors % 2), association.Nested.of(*of)
+    )
     assert found["between_donors"] == pytest.approx(0.2, abs=0.03)
     assert association.is_donor_factor(found)
     alone = association.Label.of("donor_id", np.zeros(3000, np.int32), np.array(["one"]))
-    assert np.isnan(association.variance_components(rng.gamma(1 + types), of[0], alone)["between_donors"])
+    assert np.isnan(
+        association.variance_components(rng.gamma(1 + types), association.Nested.of(of[0], alone))[
+            "between_donors"
+        ]
+    )
 
 
 # ---- the whole

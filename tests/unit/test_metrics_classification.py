@@ -224,6 +224,10 @@ def test_encode_labels():
     codes, classes = encode_labels(pd.Categorical(["b", None, "a", "b"], categories=["z", "b", "a"]))
     assert classes.tolist() == ["a", "b"]
     assert codes.tolist() == [1, -1, 0, 1]
+    for words in (["b", "10", None, "9"], [2.5, 10.0, np.nan, 2.5], [True, False, True, True]):
+        of_texts, of_categories = (encode_labels(kind(words)) for kind in (pd.Series, pd.Categorical))
+        np.testing.assert_array_equal(of_texts[0], of_categories[0])
+        assert of_texts[1].tolist() == of_categories[1].tolist()
 
 
 def test_registry_names_functions_that_exist():

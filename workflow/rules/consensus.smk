@@ -13,6 +13,7 @@ rule train_consensus:
         history="<results>/<fit>/history.tsv",
         record="<results>/<fit>/run.json",
         stability="<results>/<fit>/consensus.tsv",
+        clustering="<results>/<fit>/consensus_factors.npz",
     log:
         "<logs>/train/<fit>.log",
     benchmark:
@@ -88,3 +89,29 @@ rule plot_consensus:
         display_names=plan.display_names(),
     script:
         "../../scripts/plot_consensus.py"
+
+
+rule plot_clustergram:
+    input:
+        clustering=f"<results>/{plan.first_fit}/consensus_factors.npz",
+    output:
+        png=report(
+            "<results>/{dataset}/figures/{model}/clustergram-rank-{rank}.png",
+            caption="../report/clustergram.rst",
+            category="Ranks",
+            labels={"dataset": "{dataset}", "rank": "{rank}", "figure": "factors of all fits, {model}"},
+        ),
+        pdf="<results>/{dataset}/figures/{model}/clustergram-rank-{rank}.pdf",
+    log:
+        "<logs>/plot_clustergram/{dataset}-{model}-rank-{rank}.log",
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        revision=revision("plot_clustergram"),
+        display_name=lambda wildcards: cfg.display_name(wildcards.model),
+    script:
+        "../../scripts/plot_clustergram.py"

@@ -16,7 +16,7 @@ class Projection(Section):
 
     path: str = Field(description="An .h5ad with raw counts of the same organism.")
     dataset: Name = Field(description="Dataset whose fits embed the cells.")
-    models: list[Name] = Field([], description="Models of `models` that embed them; none: all.")
+    models: list[Name] = Field([], description="Models of `models` that embed them; none: all that can.")
     matrix: str = Field("auto", description="Where the counts lie: auto, X, raw or the name of a layer.")
     labels: dict[Column, str | None] = Field(
         {"cell_type": None},

@@ -196,6 +196,11 @@ class Config(Section):
                 raise ValueError(f"models.{name}.of: {section.of!r} is none of the trained models {able}")
         for name, asked in self.projections.items():
             asked.check(f"projections.{name}", self.datasets, self.models)
+            for model in asked.models:
+                if why := self.card(model).own_cells_only:
+                    raise ValueError(f"projections.{name}.models: {model!r} embeds no new cells; it is {why}")
+            if not self.projecting_models(name):
+                raise ValueError(f"projections.{name}: none of the models embeds new cells")
         return self
 
     @model_validator(mode="after")
@@ -290,6 +295,11 @@ class Config(Section):
         """Name of a model in CSVs and figures."""
         section = self.models[name]
         return section.display_name or (self.card(name).display_name if name == section.kind else name)
+
+    def projecting_models(self, name: str) -> list[str]:
+        """The models that embed the cells of a projection: those it names, or all that embed new cells."""
+        asked = self.projections[name].models
+        return asked or [model for model in self.models if not self.card(model).own_cells_only]
 
     def card(self, name: str) -> ModelCard:
         """Card of the model that a name in the config stands for."""

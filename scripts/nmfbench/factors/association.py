@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from nmfbench.compiled import compiled
 
 #: Classes with fewer cells are left out: their rank sums say little.
 FEWEST_CELLS = 10
@@ -41,54 +45,117 @@ class Label:
         return cls(name, place[codes], np.asarray(classes)[kept], sizes[kept])
 
 
-def label_association(values: np.ndarray, label: Label) -> dict[str, np.ndarray | float]:
-    """How one factor tells the classes of a label apart.
+def label_associations(values: np.ndarray, labels: Sequence[Label]) -> list[dict[str, Any]]:
+    """How one factor tells the classes of some labels apart; the cells are sorted once for all of them.
 
     Parameters
     ----------
-    values : ndarray of shape (n,)
+    values : ndarray of float64, shape (n,)
         The factor's column of the embedding.
-    label : Label
+    labels : sequence of Label
 
     Returns
     -------
-    dict
-        ``auroc`` of shape (classes,): probability that a cell of the class has more of the factor than one of
-        the others, ties counting half; ``mean`` of shape (classes,); ``share`` of shape (classes,): of the
-        factor's sum over the labelled cells; ``eta2``: share of the factor's variance that lies between the
-        classes. NaN where there are not two classes, or for a factor that is the same in every cell.
+    list of dict
+        For each label ``auroc`` of shape (classes,): probability that a cell of the class has more of the
+        factor than one of the others, ties counting half; ``mean`` of shape (classes,); ``share`` of shape
+        (classes,): of the factor's sum over the labelled cells; ``eta2``: share of the factor's variance that
+        lies between the classes. NaN where there are not two classes, or for a factor that is the same in
+        every cell.
     """
-    labelled = label.codes >= 0
-    codes, h = label.codes[labelled], values[labelled]
+    order = np.argsort(values)
+    return [_association(values, order, label) for label in labels]
+
+
+def _association(values: np.ndarray, order: np.ndarray, label: Label) -> dict[str, Any]:
     sizes = label.sizes.astype(np.float64)
-    n, n_classes = len(h), len(sizes)
+    n, n_classes = int(label.sizes.sum()), len(sizes)
     undefined = np.full(n_classes, np.nan)
     if not n:
         return {"auroc": undefined, "mean": undefined, "share": undefined, "eta2": float("nan")}
-    sums = np.bincount(codes, h, minlength=n_classes)
+    sums, squares, deviations = group_sums(values, label.codes, n_classes)
     total = sums.sum()
     share = sums / total if total else undefined
-    mean, variance = sums / sizes, np.square(h - h.mean()).sum()
-    if n_classes < 2 or variance <= 1e-12 * np.square(h).sum():
+    mean = sums / sizes
+    if n_classes < 2 or deviations <= 1e-12 * squares:
         return {"auroc": undefined, "mean": mean, "share": share, "eta2": float("nan")}
-    ranks = np.bincount(codes, average_ranks(h), minlength=n_classes)
-    auroc = (ranks - sizes * (sizes + 1) / 2) / (sizes * (n - sizes))
-    between = np.sum(sizes * np.square(mean - h.mean()))
-    return {"auroc": auroc, "mean": mean, "share": share, "eta2": float(between / variance)}
+    auroc = (rank_sums(values, order, label.codes, n_classes) - sizes * (sizes + 1) / 2) / (
+        sizes * (n - sizes)
+    )
+    between = np.sum(sizes * np.square(mean - total / n))
+    return {"auroc": auroc, "mean": mean, "share": share, "eta2": float(between / deviations)}
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs. As SciPy's ``rankdata``, without its import."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    stops = np.concatenate([starts[1:], [len(values)]])
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((starts + stops + 1) / 2, stops - starts)
-    return ranks
+@compiled(nogil=True)
+def group_sums(values, codes, n_groups):
+    """Sums of each group, and over all cells of a group (code >= 0) the squares, also about the mean."""
+    sums = np.zeros(n_groups)
+    squares, total, n = 0.0, 0.0, 0
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            sums[codes[i]] += values[i]
+            squares += values[i] * values[i]
+            total += values[i]
+            n += 1
+    mean, deviations = total / max(n, 1), 0.0
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            deviations += (values[i] - mean) * (values[i] - mean)
+    return sums, squares, deviations
 
 
-def variance_components(values: np.ndarray, types: Label, donors: Label) -> dict[str, float]:
+@compiled(nogil=True)
+def rank_sums(values, order, codes, n_classes):
+    """Sums by class of the ranks (from 1) among cells with a class; equal values share the mean of theirs.
+
+    `order` sorts `values`. Nothing of the length of the cells is made.
+    """
+    found = np.zeros(n_classes)
+    before, start, n = 0, 0, len(order)
+    while start < n:
+        stop, tied = start, 0
+        while stop < n and values[order[stop]] == values[order[start]]:
+            if codes[order[stop]] >= 0:
+                tied += 1
+            stop += 1
+        for place in range(start, stop):
+            if codes[order[place]] >= 0:
+                found[codes[order[place]]] += before + (tied + 1) / 2
+        before += tied
+        start = stop
+    return found
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Groups of donors within cell types.
+
+    Attributes
+    ----------
+    codes : ndarray of int32, shape (n,)
+        Group of each cell, -1 without a type or a donor.
+    sizes, types : ndarray of shape (groups,)
+        Cells of each group, and its type.
+    """
+
+    codes: np.ndarray
+    sizes: np.ndarray
+    types: np.ndarray
+
+    @classmethod
+    def of(cls, types: Label, donors: Label) -> Nested:
+        """Only groups with cells."""
+        n_donors = max(len(donors.sizes), 1)
+        both = (types.codes >= 0) & (donors.codes >= 0)
+        codes = np.where(both, types.codes * n_donors + donors.codes, -1)
+        sizes = np.bincount(codes[both], minlength=len(types.sizes) * n_donors)
+        there = np.flatnonzero(sizes)
+        place = np.full(len(sizes) + 1, -1, dtype=np.int32)  # the last: cells of no group
+        place[there] = np.arange(len(there))
+        return cls(place[codes], sizes[there], there // n_donors)
+
+
+def variance_components(values: np.ndarray, groups: Nested) -> dict[str, float]:
     """Share of a factor's variance between cell types, and between donors within a type.
 
     Sums of squares of groups nested in one another, each taken less what chance gives it
@@ -99,24 +166,19 @@ def variance_components(values: np.ndarray, types: Label, donors: Label) -> dict
     dict
         ``between_types`` and ``between_donors``, of the whole variance. NaN where no type has two donors.
     """
-    both = (types.codes >= 0) & (donors.codes >= 0)
-    h = values[both]
-    _, group = np.unique(
-        types.codes[both].astype(np.int64) * len(donors.sizes) + donors.codes[both], return_inverse=True
-    )
     missing = {"between_types": float("nan"), "between_donors": float("nan")}
-    if not len(h):
+    n, n_groups, n_types = int(groups.sizes.sum()), len(groups.sizes), len(np.unique(groups.types))
+    if not n or n_groups == n_types or n == n_groups:
         return missing
-    of_type = types.codes[both]
-    n, n_groups, n_types = len(h), group.max() + 1, len(np.unique(of_type))
-    total = np.square(h - h.mean()).sum()
-    if total <= 1e-12 * np.square(h).sum() or n_groups == n_types or n == n_groups:
+    sums, squares, total = group_sums(values, groups.codes, n_groups)
+    if total <= 1e-12 * squares:
         return missing
-    explained = [_between(h, codes) for codes in (of_type, group)]
-    noise = (total - explained[1]) / (n - n_groups)
+    of_types = _between(np.bincount(groups.types, sums), np.bincount(groups.types, groups.sizes))
+    of_groups = _between(sums, groups.sizes)
+    noise = (total - of_groups) / (n - n_groups)
     return {
-        "between_types": float((explained[0] - (n_types - 1) * noise) / total),
-        "between_donors": float((explained[1] - explained[0] - (n_groups - n_types) * noise) / total),
+        "between_types": float((of_types - (n_types - 1) * noise) / total),
+        "between_donors": float((of_groups - of_types - (n_groups - n_types) * noise) / total),
     }
 
 
@@ -126,9 +188,8 @@ def is_donor_factor(components: dict[str, float]) -> bool:
     return bool(donors >= DONOR_SHARE and donors > components["between_types"])
 
 
-def _between(h: np.ndarray, codes: np.ndarray) -> float:
+def _between(sums: np.ndarray, sizes: np.ndarray) -> float:
     """Sum of squares between groups."""
-    sizes = np.bincount(codes)
-    sums = np.bincount(codes, h)
     kept = sizes > 0
-    return float(np.sum(sizes[kept] * np.square(sums[kept] / sizes[kept] - h.mean())))
+    mean = sums.sum() / sizes.sum()
+    return float(np.sum(sizes[kept] * np.square(sums[kept] / sizes[kept] - mean)))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NEIGHBOUR_SHARE = 0.3
 DENSITY_THRESHOLD = 0.5
+#: Rows of the map of distances that is kept; a figure has about as many points.
+LARGEST_MAP = 1000
 _STARTS, _CLUSTER_SEED = 10, 1  # as in cNMF
 
 
@@ -126,6 +128,37 @@ def find_consensus(
     programs = (medians / medians.sum(axis=1, keepdims=True))[order].T
     silhouette = _silhouette(distances, everyone)
     return Consensus(programs, clusters, density, silhouette, sizes[order], fits[order], distances)
+
+
+def clustering_arrays(found: Consensus, n_fits: int, density_threshold: float) -> dict[str, np.ndarray]:
+    """What is kept of a clustering, for its figure: the factors of all fits, sorted by their program.
+
+    Returns
+    -------
+    dict
+        Of shape (factors,): ``fit`` (from 0), ``factor`` (from 1) and ``program`` (from 0, outliers -1 and
+        last), ``density``, ``silhouette``; ``distances`` of shape (m, m), float16, means over neighbouring
+        factors where there are more than :data:`LARGEST_MAP`; ``n_fits`` and ``density_threshold``.
+    """
+    n = len(found.clusters)
+    last = np.where(found.clusters < 0, n, found.clusters)
+    order = np.lexsort((found.density, last))
+    k = n // n_fits
+    arrays = {"fit": order // k, "factor": order % k + 1, "program": found.clusters[order]}
+    arrays |= {"density": found.density[order], "silhouette": found.silhouette[order]}
+    given = {"n_fits": np.array(n_fits), "density_threshold": np.array(density_threshold)}
+    return arrays | given | {"distances": _reduced(found.distances[np.ix_(order, order)])}
+
+
+def _reduced(distances: np.ndarray) -> np.ndarray:
+    """Means over blocks of rows and columns, so that a map has no more than :data:`LARGEST_MAP` of each."""
+    n = len(distances)
+    if n <= LARGEST_MAP:
+        return distances.astype(np.float16)
+    starts = np.unique(np.linspace(0, n, LARGEST_MAP, endpoint=False).astype(int))
+    sizes = np.diff(np.append(starts, n))
+    sums = np.add.reduceat(np.add.reduceat(distances, starts, axis=0), starts, axis=1)
+    return (sums / np.outer(sizes, sizes)).astype(np.float16)
 
 
 def unit_rows(matrix: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.factors.consensus import find_consensus, refit
+from nmfbench.factors.consensus import DENSITY_THRESHOLD, clustering_arrays, find_consensus, refit
 from nmfbench.factors.stored import StoredFit
 from nmfbench.fitting.engine import orthogonality
 from nmfbench.models.estimator import Embedding
@@ -48,6 +48,7 @@ def fit_consensus(
     history: str | Path,
     record: str | Path,
     stability: str | Path,
+    clustering: str | Path,
     name: str,
     of: str,
     display_name: str,
@@ -67,6 +68,8 @@ def fit_consensus(
         Files to be written, as of every fit.
     stability : path
         A table with one row: fits, stability, error, factors left out, agreement.
+    clustering : path
+        An .npz of the factors and their distances, see :func:`nmfbench.factors.consensus.clustering_arrays`.
     name, of, display_name : str
         The consensus' name in the config, the model that its members are of, its name in figures.
     seed : int
@@ -83,6 +86,7 @@ def fit_consensus(
     """
     import pandas as pd
 
+    from nmfbench.atomic import whole_file
     from nmfbench.data.filtered import normalise_block, read_filtered
     from nmfbench.job import commit, versions, write_json
     from nmfbench.memory import peak_mb
@@ -145,6 +149,9 @@ def fit_consensus(
         **{"best_single_error": min(one["relative_error"] for one in told)},
     }
     write_table(pd.DataFrame([summary]), stability)
+    threshold = settings.get("density_threshold", DENSITY_THRESHOLD)
+    with whole_file(clustering) as part:
+        np.savez_compressed(part, **clustering_arrays(found, len(fits), threshold))
     write_json(
         record,
         {

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.factors.association import Label, is_donor_factor, label_association, variance_components
+from nmfbench.factors.association import (
+    Label,
+    Nested,
+    is_donor_factor,
+    label_associations,
+    variance_components,
+)
 from nmfbench.factors.genes import GeneNames
 from nmfbench.factors.moments import FactorMoments, gather_moments
 from nmfbench.factors.scores import explained_variance, gene_scores, spectra
@@ -97,6 +103,7 @@ def factor_table(
     W_gram = W.T @ W
     explained = explained_variance(moments)
     held = {name: Label.of(name, *fit.label(name)) for name in dict.fromkeys([*labels, CELL_TYPE, DONOR])}
+    groups = Nested.of(held[CELL_TYPE], held[DONOR])
     near = {part: nearest(cosines(gram)) for part, gram in (("W", W_gram), ("H", moments.usage_gram))}
     off_identity = orthogonality(W_gram)
     rows, by_class = [], []
@@ -112,11 +119,11 @@ def factor_table(
         row["orthogonality"] = off_identity[j]
         row["variance_explained"] = explained["alone"][j]
         row["variance_unique"] = explained["uniquely"][j]
-        components = variance_components(h, held[CELL_TYPE], held[DONOR])
+        components = variance_components(h, groups)
         row |= components
         row["donor_factor"] = pd.NA if np.isnan(components["between_donors"]) else is_donor_factor(components)
-        for name in labels:
-            found = label_association(h, held[name])
+        found_of = label_associations(h, [held[name] for name in labels])
+        for name, found in zip(labels, found_of, strict=True):
             row |= _best_class(found, held[name])
             by_class.append(_class_rows(j + 1, found, held[name]))
         rows.append(row)

@@ -156,7 +156,7 @@ def align_sets(
         raise InputError(
             f"{where}: overlap with the genes of the fit",
             f"a set with {min_size} to {max_size} of its genes among those of the fit",
-            f"none of {len(sets)} sets; {len(place)} of their {len(wanted)} genes are there "
+            f"none of {len(sets)} sets; {len(wanted & set(place))} of their {len(wanted)} genes are there "
             f"(sets name such as {some}; the fit has such as {there})",
             "give sets of the same organism with symbols or Ensembl ids, or lower min_size",
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from nmfbench.data.filtered import normalise_block, read_filtered
 from nmfbench.errors import InputError
+from nmfbench.factors.block_sums import add_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +102,10 @@ def gather_moments(
     """
     data = read_filtered(filtered)
     _check_same(filtered, data, fit)
-    pairs = ((block, fit.rows(start, start + block.shape[0])) for start, block in data.blocks(block_rows))
+    pairs = (
+        (block, fit.rows(start, start + block.shape[0], as_stored=True))
+        for start, block in data.blocks(block_rows)
+    )
     return sum_moments(pairs, data.var.index, fit.n_factors, normalisation)
 
 
@@ -116,42 +120,37 @@ def sum_moments(
     Products are summed in double precision: embeddings can be nearly collinear, and what is solved from the
     sums magnifies their rounding.
     """
-    import torch
-
     from nmfbench.linalg import SparseRows
 
     p, k, n_cells, signed = len(genes), n_factors, 0, False
-    of_million = torch.zeros((p, 2 * k), dtype=torch.float64)
-    of_values = torch.zeros((p, k), dtype=torch.float64)
-    grams, usage_sums = np.zeros((2, k, k)), np.zeros(k)
-    sums = np.zeros((5, p))
+    products, sums = np.zeros((p, 3, k)), np.zeros((4, p))
+    grams, usage_sums, detected = np.zeros((2, k, k)), np.zeros(k), np.zeros(p)
     for block, H in pairs:
+        if not block.has_sorted_indices:
+            block = block.sorted_indices()
         million = normalise_block(block, MILLION, log1p=False)
         values = normalise_block(block, **normalisation)
-        shares = row_shares(H)
-        both = torch.from_numpy(np.hstack([H, shares]))
-        SparseRows(million.astype(np.float64)).transposed_times(both, of_million, accumulate=True)
-        H_rows = torch.from_numpy(np.ascontiguousarray(H))
-        SparseRows(values.astype(np.float64)).transposed_times(H_rows, of_values, accumulate=True)
+        per_share = _inverse_sums(H)
+        SparseRows(million).by_gene(
+            add_block, values.data, np.ascontiguousarray(H), per_share, products, sums
+        )
+        H = H.astype(np.float64, copy=False)
+        shares = H * per_share[:, None]
         grams += np.stack([H.T @ H, shares.T @ shares])
         usage_sums += H.sum(axis=0)
-        for place, (matrix, power) in enumerate(((million, 1), (million, 2), (values, 1), (values, 2))):
-            weights = matrix.data.astype(np.float64) ** power
-            sums[place] += np.bincount(matrix.indices, weights, minlength=p)
-        sums[4] += np.bincount(block.indices, block.data > 0, minlength=p)
+        detected += np.bincount(block.indices[block.data > 0], minlength=p)
         n_cells += block.shape[0]
         signed |= bool((H < 0).any())
-    products = of_million.numpy()
     return FactorMoments(
         *(n_cells, genes, signed, usage_sums, *grams),
-        *(products[:, :k], products[:, k:], of_values.numpy(), *sums),
+        *(products[:, 0], products[:, 1], products[:, 2], *sums, detected),
     )
 
 
-def row_shares(H: np.ndarray) -> np.ndarray:
-    """Rows of the embedding divided by their sums; a row whose sum is not positive has none: zeros."""
-    sums = H.sum(axis=1, keepdims=True)
-    return np.divide(H, sums, out=np.zeros_like(H), where=sums > 0)
+def _inverse_sums(H: np.ndarray) -> np.ndarray:
+    """1 over the sum of each row of the embedding; 0 where it is not positive: such a row has no shares."""
+    sums = H.sum(axis=1, dtype=np.float64)
+    return np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def _check_same(filtered: str | Path, data: Any, fit: StoredFit) -> None:

@@ -73,6 +73,13 @@ def restore(result: str | Path, record: str | Path | None = None) -> Restored:
             repr(told.get("kind")),
             "name the run.json of a fit",
         )
+    if why := get_card(told["kind"]).own_cells_only:
+        raise InputError(
+            f"{result}: new cells",
+            "a model that embeds a cell by its counts",
+            why,
+            "embed them with another model, such as ae_nmf, base_nmf or pca",
+        )
     model_class = get_model(told["kind"])
     accepted = inspect.signature(model_class).parameters
     parameters = {key: value for key, value in told["parameters"].items() if key in accepted}
@@ -81,19 +88,22 @@ def restore(result: str | Path, record: str | Path | None = None) -> Restored:
     state = fit.record.get("transform")
     model = model_class(**parameters)
     needs_state = not model.transform_is_embedding and told["kind"] != "base_nmf"
-    if not hasattr(model, "restore") or (needs_state and state is None):
-        raise InputError(
-            f"{result}: uns['nmfbench']['transform']",
-            "what the model needs to embed new cells",
-            "nothing: the fit was made by an earlier version, or the model embeds no new cells",
-            "train it again (snakemake --forcerun train_" + told["kind"] + ")",
-        )
     seed = int(fit.record.get("training_seed", fit.record["seed"]))
     components, factors = np.ascontiguousarray(fit.loadings.T), None
     if "gene_scaling" in fit.uns:  # loadings are written on the scale of the values
         factors = np.asarray(fit.uns["gene_scaling"]["factors"])
         components = components * factors.astype(components.dtype)
-    model = model.restore(components, state or {}, seed)
+    try:
+        if needs_state and state is None:
+            raise KeyError("transform")
+        model = model.restore(components, state or {}, seed)
+    except KeyError as error:
+        raise InputError(
+            f"{result}: uns['nmfbench']['transform']",
+            "what the model needs to embed new cells",
+            f"no {error}: the fit was made by an earlier version",
+            "train it again (snakemake --forcerun train_" + told["kind"] + ")",
+        ) from error
     if factors is not None and get_card(told["kind"]).normalises:
         model.gene_factors, factors = factors, None
     return Restored(fit, model, told["normalisation"], factors)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nmfbench.compiled import compiled
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,15 +27,28 @@ def column_statistics(values: np.ndarray) -> dict[str, float]:
     dict
         ``zeros`` (share of exact zeros), ``L1``, ``L2`` and ``effective`` (NaN for a column of zeros).
     """
-    values = np.abs(np.asarray(values, dtype=np.float64))
-    L1 = float(values.sum())
-    shares = values[values > 0] / L1 if L1 > 0 else values[:0]
+    zeros, L1, squares, logs = _column_sums(np.asarray(values, dtype=np.float64))
     return {
-        "zeros": float(np.mean(values == 0)),
+        "zeros": zeros / len(values),
         "L1": L1,
-        "L2": float(np.sqrt(np.square(values).sum())),
-        "effective": float(np.exp(-np.sum(shares * np.log(shares)))) if len(shares) else float("nan"),
+        "L2": float(np.sqrt(squares)),
+        # of shares s = x / L1: -Σ s log s = log L1 - Σ x log x / L1
+        "effective": float(np.exp(np.log(L1) - logs / L1)) if L1 > 0 else float("nan"),
     }
+
+
+@compiled(nogil=True)
+def _column_sums(values):
+    zeros, L1, squares, logs = 0, 0.0, 0.0, 0.0
+    for value in values:
+        x = abs(value)
+        if x == 0:
+            zeros += 1
+        else:
+            L1 += x
+            squares += x * x
+            logs += x * np.log(x)
+    return zeros, L1, squares, logs
 
 
 def cosines(gram: np.ndarray) -> np.ndarray:

@@ -19,9 +19,9 @@ from nmfbench.results import SCHEMA
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 16_384
 #: Bytes of the embedding that are held when it is read by factors.
-COLUMN_BYTES = 32 * 2**20
+COLUMN_BYTES = 16 * 2**20
 
 
 class StoredFit:
@@ -90,7 +90,7 @@ class StoredFit:
             return frame_index(file["obs"])
 
     def label(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Codes (int32, -1 where it is missing) and classes of a label of the cells.
+        """Codes (int32, -1 where it is missing) and classes of a label of the cells; see `encode_labels`.
 
         Raises
         ------
@@ -108,26 +108,26 @@ class StoredFit:
             codes, classes = encode_labels(frame_column(file["obs"], name))
         return codes.astype(np.int32), classes
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The embedding of some cells, float64."""
+    def rows(self, start: int, stop: int, *, as_stored: bool = False) -> np.ndarray:
+        """The embedding of some cells, float64 or in the precision of the file."""
         with open_h5ad(self.path) as file, reading(self.path, f"obsm[{self.embedding_key!r}]"):
-            return file[f"obsm/{self.embedding_key}"][start:stop].astype(np.float64)
-
-    def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of the first cell's number and the block's embedding, float64."""
-        with open_h5ad(self.path) as file, reading(self.path, f"obsm[{self.embedding_key!r}]"):
-            stored = file[f"obsm/{self.embedding_key}"]
-            for start in range(0, self.n_cells, size):
-                yield start, stored[start : start + size].astype(np.float64)
+            found = file[f"obsm/{self.embedding_key}"][start:stop]
+        return found if as_stored and found.dtype.kind == "f" else found.astype(np.float64)
 
     def columns(self) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs of a factor's number (from 0) and its column, of shape (cells,), float64.
 
-        The file is read once for as many factors as :data:`COLUMN_BYTES` hold.
+        The file is read once for as many factors as :data:`COLUMN_BYTES` hold, in its own precision.
         """
-        width = int(max(1, min(self.n_factors, COLUMN_BYTES // max(8 * self.n_cells, 1))))
-        for first in range(0, self.n_factors, width):
-            group = np.empty((min(width, self.n_factors - first), self.n_cells))
-            for start, block in self.blocks():
-                group[:, start : start + len(block)] = block[:, first : first + width].T
-            yield from enumerate(group, start=first)
+        key = f"obsm/{self.embedding_key}"
+        with open_h5ad(self.path) as file, reading(self.path, f"obsm[{self.embedding_key!r}]"):
+            stored = file[key]
+            width = COLUMN_BYTES // max(stored.dtype.itemsize * self.n_cells, 1)
+            width = int(max(1, min(self.n_factors, width)))
+            for first in range(0, self.n_factors, width):
+                group = np.empty((min(width, self.n_factors - first), self.n_cells), stored.dtype)
+                for start in range(0, self.n_cells, BLOCK_ROWS):
+                    rows = stored[start : start + BLOCK_ROWS]
+                    group[:, start : start + len(rows)] = rows[:, first : first + width].T
+                for j, column in enumerate(group, start=first):
+                    yield j, column.astype(np.float64)

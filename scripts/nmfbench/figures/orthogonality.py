@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from nmfbench.figures import style
 from nmfbench.figures.palette import MISSING_COLOUR
@@ -107,10 +108,22 @@ def orthogonality_figure(
     panels[2].set_ylabel("share of factors above", labelpad=1)
     if not len(matched):
         panels[2].text(0.5, 0.5, "no other model", ha="center", color=MISSING_COLOUR, fontstyle="italic")
+    _span_a_decade(panels[1])
+    for panel in panels[:2]:
+        style.plain_log_ticks(panel.xaxis)
     for panel in panels:
         panel.grid()
     style.add_legend(figure, 2, legend_top, handles, names, across)
     return figure
+
+
+def _span_a_decade(axes: Axes) -> None:
+    """Widen a logarithmic axis: labels are powers of ten, and a change in the sixth digit is small."""
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        middle = np.sqrt(low * high)
+        axes.set_ylim(middle / 10**0.75, middle * 10**0.75)
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_fall(axes: Axes, history: pd.DataFrame, look: style.ModelStyle) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nmfbench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ def encode_labels(labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     import pandas as pd
 
+    if isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype):
+        return _encode_categories(pd.Categorical(labels))
     # object first: a categorical that keeps numeric categories would otherwise stay one
     values = pd.Series(labels).reset_index(drop=True).astype(object)
     known = values.notna().to_numpy()
@@ -36,6 +41,16 @@ def encode_labels(labels: Any) -> tuple[np.ndarray, np.ndarray]:
     found, classes = pd.factorize(values[known].astype(str), sort=True)
     codes[known] = found
     return codes, np.asarray(classes, dtype=object)
+
+
+def _encode_categories(labels: pd.Categorical) -> tuple[np.ndarray, np.ndarray]:
+    """The same from the codes that are there: no text is made for every cell."""
+    words = [str(word) for word in labels.categories.astype(object)]
+    occur = np.bincount(labels.codes[labels.codes >= 0], minlength=len(words)) > 0
+    classes = sorted({word for word, there in zip(words, occur, strict=True) if there})
+    position = {word: place for place, word in enumerate(classes)}
+    places = np.array([position.get(word, -1) for word in words] + [-1], dtype=np.int64)  # the last: missing
+    return places[labels.codes], np.asarray(classes, dtype=object)
 
 
 def check_embedding(H: Any, n_labels: int | None = None) -> np.ndarray:

@@ -153,6 +153,8 @@ class ModelCard:
     needs : frozenset of {"statistics", "shuffled", "patterns", "coordinates", "names", "tables"}
     files : tuple of str
         Names of further files that a fit writes beside its result (``write_files``).
+    own_cells_only : str
+        Why the model embeds no cells but those it was fitted to, as a noun; empty where it embeds others.
     environment : str
         Which of ``envs/*.yaml`` its job uses.
     """
@@ -175,6 +177,7 @@ class ModelCard:
     non_negative: bool = True
     needs: frozenset[Need] = field(default_factory=frozenset)
     files: tuple[str, ...] = ()
+    own_cells_only: str = ""
     environment: str = "models"
 
     @property

@@ -61,6 +61,10 @@ class LinearScVI(VariationalAutoencoder):
     likelihood: Literal["nb", "zinb", "poisson"] = Field("nb", description="Of the counts.")
 
 
+MOVED = "an embedding moved by the donors and neighbours of its own cells"
+NOT_KEPT = "an embedding by a network that the result does not keep"
+
+
 def _card(section, estimator, name, colour, marker, **more) -> ModelCard:
     return ModelCard(
         section=section,
@@ -79,7 +83,12 @@ def _card(section, estimator, name, colour, marker, **more) -> ModelCard:
 
 CARDS = (
     _card(PCA, "PCA", "PCA", "#7A4B1F", "o"),
-    _card(Harmony, "Harmony", "Harmony", "#B58A5A", "s", conditional=True, unseen_donors=False),
+    _card(
+        *(Harmony, "Harmony", "Harmony", "#B58A5A", "s"),
+        conditional=True,
+        unseen_donors=False,
+        own_cells_only=MOVED,
+    ),
     *(
         ModelCard(
             section=section,
@@ -94,6 +103,7 @@ CARDS = (
             non_negative=False,
             conditional=True,
             unseen_donors=False,
+            own_cells_only=NOT_KEPT,
             environment="scvi",
         )
         for section, name, colour, marker in (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nmfbench.components import principal_components
 from nmfbench.errors import InputError
 from nmfbench.models.baseline import card
-from nmfbench.models.baseline.pca import components_of
+from nmfbench.models.baseline.pca import chosen_genes, number_of
 from nmfbench.models.card import OnCpu
 from nmfbench.models.given import GivenEmbedding
 from nmfbench.models.parameters import parameters
@@ -37,7 +38,7 @@ class Harmony(GivenEmbedding):
             ) from error
         import pandas as pd
 
-        components = components_of(X, self)
+        components = principal_components(X[:, chosen_genes(X, self)], number_of(self), seed=self.seed_)
         meta = pd.DataFrame({"donor": donors.astype(str)})
         found = harmonypy.run_harmony(
             components.astype(np.float64),

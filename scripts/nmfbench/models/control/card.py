@@ -71,6 +71,7 @@ def _card(section, name, marker, colour, **more) -> ModelCard:
         gpu=False,
         unseen_donors=False,
         non_negative=False,
+        own_cells_only="a control, which is made for its own cells alone",
         **more,
     )
 

@@ -46,5 +46,6 @@ CARDS = (
         non_negative=False,
         unseen_donors=False,
         needs=frozenset({"names", "patterns"}),
+        own_cells_only="an embedding that was made elsewhere: what made it is not known",
     ),
 )

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Run
+from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.limits import check_parameters
 from nmfbench.models.nb_hierarchical import card
 from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
@@ -152,14 +153,8 @@ class NBHierarchical(Results):
         of the fitted cells.
         """
         check_is_fitted(self)
-        if self.effects_ or self.settings_["offset"] == "column":
-            raise InputError(
-                f"{type(self).__name__}: transform",
-                "a model without covariates, and with a depth that counts alone tell",
-                "covariates or offset='column'",
-                "take embedding_, or fit without them",
-            )
-        csr = checked(self._check_input(X, reset=False))
+        self._refuse_what_counts_do_not_tell()
+        csr = check_counts(self._check_input(X, reset=False), "NBHierarchical")
         size = np.full(csr.shape[0], self.size_constant_)
         if self.settings_["offset"] == "total":
             totals = np.maximum(cell_totals(csr), 0.5)
@@ -192,8 +187,6 @@ def checked(csr: Any) -> Any:
     ------
     InputError
     """
-    from nmfbench.models.bayesian.counts import check_counts
-
     csr = check_counts(csr, "NBHierarchical")
     if csr.shape[0] < 2 or csr.shape[1] < 2:
         raise InputError(

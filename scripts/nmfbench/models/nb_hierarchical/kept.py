@@ -66,6 +66,7 @@ class Kept(Embedding):
 
     def _keep_effects(self, ready: Any, csr: Any) -> None:
         found = self.posterior_.effects()
+        self.cell_scale_ = max(self.posterior_.globals()["sigma_cell"][0], 1e-3)
         self.gene_total_, self.gene_sd_ = (self._of_genes(x) for x in found.gene_total)
         log_alpha, sd = (np.broadcast_to(x, len(ready.genes)) for x in found.log_alpha)
         self.log_alpha_, self.log_alpha_sd_ = self._of_genes(log_alpha), self._of_genes(sd)
@@ -87,7 +88,7 @@ class Kept(Embedding):
         self.t_ = self.cell_effect_ + ready.size
 
     def _cell_prior(self) -> tuple[float, float]:
-        return 0.0, max(self.posterior_.globals()["sigma_cell"][0], 1e-3)
+        return 0.0, self.cell_scale_
 
     def _embed(self, csr: Any, ready: Any) -> None:
         if len(ready.cells) == len(csr.indptr) - 1:

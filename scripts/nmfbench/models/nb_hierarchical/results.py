@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.errors import InputError
 from nmfbench.models.nb_hierarchical.kept import Kept
+from nmfbench.models.nb_hierarchical.means import Means
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 from nmfbench.models.nb_hierarchical.trace import summary_table, write_trace
 
@@ -41,6 +44,37 @@ class Results(Kept):
                 found[key] = np.zeros((self.n_features_in_, len(self.effects_)))
                 found[key][self.genes_] = values.T
         return found
+
+    def transform_state(self) -> dict[str, Any]:
+        """The genes' effects and dispersions, and how a cell's depth and effect are taken."""
+        return {
+            "genes": self.genes_,
+            "c": self.means_.c,
+            "log_alpha": self.means_.log_alpha,
+            "cell_scale": self.cell_scale_,
+            "clip": self.clip_,
+            "size_constant": self.size_constant_,
+            "offset": str(self.settings_["offset"]),
+            "n_effects": len(self.effects_),
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.settings_, self.effects_ = {"offset": str(state["offset"])}, [""] * int(state["n_effects"])
+        self._refuse_what_counts_do_not_tell()
+        self.genes_ = np.asarray(state["genes"])
+        c, log_alpha = (np.ascontiguousarray(state[key], dtype=np.float64) for key in ("c", "log_alpha"))
+        self.means_ = Means(np.zeros(0), c, log_alpha, np.zeros(0, np.int64))  # of no cell yet
+        self.cell_scale_, self.clip_ = float(state["cell_scale"]), float(state["clip"])
+        self.size_constant_ = float(state["size_constant"])
+
+    def _refuse_what_counts_do_not_tell(self) -> None:
+        if self.effects_ or self.settings_["offset"] == "column":
+            raise InputError(
+                f"{type(self).__name__}: transform",
+                "a model without covariates, and with a depth that counts alone tell",
+                "covariates or offset='column'",
+                "take embedding_, or fit without them",
+            )
 
     def cell_columns(self) -> dict[str, np.ndarray]:
         """Columns for obs."""

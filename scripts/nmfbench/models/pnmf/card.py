@@ -187,5 +187,9 @@ CARDS = (
     _card(PNMF, "PNMF", "PNMF", "#CC79A7", "v"),
     # revision 2: the factors that are scored are no longer those under the donor's own multipliers
     _card(PNMFDonor, "PNMFDonor", "PNMF_donor", "#D55E00", "P", 2, conditional=True, one_condition=True),
-    _card(PNMFSpatial, "SpatialPNMF", "PNMF_spatial", "#8700FF", "p", needs=frozenset({"coordinates"})),
+    _card(
+        *(PNMFSpatial, "SpatialPNMF", "PNMF_spatial", "#8700FF", "p"),
+        needs=frozenset({"coordinates"}),
+        own_cells_only="a model whose factors follow from a cell's place, not from its counts",
+    ),
 )
