@@ -18,17 +18,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+SIZES = {"exposure": "total"}
 PNMF = {"mode": "lower-bound"}
 WAYS: dict[str, tuple[str, dict]] = {
     "base_nmf": ("base_nmf", {}),
     "exponential": ("pyro_exponential", {}),
     "exponential, ARD": ("pyro_exponential", {"learn_rates": "pattern"}),
     "exponential, p by gene": ("pyro_exponential", {"learn_probs": "gene"}),
+    "exponential, sizes": ("pyro_exponential", SIZES),
+    "exponential, sizes, nndsvd": ("pyro_exponential", {**SIZES, "init": "nndsvd"}),
+    "exponential, sizes, ARD": ("pyro_exponential", {**SIZES, "learn_rates": "pattern"}),
+    "exponential, sizes, p by gene": ("pyro_exponential", {**SIZES, "learn_probs": "gene"}),
     "gamma": ("pyro_gamma_nb", {}),
     "gamma, ARD": ("pyro_gamma_nb", {"learn_rates": "pattern"}),
     "gamma, p by gene": ("pyro_gamma_nb", {"learn_probs": "gene"}),
+    "gamma, sizes": ("pyro_gamma_nb", SIZES),
+    "gamma, sizes, nndsvd": ("pyro_gamma_nb", {**SIZES, "init": "nndsvd"}),
+    "gamma, sizes, p by gene": ("pyro_gamma_nb", {**SIZES, "learn_probs": "gene"}),
     "pnmf": ("pnmf", PNMF),
     "pnmf, exposure": ("pnmf", {**PNMF, "exposure": "total"}),
+    "pnmf, exposure, several": ("pnmf", {**PNMF, "exposure": "total", "init": "several"}),
     "pnmf, exposure, nndsvda": ("pnmf", {**PNMF, "exposure": "total", "init": "nndsvda"}),
     "pnmf_donor, exposure": ("pnmf_donor", {**PNMF, "exposure": "total"}),
 }
