@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import reference_models as dense
@@ -62,3 +63,28 @@ def test_zeros_have_a_start():
     for kind in start.STARTS:
         W = start.start_loadings(empty, 3, kind, 0, unit_rows=False, device=CPU)
         assert torch.isfinite(W).all()
+
+
+def test_parts_of_counts_are_those_of_a_dense_decomposition():
+    """Value by value, by numpy's own decomposition of the counts over the square roots of their totals."""
+    from nmfbench.models.start import SMALLEST_SHARE, parts_of_counts
+
+    rng = np.random.default_rng(0)
+    D = rng.poisson(rng.gamma(0.5, 1.0, (40, 3)) @ rng.gamma(0.5, 2.0, (3, 25))).astype(np.float64)
+    D[:, 0] += 1
+    D[0] += 1
+    cells, genes = parts_of_counts(sp.csr_matrix(D), 2, np.random.default_rng(1))
+    rows, columns = D.sum(1), D.sum(0)
+    U, S, Vt = np.linalg.svd(D / np.sqrt(rows[:, None] * columns[None, :]), full_matrices=False)
+    for k in range(2):
+        best = None
+        for sign in (1, -1):
+            u, v = np.maximum(sign * U[:, k], 0), np.maximum(sign * Vt[k], 0)
+            if best is None or np.linalg.norm(u) * np.linalg.norm(v) > best[0]:
+                best = np.linalg.norm(u) * np.linalg.norm(v), u, v
+        for found, part, totals, scale in ((cells, best[1], rows, S[k]), (genes, best[2], columns, 1.0)):
+            twin = np.sqrt(totals) * part
+            twin = np.maximum(twin / twin.mean(), SMALLEST_SHARE * (totals / totals.mean() + 1e-3)) * scale
+            np.testing.assert_allclose(found[:, k], twin, rtol=1e-3)
+    assert cells.min() > 0
+    assert genes.min() > 0
