@@ -166,7 +166,10 @@ def unseen(cells: Cells, model: str, rank: int, scaling: str, seed: int) -> dict
     """
     counts = cells.counts
     parts = split_counts(counts, 0, [seed, 1])
-    seen, later = (sp.csr_matrix((part, counts.indices, counts.indptr), counts.shape) for part in parts)
+    # copies: what drops its zeros must not share its indices
+    seen, later = (
+        sp.csr_matrix((part, counts.indices, counts.indptr), counts.shape, copy=True) for part in parts
+    )
     seen.eliminate_zeros()
     X, Y = normalise_block(seen), normalise_block(later)
     factors = gene_factors(X, scaling)
