@@ -264,3 +264,22 @@ def test_importing_the_registry_is_light():
 def test_all_classifiers_are_offered():
     assert CLASSIFIERS == ("logistic_regression", "knn", "random_forest")
     assert set(CLASSIFIERS) < set(ALL_CLASSIFIERS)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_areas_are_scikit_learns_to_the_last_bit(seed):
+    from sklearn.metrics import roc_auc_score
+
+    from nmfbench.metrics.areas import area_under_curve
+
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 400))
+    positive = rng.random(n) < rng.choice([0.01, 0.3, 0.9])
+    positive[:2] = [True, False]
+    score = rng.random(n).astype(rng.choice([np.float32, np.float64]))
+    if seed % 3:
+        score = np.round(score * 15) / 15  # votes of fifteen neighbours
+    if seed % 5 == 0:
+        score += positive  # far better than chance
+    assert area_under_curve(positive, score) == roc_auc_score(positive, score)
+    assert area_under_curve(positive, np.zeros(n)) == 0.5

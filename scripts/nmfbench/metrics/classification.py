@@ -24,6 +24,7 @@ import numpy as np
 
 from nmfbench.errors import InputError, NotApplicable
 from nmfbench.metrics import CLASSIFICATION_METRICS
+from nmfbench.metrics.areas import area_under_curve
 from nmfbench.metrics.candidates import Candidates
 from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS, Classifier, Split, fit_and_predict
 from nmfbench.metrics.classifiers import make_classifier as _make_classifier
@@ -301,7 +302,7 @@ def score_predictions(true: np.ndarray, predicted: np.ndarray, probability: np.n
         F1, AUROC, Precision, Accuracy, Recall. A class never predicted has precision 0. Classes
         that these cells lack, or that all of them have, do not enter the AUROC; NaN if none is left.
     """
-    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+    from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, _ = precision_recall_fscore_support(
         true, predicted, average="macro", zero_division=0
@@ -310,7 +311,7 @@ def score_predictions(true: np.ndarray, predicted: np.ndarray, probability: np.n
     for number in range(probability.shape[1]):
         positive = true == number
         if 0 < positive.sum() < positive.size:
-            areas.append(roc_auc_score(positive, probability[:, number]))
+            areas.append(area_under_curve(positive, probability[:, number]))
     return {
         "F1": float(f1),
         "AUROC": float(np.mean(areas)) if areas else float("nan"),

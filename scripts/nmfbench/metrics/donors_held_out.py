@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmfbench.errors import InputError
+from nmfbench.metrics.areas import area_under_curve
 from nmfbench.metrics.classifiers import Classifier, Split, fit_and_predict, make_classifier
 from nmfbench.metrics.contingency import prediction_scores
 from nmfbench.metrics.donor_folds import (
@@ -198,8 +199,6 @@ class _Pooled:
 
     def add(self, fold: int, part: Split, learnt: np.ndarray, predicted, probability) -> None:
         """Take in what one fold predicted."""
-        from sklearn.metrics import roc_auc_score
-
         true, donors = part.codes[part.test], self.held.donors[part.test]
         known = np.isin(true, learnt)
         for table, mine in ((self.seen, known), (self.unseen, ~known)):
@@ -207,7 +206,7 @@ class _Pooled:
         for column, number in enumerate(learnt):
             positive = true == number
             if 0 < positive.sum() < positive.size:
-                self.areas[number].append(roc_auc_score(positive, probability[:, column]))
+                self.areas[number].append(area_under_curve(positive, probability[:, column]))
         names, where = self.held.names, self.held.donor_names
         places, counted = np.unique(np.stack([donors, true, predicted]), axis=1, return_counts=True)
         for (donor, one, other), n in zip(places.T, counted, strict=True):
