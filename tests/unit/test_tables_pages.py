@@ -92,6 +92,50 @@ def test_only_deviations_of_classification_change():
     assert (before["std"] == 0.005).all(), "the table given is left as it is"
 
 
+def test_the_leaderboard_has_intervals_and_scores_on_the_scale_of_the_controls():
+    from nmfbench.tables.pages import leaderboard_page
+
+    cells = [
+        {
+            "dataset": "a",
+            "model": name,
+            "display_name": name,
+            "rank": 3,
+            "seed": seed,
+            "labels": ["cell_type"],
+        }
+        for name in ("m", "n")
+        for seed in (1, 2)
+    ]
+    rows = [
+        {"dataset": "a", "model": cell["model"], "rank": 3, "seed": cell["seed"], "label": "cell_type"}
+        | {"metric": "NMI", "value": 0.5 + 0.1 * cell["seed"], "std": 0.01, "status": "ok"}
+        for cell in cells
+    ]
+    covered = pd.DataFrame(
+        [
+            {"model": c["model"], "rank": 3, "seed": 1, "step": "train", "expected": 1, "present": 1}
+            for c in cells
+        ]
+    ).assign(status="ok", failure="")
+    spent = pd.DataFrame(
+        [{"model": c["model"], "rank": 3, "step": "train", "seconds": 1.0, "peak_mb": 2.0} for c in cells]
+    )
+    scaled = pd.DataFrame([{"model": "m", "rank": 3, "label": "cell_type", "metric": "NMI", "scaled": 0.7}])
+    none = pd.DataFrame(columns=["model", "rank", "seed", "label", "cv_seed", "fold", "classifier", "status"])
+    board = leaderboard(pd.DataFrame(rows), none, covered, spent, cells, scaled).set_index("model")
+    half = 12.7062047 * np.std([0.6, 0.7], ddof=1) / np.sqrt(2)
+    assert board.loc["m", "cell_type_NMI_low"] == pytest.approx(0.65 - half)
+    assert board.loc["m", "cell_type_NMI_high"] == pytest.approx(0.65 + half)
+    assert board.loc["m", "cell_type_NMI_scaled"] == 0.7
+    assert np.isnan(board.loc["n", "cell_type_NMI_scaled"])
+    page = leaderboard_page(board.reset_index(), "a", "")
+    assert "cell type NMI, 0 to 1 of controls" in page
+    assert "NMI_low" not in page
+    without = leaderboard_page(board.assign(cell_type_NMI_scaled=np.nan).reset_index(), "a", "")
+    assert "of controls" not in without
+
+
 def test_leaderboard_of_one_and_of_several_seeds():
     row = board({"ae_nmf": (0.8, 0.1), "pnmf": (0.7, 0.05)}).set_index("model").loc["ae_nmf"]
     assert_allclose([row["cell_type_NMI"], row["cell_type_NMI_std"], row["donor_id_NMI"]], [0.8, 0.005, 0.1])

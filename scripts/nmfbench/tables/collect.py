@@ -82,14 +82,15 @@ def collect_dataset(
     covered = coverage(grid, directory, log_patterns, Evidence(accounted, scheduler_logs), jobs)
     scores = mark_inapplicable(scores, covered)
     resources = collect_resources(grid, directory, benchmark_patterns, log_patterns, accounted, jobs)
+    scaled = scaled_scores(scores, grid)
     tables = {
         "folds.tsv": folds,
         "scores.tsv": scores,
         "resources.tsv": resources,
         "coverage.tsv": covered,
         "overview.tsv": overview(covered),
-        "scaled_scores.tsv": scaled_scores(scores, grid),
-        "leaderboard.tsv": leaderboard(scores, folds, covered, resources, grid),
+        "scaled_scores.tsv": scaled,
+        "leaderboard.tsv": leaderboard(scores, folds, covered, resources, grid, scaled),
     }
     spread = seed_spread(scores)
     if spread is None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nmfbench.metrics.uncertainty import seed_interval
 from nmfbench.tables.coverage import failures_among
 from nmfbench.tables.folds import with_fold_deviations
 from nmfbench.tables.page import number
@@ -26,6 +27,7 @@ def leaderboard(
     covered: pd.DataFrame,
     resources: pd.DataFrame,
     grid: Sequence[Cell],
+    scaled: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Put scores, coverage and cost of every model and rank into one line.
 
@@ -35,6 +37,8 @@ def leaderboard(
         The tables of the same names, of one dataset.
     grid : sequence of mapping
         Expected runs (:mod:`nmfbench.tables.runs`).
+    scaled : DataFrame, optional
+        scaled_scores.tsv.
 
     Returns
     -------
@@ -43,7 +47,9 @@ def leaderboard(
         :data:`LEADING` ``{label}_{metric}``, the mean over training seeds, and ``{label}_{metric}_std``,
         their standard deviation, or that over Leiden seeds or fold means where one was trained; present and
         expected (results); failures, the classes of what failed by itself, or ``none``; train_seconds and
-        train_peak_mb (means over seeds); profile, the protocol of the scores. What is missing stays so.
+        train_peak_mb (means over seeds); profile, the protocol of the scores; for
+        each score again ``_low`` and ``_high``, its 95 % interval over training seeds, and ``_scaled``, 0 for
+        the worst control and 1 for the best. What is missing stays so.
     """
     import pandas as pd
 
@@ -69,8 +75,24 @@ def leaderboard(
         line["train_seconds"] = training["seconds"].astype(float).mean()
         line["train_peak_mb"] = training["peak_mb"].astype(float).mean()
         line["profile"] = cells[0].get("profile", "")
+        line |= _beside(mine, cells[0]["labels"], None if scaled is None else _of(scaled, model, rank))
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _beside(mine: pd.DataFrame, labels: Sequence[str], scaled: pd.DataFrame | None) -> dict[str, float]:
+    """Intervals over training seeds, and scores on the scale of the controls, of one model."""
+    found: dict[str, float] = {}
+    for label in labels:
+        for metric in LEADING:
+            name = f"{label}_{metric}"
+            rows = mine[(mine["label"] == label) & (mine["metric"] == metric)]
+            interval = seed_interval(rows["value"].astype(float))
+            found |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+            if scaled is not None:
+                here = scaled[(scaled["label"] == label) & (scaled["metric"] == metric)]["scaled"]
+                found[f"{name}_scaled"] = float(here.iloc[0]) if len(here) else math.nan
+    return found
 
 
 def _by_model(grid: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:

@@ -65,6 +65,7 @@ def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
         "train_seconds": "training (s)",
         "train_peak_mb": "memory (MB)",
     }
+    headings |= {f"{label}_NMI_scaled": f"{_SHORT[label]} NMI, 0 to 1 of controls ↑" for label in _SHORT}
     spreads, best = {}, {True: [], False: []}
     for column in board.columns:
         label, _, metric = column.rpartition("_")
@@ -76,7 +77,7 @@ def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
     board = board.assign(results=[f"{a} of {b}" for a, b in zip(board.present, board.expected, strict=True)])
     profile = ", ".join(dict.fromkeys(board["profile"])) if "profile" in board else ""
     unshown = ("model", "present", "expected", "results", "profile")
-    shown = [column for column in board if column not in unshown]
+    shown = [column for column in board if column not in unshown and _has_a_place(board, column)]
     return table_page(
         board[["display_name", *(column for column in shown if column != "display_name"), "results"]],
         f"leaderboard, {dataset}",
@@ -89,6 +90,16 @@ def leaderboard_page(board: pd.DataFrame, dataset: str, sentence: str) -> str:
         high=best[True],
         low=best[False],
     )
+
+
+def _has_a_place(board: pd.DataFrame, column: str) -> bool:
+    """Whether a column is on the page: intervals are in the table, scaled scores where there are controls."""
+    if column.endswith(("_low", "_high")):
+        return False
+    if not column.endswith("_scaled"):
+        return True
+    leads = column in (f"{KEEP}_NMI_scaled", f"{MIX}_NMI_scaled")
+    return leads and bool(board[column].notna().any())
 
 
 def _published(frame: pd.DataFrame, covered: pd.DataFrame, dataset: str, label: str, rank: str) -> str:
