@@ -46,7 +46,7 @@ CSVS = ("clustering_metrics_by_{label}_k{rank}", "classification_summary_by_{lab
 
 STEPS = (
     *("train", "find_neighbours", "cluster_embedding", "score_clusters", "score_integration"),
-    *("compute_umap", "transfer_to_donors"),
+    *("compute_umap", "transfer_to_donors", "score_held_out_counts"),
 )
 """What is done once for each fit; beside them it is classified, once for each label and shuffle."""
 
@@ -303,6 +303,12 @@ class Grid:
     def benchmarks(self) -> dict[str, str]:
         """Where each step of a fit leaves its benchmark."""
         return self.step_patterns("<benchmarks>", "tsv")
+
+    def held_out_counts(self, wildcards: Any) -> list[str]:
+        """Scores of counts set aside, of every fit of a job's dataset."""
+        if not self.config.deviance.enabled:
+            return []
+        return self.fits("<results>/<fit>/deviance_explained.tsv", dataset=wildcards.dataset)
 
     def held_out_donors(self, wildcards: Any) -> list[str]:
         """Scores of held-out donors of a job's dataset, by cross-validation and by transfer."""

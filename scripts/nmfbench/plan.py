@@ -138,6 +138,7 @@ class Plan(Grid):
                 "donor_labels": config.donor_labels,
                 "donor_cv": config.donor_cv.enabled,
                 "donor_transfer": model in transferred,
+                "deviance": config.deviance.enabled,
                 "umap": seed == config.seeds[0],
                 "needs": self.needs_of(wildcards.dataset, model),
             }
@@ -198,7 +199,8 @@ class Plan(Grid):
         steps += ("classification/{label}/cv-seed-{cv_seed}.tsv",)
         found = [f for step in steps for f in self.fits(f"<results>/<fit>/{step}", dataset=wildcards.dataset)]
         files = [self.locate(file) for file in found]
-        files += [self.locate(file) for file in self.held_out_donors(wildcards)]
+        made = self.held_out_donors(wildcards) + self.held_out_counts(wildcards)
+        files += [self.locate(file) for file in made]
         files += [job["file"] for job in self.shared_jobs(wildcards)]
         return [file for file in files if Path(file).exists()]
 

@@ -18,6 +18,7 @@ from nmfbench.data import filter_donors, load_normalised, read_filtered
 from nmfbench.data.donor_groups import deal_donors, runs_of
 from nmfbench.donor_transfer import transfer_to_donors
 from nmfbench.errors import InputError, NotApplicable
+from nmfbench.inapplicable import write_stub
 from nmfbench.metrics.classification import classify
 from nmfbench.metrics.donor_folds import DonorSplit, cells_by_donor, split_donors
 from nmfbench.metrics.donors_held_out import HeldOutTables, classify_held_out_donors, score_split
@@ -340,11 +341,15 @@ def test_the_table_tells_all_protocols_and_gaps(filtered, tmp_path):
     assert gaps["two", "donor_transfer", "cell_type"] == "not applicable"
     assert gaps["two", "donor_cv", "donor_id"] == "not applicable"
     assert len(folds) == 9
-    covered = coverage([cell | {"cv_seeds": [42]} for cell in grid], tmp_path)
+    write_stub(tmp_path / "a" / "one" / "rank-4" / "seed-0" / "deviance_explained.tsv", "a file")
+    asked = {"cv_seeds": [42], "deviance": True}
+    covered = coverage([cell | asked for cell in grid], tmp_path)
     covered = {(row.model, row.step): row for row in covered.itertuples()}
     assert covered["one", "classify_held_out_donors"].present == 2
     assert covered["one", "transfer_to_donors"].status == "missing"
     assert ("two", "transfer_to_donors") not in covered
+    assert covered["one", "score_held_out_counts"].failure == "not applicable"
+    assert covered["two", "score_held_out_counts"].status == "missing"
     from nmfbench.figures.donors_held_out import donors_held_out_figure
 
     figure = donors_held_out_figure(table, 4, {"one": "One", "two": "Two"})

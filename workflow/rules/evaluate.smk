@@ -204,6 +204,7 @@ rule collect_tables:
         integrations=plan.fits_of("<results>/<fit>/integration.tsv") if cfg.integration.metrics else [],
         folds=plan.fits_of("<results>/<fit>/classification/{label}/cv-seed-{cv_seed}.tsv"),
         held_out_donors=plan.held_out_donors,
+        held_out_counts=plan.held_out_counts,
         donors="<results>/{dataset}/donors.tsv",
         # not read, but their jobs stand in the tables of resources and of gaps: one that still runs would be a gap
         umaps=plan.fits_of(f"<results>/{plan.first_fit}/umap.tsv.gz"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 COVERAGE_COLUMNS = (*RUN_COLUMNS, "step", "label", "expected", "present", "status", "failure", "reason")
 
-TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP, DONOR_CV, TRANSFER = (
+TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP, DONOR_CV, TRANSFER, DEVIANCE = (
     "train",
     "find_neighbours",
     "cluster_embedding",
@@ -41,6 +41,7 @@ TRAIN, NEIGHBOURS, CLUSTER, SCORE, CLASSIFY, INTEGRATE, UMAP, DONOR_CV, TRANSFER
     "compute_umap",
     "classify_held_out_donors",
     "transfer_to_donors",
+    "score_held_out_counts",
 )
 
 
@@ -62,7 +63,7 @@ def coverage(
     log_patterns : mapping of str to str, optional
         Log file of each step (``train``, ``find_neighbours``, ``cluster_embedding``, ``score_clusters``,
         ``classify_embedding``, ``score_integration``, ``compute_umap``, ``classify_held_out_donors``,
-        ``transfer_to_donors``), with fields of the cell,
+        ``transfer_to_donors``, ``score_held_out_counts``), with fields of the cell,
         ``{label}`` and ``{cv_seed}`` in braces.
     evidence : Evidence, optional
         What the scheduler knows; by default the logs alone tell.
@@ -161,6 +162,11 @@ class _Run:
         if self.cell.get("donor_transfer", False):
             path = donor_transfer_path(self.cell, self.directory)
             rows.append(self._donors(TRANSFER, path, None, None))
+        if self.cell.get("deviance", False):
+            path = self.folder / "deviance_explained.tsv"
+            reason = reason_in(path)
+            failure = self._failure(DEVIANCE) if reason is None else Failure(NOT_APPLICABLE, reason)
+            rows.append(self._row(DEVIANCE, None, 1, self._there(path.name), failure))
         if self.cell.get("umap", False):
             laid_out = self._there("umap.tsv.gz")
             rows.append(self._row(UMAP, None, 1, laid_out, waits or unsearched or self._failure(UMAP)))

@@ -8,8 +8,9 @@ A run is one cell of the grid: a plain mapping with
     what its embedding is scored on;
 ``uses_labels``
     whether training saw the labels (optional; the run's own run.json comes first);
-``donor_labels, donor_cv, donor_transfer``
-    labels predicted in donors that are held out, and whether by cross-validation and by transfer (optional);
+``donor_labels, donor_cv, donor_transfer, deviance``
+    labels predicted in donors that are held out, whether by cross-validation and by transfer, and whether
+    counts were set aside (optional);
 ``leiden_seeds, n_folds, classifiers, umap``
     how much is expected of each step (optional; the published protocol by default, no UMAP).
 
