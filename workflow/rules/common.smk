@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
         '  what to do: pip install "nmfbench[workflow] @ git+<the repository>@<the tag that is deployed>"'
     ) from None
 from nmfbench.config import load_config
-from nmfbench.config.files import check_files
+from nmfbench.config.files import check_files, missing_sources
 from nmfbench.errors import InputError, unwritable
 from nmfbench.grid import COMPARISON, PROJECTION
 from nmfbench.metrics.neighbours import neighbour_widths
@@ -64,29 +64,13 @@ wildcard_constraints:
     cv_seed=r"\d+",
 
 
-# ---- inputs
-
-
-def pattern_files(wildcards):
-    """Tables of constant patterns that a model's section names."""
-    return [local(file) for file in plan.section(wildcards).pattern_files()]
-
-
 # ---- signals and handlers
 
 
 def name_missing_sources():
     """Before Snakemake says that an input is missing: which key of the config named it, and from where it is looked for."""
-    for name, dataset in cfg.datasets.items():
-        gone = dataset.path and not dataset.joined and not Path(dataset.path).exists()
-        if gone and not Path(plan.place(f"<results>/{name}/filtered.h5ad")).exists():
-            message = InputError(
-                f"datasets.{name}.path: {dataset.path}",
-                "an .h5ad file that is there, or one that another rule makes",
-                f"no such file, looked for from {Path.cwd()}",
-                "mend the path; a relative one begins where snakemake is called, or at its --directory",
-            )
-            logger.warning(str(message))
+    for message in missing_sources(cfg.datasets, plan.place("<results>")):
+        logger.warning(str(message))
 
 
 if "SLURM_JOB_ID" in os.environ:

@@ -27,3 +27,8 @@ def shards_of(wildcards):
     """Shard files of a part of the cells."""
     files = gather.shard("<results>/{{dataset}}/statistics/shards/{scatteritem}.h5")
     return [files[shard] for shard in plan.shards_in(wildcards.part)]
+
+
+def pattern_files(wildcards):
+    """Tables of constant patterns that a model's section names."""
+    return [local(file) for file in plan.section(wildcards).pattern_files()]

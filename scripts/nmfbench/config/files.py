@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,28 @@ def check_files(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         if path.is_file():
             _check(path)
+
+
+def missing_sources(datasets: Mapping[str, Any], results: str | Path) -> list[InputError]:
+    """What to say of datasets whose file is neither there nor needed any more.
+
+    Parameters
+    ----------
+    datasets : mapping of str to DatasetConfig
+    results : path
+        Where the filtered counts of a run before may lie.
+    """
+    return [
+        InputError(
+            f"datasets.{name}.path: {dataset.path}",
+            "an .h5ad file that is there, or one that another rule makes",
+            f"no such file, looked for from {Path.cwd()}",
+            "mend the path; a relative one begins where snakemake is called, or at its --directory",
+        )
+        for name, dataset in datasets.items()
+        if dataset.path and not dataset.joined and not Path(dataset.path).exists()
+        if not Path(results, name, "filtered.h5ad").exists()
+    ]
 
 
 def _check(path: Path) -> None:
