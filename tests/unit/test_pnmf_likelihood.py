@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import reference_pnmf as dense
@@ -182,3 +183,11 @@ def test_deviance_and_relative_error(case):
     rate = torch.linspace(0.5, 2, N, dtype=torch.float64)[:, None] * (M @ W.T) * scales.multipliers[donors]
     error = float(((full - rate) ** 2).sum() / (full**2).sum())
     assert relative_error(counts, M, W, scales) == pytest.approx(error, rel=1e-10)
+
+
+def test_sums_of_many_counts_lose_none():
+    """From 2^24 on single precision no longer counts by ones."""
+    column = np.array([[2**24], [1], [1], [1], [1]], dtype=np.float32)
+    for X, sums in ((column, "gene_sums"), (column.T, "cell_sums")):
+        counts = Counts(sp.csr_matrix(X), torch.device("cpu"))
+        assert getattr(counts, sums)().tolist() == [2**24 + 4]

@@ -25,6 +25,7 @@ from scipy.special import gammaln
 
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
+from nmfbench.totals import cell_totals, gene_totals
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +132,11 @@ class Counts:
 
     def cell_sums(self) -> torch.Tensor:
         """Sum of each cell, of shape (n,)."""
-        return self._tensor(self.csr.sum(axis=1))
+        return self._tensor(cell_totals(self.csr))
 
     def gene_sums(self) -> torch.Tensor:
         """Sum of each gene, of shape (d,)."""
-        return self._tensor(self.csr.sum(axis=0))
+        return self._tensor(gene_totals(self.csr))
 
     def select(self, cells: np.ndarray | None, genes: np.ndarray | None) -> Counts:
         """The counts of some cells and some genes."""
