@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import data_files
+from nmfbench.config import load_config
 from nmfbench.data import filter_donors, load_normalised, read_filtered
 from nmfbench.data.halves import mean_and_difference
 from nmfbench.errors import InputError
@@ -143,3 +144,13 @@ def test_the_split_of_a_checkpoint_is_that_of_its_scaling(counts, tmp_path):
     other.gene_factors = np.full(30, 2, np.float32)
     with pytest.raises(InputError, match="genes"):
         other.fit(counts, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"rank_selection": {"models": ["ae_nmf"]}}, {"donor_transfer": {"enabled": True}}]
+)
+def test_what_would_fit_the_values_as_they_are_is_refused_beside_it(asked):
+    config = {"datasets": {"d": {"simulate": {}, "gene_scaling": "sqrt"}}, "models": {"ae_nmf": {}}}
+    load_config(config)
+    with pytest.raises(InputError, match="gene_scaling"):
+        load_config(config | asked)

@@ -291,6 +291,18 @@ class Config(Section):
                 raise ValueError(f"rank_selection.penalties: {negative} must not be negative")
         return self
 
+    @model_validator(mode="after")
+    def _genes_are_scaled_where_fits_are_made(self) -> Config:
+        scaled = [name for name, dataset in self.datasets.items() if dataset.gene_scaling != "none"]
+        asked = ["rank_selection"] * bool(self.rank_selection.models)
+        asked += ["donor_transfer"] * self.donor_transfer.enabled
+        if scaled and asked:
+            raise ValueError(
+                f"gene_scaling of {scaled}: {' and '.join(asked)} would fit the values as they are; "
+                "leave one of them out"
+            )
+        return self
+
     def display_name(self, name: str) -> str:
         """Name of a model in CSVs and figures."""
         section = self.models[name]
