@@ -22,3 +22,7 @@ def compiled(**options: Any) -> Callable:
             return numba.njit(**options)(function)
 
     return compile_one
+
+
+compiled_loop = compiled(nogil=True, error_model="numpy")
+"""Compiles a loop that several threads may run side by side, each over a range of its own."""

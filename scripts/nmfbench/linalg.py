@@ -28,10 +28,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from nmfbench.compiled import compiled
+from nmfbench.compiled import compiled_loop
 
 _POOL: dict[int, ThreadPoolExecutor] = {}
-compiled_loop = compiled(nogil=True, error_model="numpy")
 
 
 def _pool() -> ThreadPoolExecutor:

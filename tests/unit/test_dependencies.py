@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -81,6 +83,61 @@ def test_environments_carry_the_versions_of_the_lock(repository, name):
     pins = dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])
     assert pins == {package: locked(repository).get(package, pins[package]) for package in pins}
     assert set(pins) - set(locked(repository)) <= EXTRAS
+
+
+def scripts_by_environment(repository):
+    """Names of job scripts, by the conda environment that their rules name or a config may."""
+    found = {}
+    for file in sorted((repository / "workflow" / "rules").glob("*.smk")):
+        for rule in re.split(r"^\s*rule\b", file.read_text(), flags=re.MULTILINE)[1:]:
+            environment = re.search(r'conda:\s+"../../envs/(\w+).yaml"', rule)
+            script = re.search(r'script:\s+"../../scripts/(\w+).py"', rule)
+            if environment and script:
+                found.setdefault(environment.group(1), []).append(script.group(1))
+    found["models"].append("train_model")
+    found["evaluation"].append("enrich_factors")
+    return found | {"scvi": ["train_model"], "enrichment": ["enrich_factors"]}
+
+
+IMPORT_WITHOUT = """
+import ast, importlib, importlib.metadata as metadata, re, sys
+
+pins, scripts = sys.argv[1].split(","), sys.argv[2].split(",")
+plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+allowed, todo = set(), [plain(pin) for pin in pins]
+while todo:
+    name = todo.pop()
+    if name in allowed:
+        continue
+    allowed.add(name)
+    try:
+        wanted = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        continue
+    todo += [plain(re.match(r"[\\w.-]+", one).group()) for one in wanted if "extra ==" not in one]
+owners = metadata.packages_distributions()
+
+class OutsideTheEnvironment:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top != "nmfbench" and top in owners and not allowed & {plain(one) for one in owners[top]}:
+            raise ModuleNotFoundError(f"{name} is not in the environment", name=name)
+
+sys.meta_path.insert(0, OutsideTheEnvironment())
+for script in scripts:
+    for node in ast.walk(ast.parse(open(script).read())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("nmfbench"):
+            importlib.import_module(node.module)
+"""
+
+
+@pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment", "scvi"])
+def test_an_environment_has_what_its_jobs_import(repository, name):
+    pins = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
+    scripts = [repository / "scripts" / f"{script}.py" for script in scripts_by_environment(repository)[name]]
+    arguments = [",".join(pin.split("==")[0] for pin in pins), ",".join(map(str, scripts))]
+    ran = subprocess.run([sys.executable, "-c", IMPORT_WITHOUT, *arguments], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-800:]
 
 
 def test_every_direct_dependency_is_locked_and_has_a_reason(repository):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nmfbench.linalg import compiled_loop
+from nmfbench.compiled import compiled_loop
 
 
 @compiled_loop

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.compiled import compiled_loop
 from nmfbench.fitting.engine import Engine, Patience, Row, part_of
-from nmfbench.linalg import SparseRows, compiled_loop, double_device, even_cuts, run_ranges
+from nmfbench.linalg import SparseRows, double_device, even_cuts, run_ranges
 from nmfbench.models.start import unit_factors
 from nmfbench.rows.batches import Batch, Sampler, WindowSampler
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
