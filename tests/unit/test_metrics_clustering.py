@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nmfbench.compiled import keep_compiled
 from nmfbench.errors import InputError
 from nmfbench.metrics.clustering import leiden_labels, neighbour_graph, scale_embedding, score_clusters
 from nmfbench.metrics.neighbours import find_neighbours
@@ -211,3 +212,19 @@ def test_umap_lays_out_every_cell_or_a_sample():
         assert abs(drawn[label] - size / len(LABELS)) < 0.01
     pd.testing.assert_frame_equal(coordinates, compute_umap(H, seed=1, max_cells=200, strata=LABELS))
     assert len(compute_umap(H[:150], n_neighbours=10, max_cells=500)) == 150
+
+
+def test_what_numba_compiles_of_umap_is_kept_for_the_next_job():
+    from numba.core.caching import FunctionCache
+    from umap import umap_
+
+    neighbour_graph(np.random.default_rng(0).random((30, 3)), 5)
+    assert isinstance(umap_.smooth_knn_dist._cache, FunctionCache)
+    assert isinstance(umap_.compute_membership_strengths._cache, FunctionCache)
+
+    class NowhereToWrite:
+        def enable_caching(self):
+            raise RuntimeError("no locator available for file")
+
+    keep_compiled(NowhereToWrite, "gone_in_another_version")
+    keep_compiled(type("library", (), {"loop": NowhereToWrite()}), "loop")

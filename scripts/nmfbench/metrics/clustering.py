@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from nmfbench.compiled import keep_compiled
 from nmfbench.errors import InputError
 from nmfbench.metrics.labels import check_embedding, encode_labels, scale_embedding
 from nmfbench.metrics.neighbours import Neighbours, find_neighbours
@@ -104,8 +105,9 @@ def neighbour_graph(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is not there
-        from umap.umap_ import fuzzy_simplicial_set
-    graph, _, _ = fuzzy_simplicial_set(
+        from umap import umap_
+    keep_compiled(umap_, "smooth_knn_dist", "compute_membership_strengths")
+    graph, _, _ = umap_.fuzzy_simplicial_set(
         coo_matrix((len(scaled), 1)),
         n_neighbours,
         None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.compiled import keep_compiled
 from nmfbench.metrics.clustering import NeighbourGraph, neighbour_graph
 from nmfbench.metrics.labels import encode_labels, stratified_sample
 from nmfbench.metrics.neighbours import Neighbours
@@ -68,7 +69,10 @@ def umap_layout(graph: NeighbourGraph, *, seed: int = 0) -> np.ndarray:
     """
     import anndata
     import scanpy
+    from umap import layouts
 
+    # Not the parallel one, which a seed rules out: numba would keep both under one name.
+    keep_compiled(layouts, "_nb_optimize_layout_euclidean_single_epoch")
     cells = anndata.AnnData(graph.scaled)
     cells.obsp["connectivities"] = graph.connectivities
     cells.uns["neighbors"] = {
