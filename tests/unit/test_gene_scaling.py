@@ -147,7 +147,12 @@ def test_the_split_of_a_checkpoint_is_that_of_its_scaling(counts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"rank_selection": {"models": ["ae_nmf"]}}, {"donor_transfer": {"enabled": True}}]
+    "asked",
+    [
+        {"rank_selection": {"models": ["ae_nmf"]}},
+        {"donor_transfer": {"enabled": True}},
+        {"deviance": {"enabled": True}},
+    ],
 )
 def test_what_would_fit_the_values_as_they_are_is_refused_beside_it(asked):
     config = {"datasets": {"d": {"simulate": {}, "gene_scaling": "sqrt"}}, "models": {"ae_nmf": {}}}

@@ -296,6 +296,7 @@ class Config(Section):
         scaled = [name for name, dataset in self.datasets.items() if dataset.gene_scaling != "none"]
         asked = ["rank_selection"] * bool(self.rank_selection.models)
         asked += ["donor_transfer"] * self.donor_transfer.enabled
+        asked += ["deviance"] * self.deviance.enabled
         if scaled and asked:
             raise ValueError(
                 f"gene_scaling of {scaled}: {' and '.join(asked)} would fit the values as they are; "
