@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.donor_transfer import Fits
 from nmfbench.errors import NotApplicable
 from nmfbench.metrics.deviance import DevianceScore, score_deviance
+from nmfbench.refits import Fits
 
 if TYPE_CHECKING:
     from nmfbench.job import Job

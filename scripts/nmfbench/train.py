@@ -113,7 +113,7 @@ def train(
     normalisation = to_values if card.input == "normalised" else AS_COUNTED
     data = read_filtered(filtered)
     _check_rank(filtered, rank, data.n_cells, data.n_genes)
-    model = _model(card, rank, settings, seed, device)
+    model = make_model(card, rank, settings, seed, device)
     if card.gpu and device not in ("auto", "cpu"):
         from nmfbench.device import resolve_device  # loads torch
 
@@ -138,7 +138,7 @@ def train(
         # lines in the log, which job() also shows on a terminal, in place of a bar
         around = {"checkpoint": checkpoint, "should_stop": run.stop_requested, "progress": False}
         around["observer"] = observer
-        given = _given(card, data, labels | {"strata": data.label("cell_type")})
+        given = given_beside(card, data, labels | {"strata": data.label("cell_type")})
         compiled, gathered = 0.0, False
         if statistics is not None:
             compiled = warm_up(model, in_order, given, gathered=True)
@@ -157,7 +157,7 @@ def train(
                 "%d cells x %d genes, %d nonzeros, there in %.1f s",
                 data.n_cells, data.n_genes, data.nnz, loaded - started - compiled,
             )  # fmt: skip
-            _fit(model, rows, given, around)
+            fit_to(model, rows, given, around)
         if model.stop_reason_ == "interrupted":
             raise Interrupted(
                 f"epoch {model.n_iter_} is in {checkpoint}; run the same command again to go on"
@@ -210,7 +210,7 @@ def train(
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _model(card: ModelCard, rank: int, settings: Mapping[str, Any], seed: int, device: str) -> Any:
+def make_model(card: ModelCard, rank: int, settings: Mapping[str, Any], seed: int, device: str) -> Any:
     """The estimator, on `device` where it knows of devices."""
     from nmfbench.models import get_model
 
@@ -224,19 +224,21 @@ def _conditions(data: FilteredCounts, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: data.label(name) for name in columns})
 
 
-def _given(card: ModelCard, data: FilteredCounts, labels: dict[str, Any]) -> dict[str, Any]:
-    """What `fit` is given beside the counts: the labels, and what the card asks for."""
+def given_beside(
+    card: ModelCard, data: FilteredCounts, labels: dict[str, Any], cells: Any = slice(None)
+) -> dict[str, Any]:
+    """What `fit` is given beside the counts of some `cells`: their labels, and what the card asks for."""
     given = dict(labels)
     if "coordinates" in card.needs:
-        given["coordinates"] = data.coordinates
+        given["coordinates"] = data.coordinates[cells]
     if "names" in card.needs:  # what is given by name is aligned by name
-        given |= {"cell_names": data.obs.index, "gene_names": data.var.index}
+        given |= {"cell_names": data.obs.index[cells], "gene_names": data.var.index}
     if "tables" in card.needs:
-        given |= {"obs": data.obs, "var": data.var}
+        given |= {"obs": data.obs[cells], "var": data.var}
     return given
 
 
-def _fit(model: Any, rows: Any, given: dict[str, Any], around: dict[str, Any]) -> None:
+def fit_to(model: Any, rows: Any, given: dict[str, Any], around: dict[str, Any]) -> None:
     """Fit to the rows themselves."""
     if hasattr(model, "fit_rows"):
         model.fit_rows(rows, **given, **around)
