@@ -28,6 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from nmfbench.by_gene import count_by_gene
 from nmfbench.compiled import compiled_loop
 
 _POOL: dict[int, ThreadPoolExecutor] = {}
@@ -102,17 +103,7 @@ def _transposed_times(indptr, indices, data, dense, out, accumulate, low, high):
     n = indptr.shape[0] - 1
     k = dense.shape[1]
     # The nonzeros of genes low..high, sorted by gene (a counting sort): the sums then stay in cache.
-    border = np.zeros(high - low + 1, np.int64)
-    first = np.empty(n, np.int64)
-    last = np.empty(n, np.int64)
-    for i in range(n):
-        row = indices[indptr[i] : indptr[i + 1]]
-        first[i] = indptr[i] + np.searchsorted(row, low)
-        last[i] = indptr[i] + np.searchsorted(row, high)
-        for j in range(first[i], last[i]):
-            border[indices[j] - low + 1] += 1
-    for g in range(high - low):
-        border[g + 1] += border[g]
+    border, first, last = count_by_gene(indptr, indices, low, high)
     cells = np.empty(border[high - low], np.int32)
     values = np.empty(border[high - low], data.dtype)
     for i in range(n):

@@ -13,6 +13,7 @@ LOWEST = {
         "endings",
         "memory",
         "atomic",
+        "by_gene",
         "compiled",
         "device",
         "gram_cost",

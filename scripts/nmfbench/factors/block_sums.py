@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nmfbench.by_gene import count_by_gene
 from nmfbench.compiled import compiled_loop
 
 
@@ -28,17 +29,7 @@ def add_block(indptr, indices, million, values, H, per_share, products, sums, lo
     """
     n, k = H.shape
     # the nonzeros of these genes, sorted by gene (a counting sort): a gene's sums then stay in cache
-    border = np.zeros(high - low + 1, np.int64)
-    first = np.empty(n, np.int64)
-    last = np.empty(n, np.int64)
-    for i in range(n):
-        row = indices[indptr[i] : indptr[i + 1]]
-        first[i] = indptr[i] + np.searchsorted(row, low)
-        last[i] = indptr[i] + np.searchsorted(row, high)
-        for j in range(first[i], last[i]):
-            border[indices[j] - low + 1] += 1
-    for g in range(high - low):
-        border[g + 1] += border[g]
+    border, first, last = count_by_gene(indptr, indices, low, high)
     cells = np.empty(border[high - low], np.int32)
     weights = np.empty((border[high - low], 2), np.float32)
     for i in range(n):
