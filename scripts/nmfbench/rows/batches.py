@@ -41,6 +41,11 @@ class Batch:
     condition: int | None = None
     condition_share: float = 1.0
 
+    @property
+    def scale(self) -> float:
+        """What half the gradient of ``||E||²`` over the batch is multiplied with."""
+        return 2 * self.weight / len(self.rows)
+
 
 class Sampler:
     """Batches of an epoch.

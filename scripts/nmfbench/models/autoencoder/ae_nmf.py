@@ -35,7 +35,7 @@ class TiedBatches(BatchObjective):
         through_H = torch.addmm(H, H, W.T @ W, beta=-2)
         gradient = X.transposed_times(through_H, out=self._gradient_W)
         gradient.addmm_(W, H.T @ H)
-        yield Gradient("W", gradient, 2 * batch.weight / len(batch.rows), 2 * self.penalty_W)
+        yield Gradient("W", gradient, batch.scale, 2 * self.penalty_W)
 
     def evaluate(self) -> Evaluation:
         G, W = gram_of_columns(self.W), self.W.to(self.sums_device)

@@ -10,6 +10,7 @@ import torch
 
 from nmfbench.linalg import SparseRows, moved
 from nmfbench.models.autoencoder import card
+from nmfbench.models.autoencoder.batch_labels import BatchLabels
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -22,13 +23,7 @@ from nmfbench.models.autoencoder.minibatch import (
     gram_of_columns,
     squared_norm,
 )
-from nmfbench.models.autoencoder.penalties import (
-    Invariance,
-    centred_sums,
-    co_occurrence,
-    group_sums,
-    hsic_half_gradient,
-)
+from nmfbench.models.autoencoder.penalties import Invariance, centred_sums, co_occurrence, group_sums
 from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
@@ -77,20 +72,21 @@ class AdditiveBatches(BatchObjective):
         if self.closed_form:
             self.solve_U()
         W, U = self.W, self.U
-        codes = self.codes[torch.from_numpy(batch.rows)]
+        labels = self._labels_of(batch)
         H = X.times(W)
-        R = group_sums(H, codes, self.m)
+        R = labels.sums(H)
         through_H = torch.addmm(H, H, W.T @ W, beta=-2)
-        through_H += (U @ W)[codes].sum(dim=1)
-        if epoch >= self.warmup:
-            through_H += self._penalty_half_gradient(H, R, codes, batch)
+        through_H += labels.spread(U @ W)
+        if self.phase(epoch):
+            through_H += self._penalty_half_gradient(H, R, labels)
         gradient = X.transposed_times(through_H, out=self._gradient_W)
         gradient.addmm_(W, H.T @ H).addmm_(U.T, R)
-        scale = 2 * batch.weight / len(batch.rows)
         if not self.closed_form:
-            K = moved(co_occurrence(codes, self.m)[0], W.device, W.dtype)
-            yield Gradient("U", self._gradient_of_U(X, codes, R, K), scale, 2 * self.penalty_U)
-        yield Gradient("W", gradient, scale, 2 * self.penalty_W)
+            yield Gradient("U", self._gradient_of_U(X, labels, R), batch.scale, 2 * self.penalty_U)
+        yield Gradient("W", gradient, batch.scale, 2 * self.penalty_W)
+
+    def phase(self, epoch: int) -> int:
+        return int(epoch >= self.warmup)
 
     def evaluate(self) -> Evaluation:
         if self.closed_form:
@@ -139,25 +135,23 @@ class AdditiveBatches(BatchObjective):
             weight = K.diagonal()[rows, None] + self.n_rows * self.penalty_U
             torch.clamp(target.div_(weight.clamp(min=torch.finfo(K.dtype).tiny)), min=0, out=self.U[rows])
 
-    def _gradient_of_U(
-        self, X: SparseRows, codes: torch.Tensor, R: torch.Tensor, K: torch.Tensor
-    ) -> torch.Tensor:
-        gradient = self._gradient_U.zero_()
-        for column in codes.T.cpu().numpy():
-            X.group_sums(column, gradient)
+    def _gradient_of_U(self, X: SparseRows, labels: BatchLabels, R: torch.Tensor) -> torch.Tensor:
+        K = moved(labels.together(), self.W.device, self.W.dtype)
+        gradient = labels.add_rows(X, self._gradient_U.zero_())
         return gradient.neg_().addmm_(R, self.W.T).addmm_(K, self.U)
 
-    def _penalty_half_gradient(self, H, R, codes, batch) -> torch.Tensor:
+    def _penalty_half_gradient(self, H, R, labels: BatchLabels) -> torch.Tensor:
         result = torch.zeros_like(H)
         if self.gamma:
-            result.add_(self._invariance(torch.from_numpy(batch.rows)).half_gradient(H), alpha=self.gamma)
+            result.add_(labels.invariance_half_gradient(H), alpha=self.gamma)
         if self.eta:
-            counts = torch.bincount(codes.reshape(-1), minlength=self.m).to(H.dtype)
-            result.add_(hsic_half_gradient(H, codes, R, counts / len(H)), alpha=self.eta)
+            result.add_(labels.hsic_half_gradient(H, R), alpha=self.eta)
         return result
 
-    def _invariance(self, rows) -> Invariance:
-        return Invariance(self.types[rows], self.codes[rows], self.n_types, self.m, centred=self.centred)
+    def _labels_of(self, batch: Batch) -> BatchLabels:
+        rows = torch.from_numpy(batch.rows)
+        types = None if self.types is None else self.types[rows]
+        return BatchLabels(self.codes[rows], self.m, types, self.n_types, centred=self.centred)
 
     def _condition_sums(self, data: FitData) -> torch.Tensor:
         T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64, device=self.sums_device)

@@ -59,15 +59,22 @@ class LoadingsBatches(BatchObjective):
         self._D = torch.empty_like(self.W)
 
     def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
-        scale = 2 * batch.weight / len(batch.rows)
         decay_U = 2 * self.penalty_U / batch.condition_share
-        codes = self.codes[batch.rows]
         gradient = self._gradient_W.zero_()
-        for c in range(len(self.U)) if batch.condition is None else [batch.condition]:
+        for c, cells in self._by_condition(X, batch):
+            D = self._D.zero_() if cells is None else self._add_condition(cells, c, gradient)
+            yield Gradient("U", D, batch.scale, decay_U, part=c)
+        yield Gradient("W", gradient, batch.scale, 2 * self.penalty_W)
+
+    def _by_condition(self, X: SparseRows, batch: Batch) -> Iterator[tuple[int, SparseRows | None]]:
+        """Each condition that the batch touches with its cells; None where it has none."""
+        if batch.condition is not None:
+            yield batch.condition, X
+            return
+        codes = self.codes[batch.rows]
+        for c in range(len(self.U)):
             members = np.flatnonzero(codes == c)
-            D = self._add_condition(X.subset(members), c, gradient) if len(members) else self._D.zero_()
-            yield Gradient("U", D, scale, decay_U, part=c)
-        yield Gradient("W", gradient, scale, 2 * self.penalty_W)
+            yield c, X.subset(members) if len(members) else None
 
     def _add_condition(self, X: SparseRows, c: int, gradient: torch.Tensor) -> torch.Tensor:
         """Add the cells X of condition c to the gradient of W; return D_c."""

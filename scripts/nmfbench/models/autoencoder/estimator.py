@@ -16,6 +16,7 @@ from nmfbench.fitting.engine import Engine
 from nmfbench.fitting.loop import Outcome, Run
 from nmfbench.fitting.observer import Observer
 from nmfbench.models.autoencoder.embed import embed
+from nmfbench.models.autoencoder.epochs import Epochs, Schedule
 from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, operator_within
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator
 from nmfbench.models.autoencoder.exact.start import start
@@ -27,7 +28,7 @@ from nmfbench.models.autoencoder.from_cells import (
     numba_threads,
     operator_of_rows,
 )
-from nmfbench.models.autoencoder.minibatch import BatchObjective, Epochs, Schedule
+from nmfbench.models.autoencoder.minibatch import BatchObjective
 from nmfbench.models.autoencoder.solver_choice import SolverChoice
 from nmfbench.models.autoencoder.with_solver import WithSolver
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
@@ -250,7 +251,7 @@ class Autoencoder(WithSolver):
 
     def _fit_minibatch(self, data: FitData, device: torch.device, run: Run) -> bool:
         """By minibatches; whether their composition follows the cell types."""
-        source, k = data.source, self.n_components
+        source = data.source
         if device.type == "mps" and source.dtype == np.float64:
             raise InputError(
                 f"{type(self).__name__}: X in double precision on device {device}",
@@ -260,27 +261,33 @@ class Autoencoder(WithSolver):
             )
         self.device_ = str(device)
 
-        def build(resumed: bool) -> Engine:
-            if resumed:
-                dtype = torch.float64 if source.dtype == np.float64 else torch.float32
-                W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
-            else:
-                W = start_loadings(source, k, self.init, self.seed_, unit_rows=self.row_norm, device=device)
-            cosine = self.learning_rate_schedule == "cosine"
-            return Epochs(
-                self._batch_objective(data, W),
-                self._sampler(data, self.seed_),
-                Schedule(self._most("minibatch"), self.patience, self._tol("minibatch"), cosine),
-                lambda W: embed(W, source),
-            )
-
         choice = self.solver_choice_
         decided = {"solver": choice.solver, "route": choice.route}
         outcome: Outcome = self._fit(
-            build, run, n_cells=source.n_rows, fingerprint=data.fingerprint, **decided
+            lambda resumed: self.epochs_of(data, device, resumed),
+            run,
+            n_cells=source.n_rows,
+            fingerprint=data.fingerprint,
+            **decided,
         )
         self._keep(outcome.engine.objective.weights())
         return outcome.engine.sampler.order in ("proportional", "round_robin")
+
+    def epochs_of(self, data: FitData, device: torch.device, resumed: bool = False) -> Epochs:
+        """The engine of a fit by minibatches, at its start; `resumed`: about to be told where it stands."""
+        source, k = data.source, self.n_components
+        if resumed:
+            dtype = torch.float64 if source.dtype == np.float64 else torch.float32
+            W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
+        else:
+            W = start_loadings(source, k, self.init, self.seed_, unit_rows=self.row_norm, device=device)
+        cosine = self.learning_rate_schedule == "cosine"
+        return Epochs(
+            self._batch_objective(data, W),
+            self._sampler(data, self.seed_),
+            Schedule(self._most("minibatch"), self.patience, self._tol("minibatch"), cosine),
+            lambda W: embed(W, source),
+        )
 
     # What a model adds ------------------------------------------------------------------------------
 

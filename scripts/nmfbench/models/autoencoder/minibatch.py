@@ -1,21 +1,19 @@
-"""What the autoencoding models share in training: weights, Adam, the pass over all cells."""
+"""What the autoencoding models share in minibatches: weights, Adam, the pass over all cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import torch
 
 from nmfbench.compiled import compiled_loop
-from nmfbench.fitting.engine import Engine, Patience, Row, part_of
 from nmfbench.linalg import SparseRows, double_device, even_cuts, run_ranges
 from nmfbench.models.start import unit_factors
-from nmfbench.rows.batches import Batch, Sampler, WindowSampler
+from nmfbench.rows.batches import Batch
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
 
 GENES_PER_SUM, NUMBERS_PER_SUM = 2048, 65_536
@@ -119,6 +117,10 @@ class BatchObjective:
         """The full objective at the present weights, all cells, sums in double precision."""
         raise NotImplementedError
 
+    def phase(self, epoch: int) -> int:
+        """A number that changes where a step of `epoch` has other terms than those before it."""
+        return 0
+
     # What the epochs ask for -------------------------------------------------------------------------
 
     def step(self, batch: Batch, epoch: int, rate: float) -> None:
@@ -131,6 +133,12 @@ class BatchObjective:
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: w.cpu().numpy() for name, w in self._weights.items()}
+
+    def copied_weights(self, into: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A copy of the weights where they lie, in the tensors of a former one where there is one."""
+        for name, w in self._weights.items():
+            into[name] = into[name].copy_(w) if name in into else w.clone()
+        return into
 
     def set_weights(self, arrays: dict[str, np.ndarray]) -> None:
         for name, w in self._weights.items():
@@ -162,118 +170,6 @@ class BatchObjective:
         }
         relative = squared_error / self.squared_norm if self.squared_norm else float("nan")
         return Evaluation({**shared, **parts}, relative)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train, and how fast.
-
-    Parameters
-    ----------
-    max_iter : int
-        Epochs.
-    patience : int
-        Epochs without a better objective before training ends.
-    tol : float
-        Better means lower by more than this share.
-    cosine : bool
-        Whether the learning rates fall to zero along a half cosine over `max_iter`.
-    """
-
-    max_iter: int
-    patience: int
-    tol: float
-    cosine: bool = False
-
-    def rate(self, progress: float) -> float:
-        """Factor of the learning rates at a share `progress` of `max_iter`."""
-        return 0.5 * (1 + math.cos(math.pi * progress)) if self.cosine else 1.0
-
-
-class Epochs(Engine):
-    """Passes over the cells in minibatches; the best weights are kept.
-
-    Parameters
-    ----------
-    objective : BatchObjective
-    sampler : Sampler or WindowSampler
-        The batches of each epoch.
-    schedule : Schedule
-    embed : callable
-        From loadings (k x genes) to the embedding of all cells, for watchers.
-    """
-
-    unit = "epoch"
-    remedy = "lower learning_rate, use init='nndsvd', or fit in double precision (float64)"
-
-    def __init__(
-        self,
-        objective: BatchObjective,
-        sampler: Sampler | WindowSampler,
-        schedule: Schedule,
-        embed: Callable[[np.ndarray], np.ndarray],
-    ) -> None:
-        self.objective, self.sampler, self.schedule, self.embed = objective, sampler, schedule, embed
-        self.limit = schedule.max_iter
-        self.patience = Patience(schedule.tol, schedule.patience)
-        self.clock = self.batch = 0
-        self.best: dict[str, np.ndarray] = {}
-
-    def begin(self) -> Row:
-        return self._row()
-
-    def advance(self, pause: Callable[[], bool]) -> Row | None:
-        """The rest of the present epoch's batches."""
-        batches = self.sampler.epoch(self.clock)
-        while self.batch < len(batches):
-            at = (self.clock + self.batch / len(batches)) / self.limit
-            self.objective.step(batches[self.batch], self.clock, self.schedule.rate(at))
-            self.batch += 1
-            if self.batch < len(batches) and pause():
-                return None
-        self.clock, self.batch = self.clock + 1, 0
-        return self._row()
-
-    def has_converged(self) -> bool:
-        return self.patience.is_over()
-
-    def score(self, row: Row) -> float:
-        return row["objective"]
-
-    def keep_best(self) -> None:
-        present = self.objective.weights()
-        if not self.best:
-            self.best = {key: np.empty_like(value) for key, value in present.items()}
-        for key, value in present.items():
-            np.copyto(self.best[key], value)
-
-    def end(self) -> None:
-        self.objective.set_weights(self.best)
-
-    def gene_gram(self) -> np.ndarray:
-        return (self.objective.W.T @ self.objective.W).double().cpu().numpy()
-
-    def describe(self) -> dict[str, np.ndarray]:
-        W = np.ascontiguousarray(self.objective.weights()["W"].T)
-        return {"cell_factors": self.embed(W), "gene_factors": W}
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        kinds = {"weights": self.objective.weights(), "moments": self.objective.moments(), "best": self.best}
-        arrays = {f"{kind}.{key}": value for kind, of in kinds.items() for key, value in of.items()}
-        return arrays, {"clock": self.clock, "batch": self.batch, **self.patience.record()}
-
-    def load_state(self, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
-        self.objective.set_weights(part_of(arrays, "weights"))
-        self.objective.set_moments(part_of(arrays, "moments"))
-        self.best = part_of(arrays, "best")
-        self.clock, self.batch = record["clock"], record["batch"]
-        self.patience.load(record)
-
-    def _row(self) -> Row:
-        found = self.objective.evaluate()
-        self.patience.see(found.objective)
-        row = {"epoch": self.clock, "objective": found.objective, **found.parts}
-        return {**row, "relative_error": found.relative_error}
 
 
 def gram_of_columns(W: torch.Tensor) -> torch.Tensor:
