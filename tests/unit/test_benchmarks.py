@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -49,6 +51,40 @@ def test_the_correction_makes_up_for_what_tf32_drops(gpu_statistics):
 
     assert error(high.T @ high) > 1e-4
     assert error(gpu_statistics.corrected(X, block)(0, 40)) < 2e-6
+
+
+@pytest.fixture
+def gpu_training(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    return importlib.import_module("gpu_training")
+
+
+def test_the_training_script_says_that_there_is_no_card(gpu_training, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_training.main([]) == 3
+    assert "nothing was measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["minibatch"])
+def test_a_part_of_the_training_script_can_be_rehearsed(gpu_training, part, capsys, tmp_path):
+    out = tmp_path / "lines.json"
+    assert gpu_training.main(["--device", "cpu", "--small", "--only", part, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    lines = [line for line in found["lines"] if line["part"] == part]
+    assert lines
+    assert found["small"]
+    for line in lines:
+        assert line["met"] is None, "toy sizes are held to no target"
+        assert line["reached"] is None or line["reached"] > 0
+        assert line["what"] in capsys.readouterr().out or line is not lines[0]
+
+
+def test_lines_are_held_to_floors_and_ceilings(gpu_training):
+    from gpu_parts.registry import Line
+
+    assert [Line("a", x, "ms", 1.0).met for x in (0.5, 1.5, None)] == [True, False, None]
+    assert [Line("a", x, "x", 3.0, at_most=False).met for x in (2.0, 3.0)] == [False, True]
+    assert Line("a", 1.0, "ms").met is None
 
 
 def test_the_readmes_figure_is_drawn_from_the_page(repository, tmp_path):
