@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
 import nmfbench
+from nmfbench.models import MODELS, get_card
+from test_imports import read_imports
+
+ENVIRONMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "envs").glob("*.yaml"))
 
 
 def locked(repository):
@@ -29,7 +36,7 @@ def test_every_line_of_the_lock_is_a_pinned_version(repository):
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[\w.]+", line) for line in lines)
 
 
-EXTRAS = {"gseapy", "scvi-tools"}  # what one choice of the config needs alone
+EXTRAS = {"gseapy", "harmonypy", "scvi-tools"}  # what one choice of the config needs alone
 
 
 def test_the_lock_of_python_3_12_holds_every_direct_dependency_and_no_build_of_cuda(repository):
@@ -77,12 +84,42 @@ def test_containers_hold_the_locked_environment_of_its_python(repository):
         assert not re.findall(r"\b[A-Za-z-]+==\d", recipe), "versions are those of the lock"
 
 
-@pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment", "scvi"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_environments_carry_the_versions_of_the_lock(repository, name):
-    environment = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())
-    pins = dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])
+    pins = pinned(repository, name)
     assert pins == {package: locked(repository).get(package, pins[package]) for package in pins}
     assert set(pins) - set(locked(repository)) <= EXTRAS
+
+
+def pinned(repository, name):
+    """Versions in a conda environment, by package."""
+    environment = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())
+    return dict(pin.split("==") for pin in environment["dependencies"][-1]["pip"])
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed_by(pins):
+    """Distributions that come with those that are named, as far as they are installed here."""
+    found, todo = set(), [plain(pin) for pin in pins]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            try:
+                wanted = metadata.requires(name) or []
+            except metadata.PackageNotFoundError:
+                continue
+            todo += [plain(re.match(r"[\w.-]+", one).group()) for one in wanted if "extra ==" not in one]
+    return found
+
+
+distributions = cache(metadata.packages_distributions)
+
+
+MODEL_JOBS = ["train_model", "score_held_out_counts"]  # in the environment of their model
 
 
 def scripts_by_environment(repository):
@@ -94,27 +131,18 @@ def scripts_by_environment(repository):
             script = re.search(r'script:\s+"../../scripts/(\w+).py"', rule)
             if environment and script:
                 found.setdefault(environment.group(1), []).append(script.group(1))
-    found["models"].append("train_model")
     found["evaluation"].append("enrich_factors")
-    return found | {"scvi": ["train_model"], "enrichment": ["enrich_factors"]}
+    found["enrichment"] = ["enrich_factors"]
+    for name in {get_card(kind).environment for kind in MODELS}:
+        found[name] = [*found.get(name, []), *MODEL_JOBS]
+    return found
 
 
 IMPORT_WITHOUT = """
 import ast, importlib, importlib.metadata as metadata, re, sys
 
-pins, scripts = sys.argv[1].split(","), sys.argv[2].split(",")
+allowed, scripts = set(sys.argv[1].split(",")), sys.argv[2].split(",")
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-allowed, todo = set(), [plain(pin) for pin in pins]
-while todo:
-    name = todo.pop()
-    if name in allowed:
-        continue
-    allowed.add(name)
-    try:
-        wanted = metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        continue
-    todo += [plain(re.match(r"[\\w.-]+", one).group()) for one in wanted if "extra ==" not in one]
 owners = metadata.packages_distributions()
 
 class OutsideTheEnvironment:
@@ -131,13 +159,57 @@ for script in scripts:
 """
 
 
-@pytest.mark.parametrize("name", ["data", "models", "evaluation", "report", "enrichment", "scvi"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_environment_has_what_its_jobs_import(repository, name):
-    pins = yaml.safe_load((repository / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
     scripts = [repository / "scripts" / f"{script}.py" for script in scripts_by_environment(repository)[name]]
-    arguments = [",".join(pin.split("==")[0] for pin in pins), ",".join(map(str, scripts))]
+    arguments = [",".join(installed_by(pinned(repository, name))), ",".join(map(str, scripts))]
     ran = subprocess.run([sys.executable, "-c", IMPORT_WITHOUT, *arguments], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-800:]
+
+
+@pytest.fixture(scope="module")
+def imported(repository):
+    """Modules that a kind's estimator needs, and what each imports from elsewhere, in functions too."""
+    root = repository / "scripts" / "nmfbench"
+    graph = read_imports(root)
+
+    @cache
+    def imports_of(module):
+        path = root.parent.joinpath(*module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            names |= {one.name for one in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module} if isinstance(node, ast.ImportFrom) and node.module else set()
+        return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"nmfbench"}
+
+    def of_kind(kind):
+        todo, seen, found = [f"nmfbench.models.{MODELS[kind]}"], set(), {}
+        while todo:
+            module = todo.pop()
+            if module in seen:
+                continue
+            seen.add(module)
+            todo += [one for one in graph[module] if one.startswith(("nmfbench.models.", "nmfbench.comp"))]
+            found |= dict.fromkeys(imports_of(module), module)
+        return found
+
+    return of_kind
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_environment_of_a_model_has_all_that_its_estimator_imports(repository, imported, kind):
+    environment = get_card(kind).environment
+    pins = {plain(pin) for pin in pinned(repository, environment)}
+    allowed, owners = installed_by(pins), distributions()
+    found = imported(kind)
+    assert "numpy" in found
+    for name, module in found.items():
+        # of a package that is not installed here, such as scvi-tools, the name alone is known
+        by = {plain(one) for one in owners.get(name, [])} or {
+            pin for pin in pins if pin == plain(name) or pin.startswith(f"{plain(name)}-")
+        }
+        assert by & allowed, f"{module} imports {name}, which envs/{environment}.yaml does not have"
 
 
 def test_every_direct_dependency_is_locked_and_has_a_reason(repository):

@@ -104,7 +104,7 @@ rule score_held_out_counts:
     benchmark:
         "<benchmarks>/score_held_out_counts/<fit>.tsv"
     conda:
-        "../../envs/models.yaml"
+        lambda wildcards: f"../../envs/{plan.card(wildcards).environment}.yaml"
     threads: 4
     resources:
         **training_resources(memory(4000, 30), 60, 4),

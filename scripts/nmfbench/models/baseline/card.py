@@ -88,6 +88,7 @@ CARDS = (
         conditional=True,
         unseen_donors=False,
         own_cells_only=MOVED,
+        environment="harmony",
     ),
     *(
         ModelCard(

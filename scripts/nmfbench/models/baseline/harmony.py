@@ -12,6 +12,8 @@ from nmfbench.models.card import OnCpu
 from nmfbench.models.given import GivenEmbedding
 from nmfbench.models.parameters import parameters
 
+HARMONYPY = "harmonypy==0.0.10"
+
 
 @parameters(card.Harmony, OnCpu)
 class Harmony(GivenEmbedding):
@@ -32,9 +34,10 @@ class Harmony(GivenEmbedding):
         except ImportError as error:
             raise InputError(
                 "model harmony",
-                "the package harmonypy",
+                f"the package {HARMONYPY}",
                 "it is not installed",
-                "pip install harmonypy==0.0.10, or leave harmony out of `models`",
+                f"pip install {HARMONYPY}, run with --sdm conda (envs/harmony.yaml), or leave harmony out of "
+                "`models`",
             ) from error
         import pandas as pd
 
