@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1024  # cells whose expected counts are dense at a time
 
+OWN_SHARES = {"held_out_fraction", "mask_fraction"}
+"""Settings by which a model of counts sets some aside itself."""
+
 
 def score_held_out_counts(
     filtered: str,
@@ -58,26 +61,29 @@ def score_held_out_counts(
     Raises
     ------
     NotApplicable
-        The model was made elsewhere, or expects counts in a way of its own.
+        The model was made elsewhere, or does not say what it expects of a gene of a cell.
     """
     from nmfbench.data import AS_COUNTED, read_filtered
     from nmfbench.data.filtered import load_normalised, normalise_block
     from nmfbench.data.held_out import thin_counts
+    from nmfbench.factors.card import CARD as CONSENSUS
     from nmfbench.models import get_card
 
-    card = get_card(kind)
-    own = card.input == "counts" and not card.normalises
-    if card.role in ("external", "consensus") or own:
+    card = CONSENSUS if kind == CONSENSUS.kind else get_card(kind)
+    if not card.expects_values:
         raise NotApplicable(
             f"{kind}: held-out counts",
-            "a model of normalised values, fitted here",
-            "a model of counts, whose own scores are in held_out_counts.tsv" if own else "a file",
+            "a model that is fitted here and says what it expects of every gene of a cell",
+            card.own_cells_only or "what fits of another model agree on",
             "leave it out",
         )
     data = read_filtered(filtered)
     train, test = thin_counts(load_normalised(filtered, **AS_COUNTED), fraction, thinning_seed)
-    values = train if card.normalises else normalise_block(train, **normalisation)
-    settings = {**settings, **normalisation} if card.normalises else settings
+    of_counts = card.input == "counts" and not card.normalises
+    values = train if card.input == "counts" else normalise_block(train, **normalisation)
+    settings = {**settings, **normalisation} if card.normalises else dict(settings)
+    for key in OWN_SHARES & settings.keys():
+        settings[key] = 0.0  # it is asked for these molecules, and would set more aside
     asked = {"rank": rank, "settings": settings, "seed": seed, "device": device}
     fits = Fits(data, card, normalisation, condition_columns, asked, run, Path(scratch), values=values)
     model = fits.fit_without(0, np.ones(data.n_cells, dtype=bool), None)
@@ -90,13 +96,8 @@ def score_held_out_counts(
     def expected() -> Iterator[np.ndarray]:
         for start in range(0, data.n_cells, BLOCK):
             rows = slice(start, min(start + BLOCK, data.n_cells))
-            found = np.maximum(_values(model, values, rows), 0.0)
-            if normalisation["log1p"]:
-                # of a value that no cell can have there is no more than all counts of the cell
-                found = np.expm1(np.minimum(found, np.log1p(normalisation["target_sum"] or np.inf)))
-            if normalisation["target_sum"] is not None:
-                found *= (depth[rows] / normalisation["target_sum"])[:, None]
-            yield found
+            found = np.maximum(model.expected_values(values, rows), 0.0)
+            yield found if of_counts else _counts_of(found, depth[rows], **normalisation)
 
     score = score_deviance(lambda: blocks(train), lambda: blocks(test), expected, fraction)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -104,23 +105,9 @@ def score_held_out_counts(
     return score
 
 
-def _values(model: Any, values: Any, rows: slice) -> np.ndarray:
-    """What a model writes for some of the cells that it was fitted to, cells x genes, float64."""
-    if hasattr(model, "intercept_"):  # an embedding whose loadings are regressed
-        H = model.embedding_[rows].astype(np.float64) - model._centre
-        return H @ model.components_.astype(np.float64) + model.intercept_
-    if not hasattr(model, "_decoder"):
-        return model.embedding_[rows].astype(np.float64) @ model.components_.astype(np.float64)
-    decoder, H = model._decoder(), model.transform(values[rows]).astype(np.float64)
-    codes = model.conditions_.codes[rows]
-    if len(decoder.V) == 1:
-        found = H @ np.asarray(decoder.V[0], np.float64)
-    else:
-        found = np.empty((len(H), decoder.V.shape[2]))
-        for group in np.unique(codes[:, 0]):
-            mine = codes[:, 0] == group
-            found[mine] = H[mine] @ np.asarray(decoder.V[group], np.float64)
-    if decoder.U is not None:
-        for column in range(codes.shape[1]):
-            found += np.asarray(decoder.U, np.float64)[codes[:, column]]
-    return found
+def _counts_of(values: np.ndarray, depth: np.ndarray, *, target_sum: float | None, log1p: bool) -> np.ndarray:
+    """Counts of which normalised values, not negative, are expected."""
+    if log1p:
+        # of a value that no cell can have there is no more than all counts of the cell
+        values = np.expm1(np.minimum(values, np.log1p(target_sum or np.inf)))
+    return values if target_sum is None else values * (depth / target_sum)[:, None]

@@ -49,7 +49,7 @@ REVISIONS: dict[str, int] = {
     "compare_with_nuts": 1,
     "collect_tables": 1,
     "estimate_uncertainty": 1,
-    "score_held_out_counts": 1,
+    "score_held_out_counts": 2,
     "collect_deviance": 1,
     "collect_across_datasets": 1,
     "plot_across_datasets": 1,

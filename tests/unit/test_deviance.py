@@ -103,7 +103,11 @@ def of_model(filtered, kind, tmp_path, **settings):
 
 
 @pytest.mark.parametrize(
-    "kind", ["base_nmf", "ae_nmf", "cae_nmf1", "cae_nmf2", "ae_nmf_split", "pca", "control_cell_type"]
+    "kind",
+    [
+        *("base_nmf", "ae_nmf", "cae_nmf1", "cae_nmf2", "ae_nmf_split", "pca", "control_cell_type"),
+        *("pnmf", "pnmf_donor", "pyro_gamma_nb", "pyro_exponential"),
+    ],
 )
 def test_models_explain_more_than_the_null_and_less_than_the_truth(kind, filtered, tmp_path):
     path, rates = filtered
@@ -127,10 +131,53 @@ def test_the_fit_never_saw_what_it_is_asked(filtered, tmp_path):
     assert read_filtered(path).nnz >= train.nnz
 
 
-def test_models_of_counts_and_files_say_where_to_look(filtered, tmp_path):
-    for kind, words in (("pnmf", "held_out_counts.tsv"), ("external", "a file")):
+def test_what_says_nothing_of_a_gene_of_a_cell_has_no_score(filtered, tmp_path):
+    for kind, words in (("scvi", "a network"), ("external", "made elsewhere"), ("consensus", "agree")):
         with pytest.raises(NotApplicable, match=words):
             of_model(filtered[0], kind, tmp_path)
+
+
+def test_a_model_of_depth_and_genes_alone_is_about_the_null(filtered, tmp_path):
+    found = of_model(filtered[0], "nb_hierarchical", tmp_path)
+    assert found.deviance_explained == pytest.approx(0, abs=0.02)
+
+
+def test_a_model_of_counts_sets_nothing_more_aside(filtered, tmp_path):
+    plain = of_model(filtered[0], "pyro_exponential", tmp_path, max_iter=20)
+    asked = of_model(filtered[0], "pyro_exponential", tmp_path, max_iter=20, held_out_fraction=0.3)
+    assert asked == plain
+
+
+EXPECTED = {
+    "pnmf": {"exposure": "total", "max_iter": 20},
+    "pnmf_donor": {"exposure": "total", "max_iter": 20},
+    "pyro_gamma_nb": {"exposure": "total", "learn_probs": "gene", "max_iter": 20},
+    "pyro_exponential": {"learn_probs": "donor", "max_iter": 20},
+    "nb_hierarchical": {},
+}
+
+
+@pytest.mark.parametrize(("kind", "settings"), EXPECTED.items())
+def test_counts_that_models_expect_have_the_sums_that_their_optimum_has(kind, settings):
+    X, _, _ = drawn(n=120, p=25)
+    donors = np.array(["a", "b"])[np.arange(120) % 2]
+    model = get_model(kind)(3, random_state=0, device="cpu", **settings).fit(X, conditions=donors)
+    whole = model.expected_values(X, slice(0, 120))
+    assert whole.shape == X.shape
+    assert (whole >= 0).all()
+    np.testing.assert_allclose(model.expected_values(X, slice(30, 70)), whole[30:70], rtol=1e-12)
+    assert whole.sum() == pytest.approx(X.sum(), rel=0.06)
+    of_cells = np.asarray(X.sum(axis=1)).ravel()
+    assert np.corrcoef(whole.sum(axis=1), of_cells)[0, 1] > 0.9
+    if kind == "nb_hierarchical":  # not its counts' sums, but its effects'
+        effects = model.gene_total_ + (model.cell_effect_ + model.size_)[:, None]
+        np.testing.assert_allclose(whole, np.exp(effects), rtol=1e-9)
+        return
+    if kind == "pyro_exponential":  # its chances are each donor's
+        found, given = (pd.DataFrame(m).sum(axis=1).groupby(donors).sum() for m in (whole, X.toarray()))
+    else:
+        found, given = whole.sum(axis=0), np.asarray(X.sum(axis=0)).ravel()
+    np.testing.assert_allclose(found, given, rtol=0.15)
 
 
 def test_the_table_tells_gaps_from_what_has_no_score(tmp_path):

@@ -48,6 +48,7 @@ CARD = ModelCard(
     revision=1,
     resources=Resources(3000, 8),
     role="consensus",
+    expects_values=False,
     gpu=False,
     unseen_donors=False,
 )

@@ -155,6 +155,8 @@ class ModelCard:
         Names of further files that a fit writes beside its result (``write_files``).
     own_cells_only : str
         Why the model embeds no cells but those it was fitted to, as a noun; empty where it embeds others.
+    expects_values : bool
+        Whether a fit says what it expects of every gene of its cells (``expected_values``).
     environment : str
         Which of ``envs/*.yaml`` its job uses.
     """
@@ -178,6 +180,7 @@ class ModelCard:
     needs: frozenset[Need] = field(default_factory=frozenset)
     files: tuple[str, ...] = ()
     own_cells_only: str = ""
+    expects_values: bool = True
     environment: str = "models"
 
     @property

@@ -61,6 +61,29 @@ class Embedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Fit, then the embedding of the training cells; see :meth:`fit`."""
         return self.fit(X, y, **fit_parameters).embedding_
 
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """What the fitted model expects of some of its own cells, in the unit it was fitted to.
+
+        Parameters
+        ----------
+        X : csr of shape (cells, genes)
+            What was given to `fit`.
+        rows : slice
+            Which of its cells.
+
+        Returns
+        -------
+        ndarray of float64, shape (cells of `rows`, genes)
+            Normalised values, or counts of a model of counts.
+
+        Raises
+        ------
+        NotApplicable
+            The model says nothing of each gene of each cell.
+        """
+        check_is_fitted(self)
+        return self.embedding_[rows].astype(np.float64) @ self.components_.astype(np.float64)
+
     def transform_state(self) -> dict[str, Any]:
         """What `transform` needs besides parameters and loadings: what results keep for new cells."""
         return {}

@@ -113,6 +113,12 @@ class GivenEmbedding(Embedding):
         self.objective_ = max(error, 0.0) / n
         self.relative_error_ = max(error, 0.0) / squares if squares else float("nan")
 
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """Least squares of the values on the embedding; see :meth:`Embedding.expected_values`."""
+        check_is_fitted(self)
+        H = self.embedding_[rows].astype(np.float64) - self._centre
+        return H @ self.components_.astype(np.float64) + self.intercept_
+
     def transform(self, X) -> np.ndarray:
         """Embed new cells: least squares of their values on the loadings, of shape (cells, columns)."""
         check_is_fitted(self)

@@ -86,6 +86,22 @@ class Results(Embedding):
         parts, relative_error = objective.evaluate()
         return sum(parts.values()), relative_error, self._decoder()
 
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """What is written of some cells, conditions included; see :meth:`Embedding.expected_values`."""
+        decoder, H = self._decoder(), self.transform(X[rows]).astype(np.float64)
+        codes = self.conditions_.codes[rows]
+        if len(decoder.V) == 1:
+            found = H @ np.asarray(decoder.V[0], np.float64)
+        else:
+            found = np.empty((len(H), decoder.V.shape[2]))
+            for group in np.unique(codes[:, 0]):
+                mine = codes[:, 0] == group
+                found[mine] = H[mine] @ np.asarray(decoder.V[group], np.float64)
+        if decoder.U is not None:
+            for column in range(codes.shape[1]):
+                found += np.asarray(decoder.U, np.float64)[codes[:, column]]
+        return found
+
     # What a model adds ------------------------------------------------------------------------------
 
     def _objective(

@@ -105,6 +105,7 @@ CARDS = (
             conditional=True,
             unseen_donors=False,
             own_cells_only=NOT_KEPT,
+            expects_values=False,
             environment="scvi",
         )
         for section, name, colour, marker in (

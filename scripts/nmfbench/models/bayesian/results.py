@@ -104,6 +104,16 @@ class Results(CountEmbedding):
             "settings": {**settings, "seed": self.seed_, "device_used": self.device_},
         }
 
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """Counts ``theta p / (1 - p)`` at the posterior means; see :meth:`Embedding.expected_values`."""
+        check_is_fitted(self)
+        theta = self.posterior_.cells.mean()[rows].double() @ self.posterior_.genes.mean().double().T
+        found, p = theta.numpy(), self.probability_
+        odds = p.odds().numpy()
+        if self.sizes_ is not None:
+            found *= self.sizes_[rows, None]
+        return found * (odds[p.donors[rows].numpy()][:, None] if p.by == "donor" else odds)
+
     def transform_state(self) -> dict[str, Any]:
         """The posterior of the genes' side, the prior of the cells', and the chances p."""
         genes, p = self.posterior_.genes, self.probability_

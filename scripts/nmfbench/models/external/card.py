@@ -46,6 +46,7 @@ CARDS = (
         non_negative=False,
         unseen_donors=False,
         needs=frozenset({"names", "patterns"}),
+        expects_values=False,
         own_cells_only="an embedding that was made elsewhere: what made it is not known",
     ),
 )

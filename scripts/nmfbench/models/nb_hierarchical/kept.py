@@ -85,7 +85,7 @@ class Kept(Embedding):
                 self.means_,
                 self._cell_prior(),
             )
-        self.t_ = self.cell_effect_ + ready.size
+        self.t_, self.group_ = self.cell_effect_ + ready.size, ready.group
 
     def _cell_prior(self) -> tuple[float, float]:
         return 0.0, self.cell_scale_

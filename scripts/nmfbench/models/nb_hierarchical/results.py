@@ -45,6 +45,17 @@ class Results(Kept):
                 found[key][self.genes_] = values.T
         return found
 
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """Counts of mean ``alpha_g exp(t_i + c_g)``; see :meth:`Embedding.expected_values`.
+
+        0 for genes that were not fitted, as those without a count are not.
+        """
+        check_is_fitted(self)
+        sides = self.means_.c[self.group_[rows]] + self.means_.log_alpha
+        found = np.zeros((len(sides), self.n_features_in_))
+        found[:, self.genes_] = np.exp(self.t_[rows, None] + sides)
+        return found
+
     def transform_state(self) -> dict[str, Any]:
         """The genes' effects and dispersions, and how a cell's depth and effect are taken."""
         return {

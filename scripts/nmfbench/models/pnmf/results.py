@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Outcome
 from nmfbench.models.count_embedding import CountEmbedding
+from nmfbench.models.pnmf.counts import Counts
 from nmfbench.models.pnmf.spatial.coordinates import predicted
 from nmfbench.models.pnmf.stages import posterior_prior
 
@@ -53,6 +54,17 @@ class FittedFactors(CountEmbedding):
                 "multiply factors that are no shares by components_, or fit with embedding='raw'",
             )
         return np.asarray(H) @ self.components_
+
+    def expected_values(self, X, rows: slice) -> np.ndarray:
+        """Counts ``s_n γ_bd Σ_l E[exp F_nl] W_dl``; see :meth:`Embedding.expected_values`."""
+        check_is_fitted(self)
+        found = self.factors_[rows].astype(np.float64) @ self.components_.astype(np.float64)
+        exposure = self._exposure_of(Counts(X[rows], torch.device("cpu")))
+        if exposure is not None:
+            found *= exposure[:, None]
+        if self.multipliers_ is not None:
+            found *= self.multipliers_[self.conditions_.codes[rows, 0]]
+        return found
 
     def predict_factors(
         self, coordinates: Any = None, groups: Any = None
