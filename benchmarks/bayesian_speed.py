@@ -1,6 +1,7 @@
 """Seconds per step and peak memory of the Bayesian models, against the same model written densely in Pyro.
 
 Run: python benchmarks/bayesian_speed.py [--size small|large] [--steps 5] [--rank 20] [--dense-cells N]
+     python benchmarks/bayesian_speed.py --beside-pnmf [--size small] [--rank 80] [--device cpu|cuda|stand-in]
 
 Both make one step of stochastic gradients on all cells in single precision: the same priors, the same
 log-normal posterior, Adam; the dense one as Pyro's documentation would write it, with a NegativeBinomial
@@ -11,6 +12,10 @@ and multiplies seconds and memory by the cells it left out.
 
 Each measurement is a process of its own. Its memory is VmHWM less what it held before the first step: imports
 and the counts (ours in both orders), whose size stands beside it.
+
+--beside-pnmf: an epoch of coordinate ascent and a step of gradients beside a sweep of the Poisson
+factorisation over the same counts, in turns in one process; on the CPU in CPU seconds of one thread, on a GPU
+in seconds between two waits for it. `stand-in` is the code of a GPU on the CPU.
 """
 
 from __future__ import annotations
@@ -77,23 +82,76 @@ def dense_steps(counts: sp.csr_matrix, rank: int, steps: int) -> tuple[list[floa
 
 def our_steps(counts: sp.csr_matrix, rank: int, steps: int, inference: str) -> tuple[list[float], float]:
     """Steps of the estimator's own engine."""
-    import torch
-
-    from nmfbench.models.bayesian import build
-    from nmfbench.models.bayesian.patterns import Given
-    from nmfbench.models.bayesian.pyro_exponential import PyroExponential
-
-    device = torch.device("cpu")
-    estimator = PyroExponential(rank, inference=inference, max_iter=10**6, random_state=0)
-    estimator.seed_, estimator.sizes_ = 0, None
-    problem = build.build_problem(estimator, counts, Given(), device)
-    problem.counts.by_gene  # noqa: B018 - the second order of the counts is data, too
+    engine = our_engine(counts, rank, inference)
+    engine.problem.counts.by_gene  # noqa: B018 - the second order of the counts is data, too
     held = resident_mb()
-    engine = build.build_engine(estimator, problem, counts, Given(), device)
     engine.advance()
     before = engine.clock[1]
     times = [timed(engine.advance) for _ in range(max(1, steps // 5) if inference == "svi" else steps)]
     return [sum(times) / (engine.clock[1] - before)], held
+
+
+def beside_pnmf(counts: sp.csr_matrix, rank: int, steps: int, device: str) -> dict[str, float]:
+    """Median seconds of a sweep of pnmf, an epoch of cavi and a step of svi, in turns on one device."""
+    import torch
+
+    place = torch.device("cuda" if device == "cuda" else "cpu")
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    engines = {way: our_engine(counts, rank, way, device) for way in ("cavi", "svi")}
+    actions = {"pnmf": pnmf_sweep(counts, rank, place)}
+    actions |= {way: engine.advance for way, engine in engines.items()}
+
+    def seconds(action) -> float:
+        if place.type == "cpu":
+            return timed(action)
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        action()
+        torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    found: dict[str, list[float]] = {way: [] for way in actions}
+    for turn in range(steps + 1):
+        for way, action in actions.items():
+            per = 10 if way == "svi" else 1  # a row of svi is ten steps
+            if way != "svi" or turn < 3:
+                found[way].append(seconds(action) / per)
+    return {way: float(np.median(times[1:])) for way, times in found.items()}
+
+
+def pnmf_sweep(counts: sp.csr_matrix, rank: int, device):
+    """A sweep of the Poisson factorisation's coordinate ascent."""
+    import torch
+
+    from nmfbench.models.pnmf.coordinate import LatentState, sweep
+    from nmfbench.models.pnmf.counts import Counts
+    from nmfbench.models.pnmf.scales import RateScales
+
+    (n, g), generator = counts.shape, torch.Generator().manual_seed(0)
+    mu, W = 0.1 * torch.randn((n, rank), generator=generator), torch.rand((g, rank), generator=generator)
+    parts = mu, torch.full((n, rank), 0.1), W * counts.mean(), torch.ones(rank)
+    state = LatentState(*(part.to(device) for part in parts), RateScales())
+    data = Counts(counts, device)
+    return lambda: sweep(data, state)
+
+
+def our_engine(counts: sp.csr_matrix, rank: int, inference: str, device: str = "cpu"):
+    """The estimator's engine at its start, on a device."""
+    import torch
+
+    from nmfbench.models.bayesian import build
+    from nmfbench.models.bayesian.device_counts import DeviceCounts
+    from nmfbench.models.bayesian.patterns import Given
+    from nmfbench.models.bayesian.pyro_exponential import PyroExponential
+
+    place = torch.device("cuda" if device == "cuda" else "cpu")
+    estimator = PyroExponential(rank, inference=inference, max_iter=10**6, random_state=0)
+    estimator.seed_, estimator.sizes_ = 0, None
+    problem = build.build_problem(estimator, counts, Given(), place)
+    if device == "stand-in":
+        problem.counts = DeviceCounts.from_csr(counts, place)
+    return build.build_engine(estimator, problem, counts, Given(), place)
 
 
 def timed(action) -> float:
@@ -129,6 +187,18 @@ def measure(size: str, way: str, rank: int, steps: int, dense_cells: int) -> dic
     }
 
 
+def table_beside_pnmf(options: argparse.Namespace) -> None:
+    """Print the seconds, and how many sweeps of pnmf each is."""
+    print("| device | cells x genes | nonzeros | k | way | s | sweeps of pnmf |")
+    print("|---|---|---|---|---|---|---|")
+    for size in [options.size] if options.size else SIZES:
+        counts = simulate(*SIZES[size])
+        found = beside_pnmf(counts, options.rank, options.steps, options.device)
+        shape = f"{counts.shape[0]} x {counts.shape[1]} | {counts.nnz:.3g} | {options.rank}"
+        for way, seconds in found.items():
+            print(f"| {options.device} | {shape} | {way} | {seconds:.3g} | {seconds / found['pnmf']:.2f} |")
+
+
 def main() -> None:
     """Measure every way in a process of its own and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -137,7 +207,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--dense-cells", type=int, default=10**9)
     parser.add_argument("--one", nargs=2, metavar=("SIZE", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--beside-pnmf", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda", "stand-in"), default="cpu")
     options = parser.parse_args()
+    if options.beside_pnmf:
+        table_beside_pnmf(options)
+        return
     if options.one:
         print(json.dumps(measure(*options.one, options.rank, options.steps, options.dense_cells)))
         return

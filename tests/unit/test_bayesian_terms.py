@@ -6,16 +6,21 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from scipy import special
 
 import reference_bayesian as dense
 from nmfbench.errors import InputError
-from nmfbench.models.bayesian import device_counts, terms
+from nmfbench.models import nonzeros
+from nmfbench.models.bayesian import terms
+from nmfbench.models.bayesian.cavi import FullAscent, Problem
 from nmfbench.models.bayesian.counts import CellCounts, Weights, check_counts
 from nmfbench.models.bayesian.device_counts import DeviceCounts
+from nmfbench.models.bayesian.factor import GammaFactor
 from nmfbench.models.bayesian.kernels import digamma
 from nmfbench.models.bayesian.posterior import Marginals
+from nmfbench.models.bayesian.prior import GammaPrior
 
 X = dense.sparse_counts()
 D = torch.from_numpy(X.toarray())
@@ -105,10 +110,61 @@ def test_the_products_of_a_device_without_sparse_ones(monkeypatch):
     P, A = (f.detach() for f in dense.factors())
     counts = both(X)[1]
     expected = counts.cells_walk(P, A, Weights())[1], counts.genes_walk(P, A, Weights())[1]
-    monkeypatch.setattr(device_counts, "ELEMENTS_AT_ONCE", 35)  # several chunks
-    counts.sparse_products = False
+    monkeypatch.setattr(nonzeros, "ELEMENTS_AT_ONCE", 35)  # several chunks
+    counts = both(X)[1]
+    counts.block_kind = nonzeros.GatheredBlock
     torch.testing.assert_close(counts.cells_walk(P, A, Weights())[1], expected[0])
     torch.testing.assert_close(counts.genes_walk(P, A, Weights())[1], expected[1])
+
+
+@pytest.mark.parametrize("name", ["nb", "all three"])
+def test_blocks_on_a_device_change_nothing(name, monkeypatch):
+    weights = CASES[name][0]
+    monkeypatch.setattr(nonzeros, "NONZEROS_OF_A_BLOCK", X.nnz // 5)
+    whole, blocks = both(X)
+    assert len(blocks.blocks) > 3
+    P, A = dense.factors()
+    for ours, theirs in zip(blocks.walks(P, A, weights), whole.walks(P, A, weights), strict=True):
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=1e-10, atol=1e-9)
+    assert blocks.inner(P, A) == pytest.approx(whole.inner(P, A), rel=1e-12)
+    np.testing.assert_array_equal(blocks.larger_than(2)[0], whole.larger_than(2)[0])
+
+
+def test_large_counts_and_small_thetas_on_a_device():
+    """Counts beyond a sum of parts, and thetas where a logarithm is large, against SciPy."""
+    counts = np.array([[1.0, 2, 16, 17, 40, 5000], [3, 0, 1, 0, 0, 2]])
+    P = torch.tensor([[1e-5], [3.0]], dtype=torch.float64)
+    A = torch.tensor([[0.1], [2.0], [5.0], [1.0], [1e6], [1e10]], dtype=torch.float64)
+    value, slope, _ = DeviceCounts.from_csr(sp.csr_matrix(counts), torch.device("cpu")).walks(P, A, Weights())
+    theta = np.maximum((P @ A.T).numpy(), 1e-8)
+    parts = special.gammaln(counts + theta) - special.gammaln(theta)
+    assert value == pytest.approx(parts[counts > 0].sum(), rel=1e-9)
+    w = [
+        [sum(1 / (t + j) for j in range(int(d))) for d, t in zip(*row, strict=True)]
+        for row in zip(counts, theta, strict=True)
+    ]
+    np.testing.assert_allclose(slope.numpy(), np.array(w) @ A.numpy(), rtol=1e-8)
+
+
+def test_a_sweep_on_a_device_takes_few_products(monkeypatch):
+    """Two of each kind, as a sweep of the Poisson factorisation; a step of gradients one of thetas."""
+    from nmfbench.models.nonzeros import Block
+
+    made = []
+    for name in ("rates", "times", "transposed"):
+        plain = getattr(Block, name)
+        monkeypatch.setattr(Block, name, lambda *a, plain=plain, name=name: (made.append(name), plain(*a))[1])
+    counts = both(X)[1]
+    P, A = (f.detach().requires_grad_() for f in dense.factors())
+    terms.log_likelihood(P, A, counts, *CASES["nb"][:2]).backward()
+    assert made == ["rates", "times", "transposed"]
+    made.clear()
+    start = [torch.ones(n, 3, dtype=torch.float64) + torch.rand(n, 3, dtype=torch.float64) for n in (N, G)]
+    factors = [GammaFactor(part, None, GammaPrior(3, 1.0, 1.0, "fixed", "matrix")) for part in start]
+    ascent = FullAscent(Problem(counts, Weights(), CASES["nb"][1]), *factors, 0)
+    made.clear()
+    ascent.advance()
+    assert sorted(made) == ["rates", "rates", "times", "transposed"]
 
 
 @pytest.mark.parametrize("backend", [0, 1], ids=["compiled", "torch"])

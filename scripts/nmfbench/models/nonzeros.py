@@ -24,6 +24,8 @@ import torch
 
 NONZEROS_OF_A_BLOCK = 2**19
 NONZEROS_ON_A_GPU = 2**29
+ELEMENTS_AT_ONCE = 2**26
+"""Gathered factor entries in memory at once, where there are no sparse products: 256 MiB."""
 
 
 def sparse_csr(crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]):
@@ -94,6 +96,40 @@ class Block:
         return sparse_csr(crow, col, q[place], (self.n_genes, self.n_rows)) @ M
 
 
+class GatheredBlock(Block):
+    """The same on a device without sparse products (Metal): rows of factors are gathered, some at a time."""
+
+    def rates(self, M: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+        """As of a :class:`Block`."""
+        r = torch.empty_like(self.x)
+        for part in self._chunks(W.shape[1]):
+            r[part] = (M[self.cells[part]] * W[self.col[part]]).sum(1)
+        return r
+
+    def times(self, q: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+        """As of a :class:`Block`."""
+        return self._sums(q, self.cells, self.col, W, self.n_rows)
+
+    def transposed(self, q: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+        """As of a :class:`Block`."""
+        return self._sums(q, self.col, self.cells, M, self.n_genes)
+
+    def _sums(self, q, into, of, dense: torch.Tensor, size: int) -> torch.Tensor:
+        out = torch.zeros((size, dense.shape[1]), dtype=dense.dtype, device=dense.device)
+        for part in self._chunks(dense.shape[1]):
+            out.index_add_(0, into[part], q[part, None] * dense[of[part]])
+        return out
+
+    def _chunks(self, k: int) -> Iterator[slice]:
+        step = max(1, ELEMENTS_AT_ONCE // max(k, 1))
+        return (slice(start, start + step) for start in range(0, len(self.x), step))
+
+
+def block_size(device: torch.device) -> int:
+    """About how many nonzeros a block has on a device."""
+    return NONZEROS_OF_A_BLOCK if device.type == "cpu" else NONZEROS_ON_A_GPU
+
+
 def blocks_of(
     csr: Any, device: torch.device, size: int | None = None, kind: type[Block] = Block
 ) -> Iterator[Block]:
@@ -108,9 +144,7 @@ def blocks_of(
         Nonzeros of a block, about; None: what suits the device.
     kind : type of Block
     """
-    if size is None:
-        size = NONZEROS_OF_A_BLOCK if device.type == "cpu" else NONZEROS_ON_A_GPU
-    for low, high in cuts(csr.indptr, size):
+    for low, high in cuts(csr.indptr, block_size(device) if size is None else size):
         start, stop = csr.indptr[low], csr.indptr[high]
         crow = (csr.indptr[low : high + 1] - start).astype(np.int32)
         col = csr.indices[start:stop].astype(np.int32, copy=False)

@@ -113,6 +113,13 @@ class CellCounts:
         cell_u, gene_u = weights.uncertainties(*self.shape)
         return _walk(self.by_gene, A, P, weights, with_value, gene_u, cell_u)
 
+    def walks(
+        self, P: torch.Tensor, A: torch.Tensor, weights: Weights
+    ) -> tuple[float, torch.Tensor, torch.Tensor]:
+        """The terms at the nonzeros, ``S(w) A`` and ``S(w)ᵀ P``."""
+        value, by_cell = self.cells_walk(P, A, weights, True)
+        return value, by_cell, self.genes_walk(P, A, weights)[1]
+
     def inner(self, P: torch.Tensor, A: torch.Tensor) -> float:
         """``Σ d (P Aᵀ)`` over the nonzeros."""
         P, A = P.detach().contiguous(), A.detach().contiguous()

@@ -82,11 +82,10 @@ class PosteriorFit(Engine):
     def keep_best(self) -> None:
         # where the objective falls with each row, the last posterior is the best
         if self.held_out is not None or not self.inference.is_exact:
-            self.best = self.inference.posterior().copy()
+            self.best = self.inference.posterior().kept()
 
     def end(self) -> None:
-        if self.best is None:
-            self.best = self.inference.posterior().copy()
+        self.best = (self.inference.posterior() if self.best is None else self.best).copy()
 
     def gene_gram(self) -> np.ndarray | None:
         return self.inference.posterior().gene_gram()
@@ -107,6 +106,7 @@ class PosteriorFit(Engine):
 def _pack(best: Posterior | None) -> dict[str, np.ndarray]:
     if best is None:
         return {}
+    best = best.copy()  # it lies where the fit is
     arrays = {"best.family": np.array(best.cells.family)}
     arrays |= {f"best.learnt.{name}": value.numpy() for name, value in best.learnt.items()}
     for name, side in (("cells", best.cells), ("genes", best.genes)):

@@ -9,6 +9,8 @@ from nmfbench.models.bayesian.prior import GammaPrior, Sums
 from nmfbench.models.bayesian.terms import precise
 
 BLOCK_ROWS = 4096
+ENTRIES_AT_ONCE = 2**24
+"""Of a block of rows on a GPU, where many small blocks would each wait for the launch of a dozen kernels."""
 
 
 class GammaFactor:
@@ -87,10 +89,12 @@ class GammaFactor:
 
     def _summed(self) -> Sums:
         n, k = self.shape.shape
-        total = {name: torch.zeros(k, dtype=torch.float64) for name in ("mean", "log")}
-        entropy = 0.0
-        for start in range(0, n, BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
+        place = _where_sums_lie(self.shape)
+        mean_total, log_total = (torch.zeros(k, dtype=torch.float64, device=place) for _ in range(2))
+        entropy = torch.zeros((), dtype=torch.float64, device=place)
+        rows = _rows_at_once(self.shape)
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
             shape = precise(self.shape[part])
             rate = precise(self.rate if len(self.rate) == 1 else self.rate[part])
             mean, log, tilde, entropies = self._moments(shape, rate)
@@ -100,10 +104,10 @@ class GammaFactor:
                 size = precise(self.exposure[part])
                 mean, log = mean / size, log - size.log()
                 entropies = entropies - size.log() if self.family == "gamma" else entropies
-            total["mean"] += mean.sum(0).double().cpu()
-            total["log"] += log.sum(0).double().cpu()
-            entropy += float(entropies.sum())
-        return Sums(n, total["mean"], total["log"], entropy)
+            mean_total += mean.sum(0).to(place).double()
+            log_total += log.sum(0).to(place).double()
+            entropy += entropies.sum().to(place).double()
+        return Sums(n, mean_total.cpu(), log_total.cpu(), float(entropy))
 
     def _moments(self, shape, rate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """``E x``, ``E ln x``, ``exp(E ln x)`` and the entropy of each entry."""
@@ -139,3 +143,15 @@ class PointFactor(GammaFactor):
     def _moments(self, shape, rate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         value = point(shape, rate)
         return value, value.log(), value, torch.zeros_like(value)
+
+
+def _rows_at_once(factor: torch.Tensor) -> int:
+    """Rows of a block of the sums over a factor."""
+    if factor.device.type == "cpu":
+        return BLOCK_ROWS
+    return max(BLOCK_ROWS, ENTRIES_AT_ONCE // max(1, factor.shape[1]))
+
+
+def _where_sums_lie(factor: torch.Tensor) -> torch.device:
+    """The factor's device, but on Metal the CPU: sums are added up in double precision."""
+    return torch.device("cpu") if factor.device.type == "mps" else factor.device

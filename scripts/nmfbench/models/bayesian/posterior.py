@@ -91,6 +91,10 @@ class Marginals:
         first, second = (t.detach().to("cpu", copy=True) for t in (self.first, self.second))
         return replace(self, first=first, second=second, fixed=fixed)
 
+    def kept(self) -> Marginals:
+        """The same numbers in memory of their own, where they lie."""
+        return replace(self, first=self.first.detach().clone(), second=self.second.detach().clone())
+
     def votes(self, draws: int, seed: int) -> np.ndarray:
         """Share of posterior draws in which each pattern is an entry's largest, of shape (n, f + k).
 
@@ -153,6 +157,11 @@ class Posterior:
         """On the CPU, in memory of its own."""
         learnt = {name: value.to("cpu", copy=True) for name, value in self.learnt.items()}
         return Posterior(self.cells.copy(), self.genes.copy(), learnt)
+
+    def kept(self) -> Posterior:
+        """In memory of its own, each part where it lies: nothing travels."""
+        learnt = {name: value.clone() for name, value in self.learnt.items()}
+        return Posterior(self.cells.kept(), self.genes.kept(), learnt)
 
     def gene_gram(self) -> np.ndarray | None:
         """Inner products of the gene factors' means, at sums of 1 as in :meth:`identified`.

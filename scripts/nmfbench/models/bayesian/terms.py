@@ -100,8 +100,8 @@ class _Nonzeros(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, P, A, counts, weights):
-        value, by_cell = counts.cells_walk(P, A, weights, True)
-        ctx.save_for_backward(by_cell, counts.genes_walk(P, A, weights)[1])
+        value, by_cell, by_gene = counts.walks(P, A, weights)
+        ctx.save_for_backward(by_cell, by_gene)
         precise = P.dtype if P.device.type == "mps" else torch.float64
         return torch.tensor(value, dtype=precise, device=P.device)
 
