@@ -98,9 +98,10 @@ def published(args: argparse.Namespace) -> None:
     """The published size."""
     import torch
 
+    from nmfbench.models.held_out_entries import values_at
     from nmfbench.models.nb_hierarchical.build import build_engine, build_problem
     from nmfbench.models.nb_hierarchical.estimator import NBHierarchical
-    from nmfbench.models.nb_hierarchical.means import Means, values_at
+    from nmfbench.models.nb_hierarchical.means import Means
     from nmfbench.models.nb_hierarchical.preparation import prepare
     from nmfbench.models.nb_hierarchical.settings import resolved
 

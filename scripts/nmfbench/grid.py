@@ -251,7 +251,9 @@ class Grid:
     def _count_targets(self) -> list[str]:
         """What models of counts are asked beside the scores of all models."""
         checked = self._checked_models()
-        if not checked:
+        if not checked and not any(
+            getattr(model, "mask_fraction", 0) for model in self.config.models.values()
+        ):
             return []
         files = self.fits("<results>/{dataset}/tables/held_out_counts.tsv")
         files += self.fits("<results>/{dataset}/figures/{model}/count-checks-rank-{rank}.png", model=checked)
@@ -263,9 +265,10 @@ class Grid:
         return self._told_of(wildcards.dataset, self._checked_models(), file)
 
     def count_fits(self, wildcards: Any, file: str) -> list[dict[str, Any]]:
-        """The same of all models of counts."""
+        """The same of all models of counts, and why one cannot leave entries out (``no_mask``)."""
         names = [name for name in self.config.models if self.config.card(name).input == "counts"]
-        return self._told_of(wildcards.dataset, names, file)
+        fits = self._told_of(wildcards.dataset, names, file)
+        return [fit | {"no_mask": self.config.card(fit["model"]).no_mask} for fit in fits]
 
     def all_fits(self, wildcards: Any, file: str) -> list[dict[str, Any]]:
         """The same of all models."""

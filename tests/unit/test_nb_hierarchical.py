@@ -14,8 +14,8 @@ import reference_nb_hierarchical as dense
 from nmfbench.data.held_out import thin_counts
 from nmfbench.errors import InputError
 from nmfbench.models import NBHierarchical
+from nmfbench.models.held_out_entries import score_entries
 from nmfbench.models.nb_hierarchical.nulls import NULLS, fit_nulls
-from nmfbench.models.nb_hierarchical.scores import score_entries
 
 QUICK = {"draws": 20, "device": "cpu", "random_state": 0}
 
@@ -109,7 +109,7 @@ def test_molecules_are_those_of_the_other_models_and_scored_on_every_gene():
 def test_nulls_stand_in_their_order_on_real_cells(real_h5ad):
     import anndata
 
-    from nmfbench.models.nb_hierarchical.names import keys_of, mask_entries, without
+    from nmfbench.data.by_name import keys_of, mask_entries, without
 
     adata = anndata.read_h5ad(real_h5ad)
     X = sp.csr_matrix(adata.X[:600][:, :600]).astype(np.float32)

@@ -11,18 +11,19 @@ import torch
 
 import reference_nb_hierarchical as dense
 from nmfbench import totals
+from nmfbench.data.by_name import keys_of, mask_entries, without
+from nmfbench.models.held_out_entries import score_entries, values_at
 from nmfbench.models.nb_hierarchical.checks import cell_checks, gene_checks
 from nmfbench.models.nb_hierarchical.entries_engine import EntriesEngine, family_arguments
 from nmfbench.models.nb_hierarchical.entries_kernel import entry_gradient
 from nmfbench.models.nb_hierarchical.exact import ExactEngine, Problem
 from nmfbench.models.nb_hierarchical.family import AXES, PUBLISHED_PRIORS, Family, Priors
 from nmfbench.models.nb_hierarchical.likelihood import SplitLikelihood, count_histogram
-from nmfbench.models.nb_hierarchical.means import Means, density, values_at
-from nmfbench.models.nb_hierarchical.names import keys_of, mask_entries, without
+from nmfbench.models.nb_hierarchical.means import Means, density
 from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.plates import PlatesEngine
 from nmfbench.models.nb_hierarchical.residuals import PearsonResiduals, truncated_svd
-from nmfbench.models.nb_hierarchical.scores import score_entries, score_molecules
+from nmfbench.models.nb_hierarchical.scores import score_molecules
 from nmfbench.models.nb_hierarchical.smooth import n_nodes, smooth_sums, softplus
 from nmfbench.models.nb_hierarchical.start import moments, newton_start
 

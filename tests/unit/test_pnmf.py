@@ -316,6 +316,7 @@ INVALID = {
     "verbose": ["loud"],
     "device": ["gpu"],
     "init": ["svd"],
+    "mask_fraction": [-0.1, 1.0],
     "scheduler": ["cosine"],
     "scheduler_patience": [-1],
     "scheduler_factor": [0],

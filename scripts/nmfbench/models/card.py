@@ -75,6 +75,17 @@ class CountModelSection(ModelSection):
         "counts, divided by their sum (no depth is left); or the square roots of these shares. The factors "
         "stay in the result under their own key.",
     )
+    mask_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of the entries (cell, gene) that are left out of the fit and scored in nats each: "
+        "the same ones for every model of counts with this share and seed.",
+    )
+
+    def parameters(self) -> dict[str, Any]:
+        found = super().parameters()
+        if not self.mask_fraction:  # as before there was one: fits that leave nothing out are not run again
+            del found["mask_fraction"]
+        return found
 
 
 RandomState = Annotated[Any, "int, RandomState, Generator or None"]
@@ -153,6 +164,9 @@ class ModelCard:
     needs : frozenset of {"statistics", "shuffled", "patterns", "coordinates", "names", "tables"}
     files : tuple of str
         Names of further files that a fit writes beside its result (``write_files``).
+    no_mask : str
+        Of a model of counts: why it cannot leave single entries out of its fit; empty where it can
+        (``mask_fraction``).
     own_cells_only : str
         Why the model embeds no cells but those it was fitted to, as a noun; empty where it embeds others.
     expects_values : bool
@@ -179,6 +193,7 @@ class ModelCard:
     non_negative: bool = True
     needs: frozenset[Need] = field(default_factory=frozenset)
     files: tuple[str, ...] = ()
+    no_mask: str = ""
     own_cells_only: str = ""
     expects_values: bool = True
     environment: str = "models"

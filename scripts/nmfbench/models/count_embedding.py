@@ -45,8 +45,27 @@ def in_form(factors: np.ndarray, units: np.ndarray, form: str) -> np.ndarray:
     return np.ascontiguousarray(np.sqrt(shares) if form == "sqrt_shares" else shares, dtype=factors.dtype)
 
 
+def names_of(X: Any, cells: Any, genes: Any) -> tuple[Any, Any]:
+    """Names of cells and genes: those given, else X's where it is a DataFrame or an AnnData, else None."""
+    cells = getattr(X, "index", getattr(X, "obs_names", None)) if cells is None else cells
+    return cells, getattr(X, "columns", getattr(X, "var_names", None)) if genes is None else genes
+
+
 class CountEmbedding(Embedding):
     """An estimator with the parameter ``embedding``; its factors keep their published keys."""
+
+    held_out_entries_: list[dict[str, Any]] | None = None
+
+    def outcome(self) -> dict[str, Any]:
+        """Further entries of ``run.json``: scores of the entries that were left out, where some were."""
+        scores = self.held_out_entries_
+        return {} if scores is None else {"mask_fraction": self.mask_fraction, "held_out_entries": scores}
+
+    def _checkpoint_settings(self) -> dict[str, Any]:
+        settings = super()._checkpoint_settings()
+        if not self.mask_fraction:  # as in checkpoints from before there was one
+            del settings["mask_fraction"]
+        return settings
 
     @property
     def _suffix(self) -> str:

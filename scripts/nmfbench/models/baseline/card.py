@@ -107,6 +107,7 @@ CARDS = (
             own_cells_only=NOT_KEPT,
             expects_values=False,
             environment="scvi",
+            no_mask="scvi-tools reads whole cells: an entry that is left out would be one that was seen as 0",
         )
         for section, name, colour, marker in (
             (ScVI, "scVI", "#5E3A8C", "D"),

@@ -16,6 +16,7 @@ from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
 from nmfbench.models.bayesian.patterns import Given
 from nmfbench.models.bayesian.start import start_factors
 from nmfbench.models.bayesian.terms import Probability
+from nmfbench.models.hidden import HiddenEntries
 from nmfbench.renamed import told_value
 from nmfbench.rows.batches import Sampler
 
@@ -33,18 +34,23 @@ def in_batches(estimator: Any, n_cells: int) -> bool:
     return estimator.batch_size is not None and estimator.batch_size < n_cells
 
 
-def sizes_of(estimator: Any, csr: Any, mean_total: float | None = None) -> np.ndarray | None:
-    """Sizes of cells, their sums over `mean_total` (by default their mean); None without exposure."""
+def sizes_of(
+    estimator: Any, csr: Any, mean_total: float | None = None, totals: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Sizes of cells, their sums (or `totals`) over `mean_total` (by default their mean).
+
+    None without exposure.
+    """
     if estimator.exposure is None:
         return None
-    sums = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+    sums = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel() if totals is None else totals
     mean_total = sums.mean() if mean_total is None else mean_total
     # A cell without counts says nothing about its size: take the mean one.
     return np.where(sums > 0, sums / max(mean_total, 1e-30), 1.0)
 
 
-def build_problem(estimator: Any, csr: Any, given: Given, device: torch.device) -> Problem:
-    """Counts in their place, and the likelihood."""
+def build_problem(estimator: Any, csr: Any, given: Given, device: torch.device, mask: Any = None) -> Problem:
+    """Counts in their place, and the likelihood, without the entries of `mask`."""
     stays = estimator.keep_on_cpu and in_batches(estimator, csr.shape[0])
     by = "all" if estimator.learn_probs == "fixed" else estimator.learn_probs
     size = {"all": 1, "gene": csr.shape[1], "donor": 0 if given.donors is None else len(given.donor_names)}[
@@ -53,7 +59,8 @@ def build_problem(estimator: Any, csr: Any, given: Given, device: torch.device) 
     precise = torch.float32 if device.type == "mps" else torch.float64
     p = torch.full((size,), float(estimator.nb_probs), dtype=precise, device=device)
     donors = torch.from_numpy(given.donors).to(device) if by == "donor" else None
-    counts = place_counts(csr, torch.device("cpu") if stays else device)
+    place = torch.device("cpu") if stays else device
+    counts = place_counts(csr, place, None if mask is None else HiddenEntries(mask, place))
     return Problem(
         counts, weights_of(estimator), Probability(by, p, donors), estimator.learn_probs != "fixed"
     )
@@ -120,4 +127,5 @@ def _taker(problem: Problem, csr: Any, device: torch.device) -> Callable[[np.nda
     """From row numbers to their counts on `device`."""
     if problem.counts.device == device or problem.counts.device.type == device.type:
         return problem.counts.rows
-    return lambda rows: place_counts(csr[rows], device)
+    hidden = problem.counts.hidden
+    return lambda rows: place_counts(csr[rows], device, None if hidden is None else hidden.rows(rows, device))

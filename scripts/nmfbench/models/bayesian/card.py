@@ -118,6 +118,8 @@ class Bayesian(CountModelSection):
                     "inference: map needs batch_size: null, priors that are kept (learn_rates: fixed, "
                     "learn_shapes: fixed) and shapes of at least 1"
                 )
+        if self.mask_fraction and self.held_out_fraction:
+            raise ValueError("mask_fraction and held_out_fraction exclude each other")
         if self.fixed_genes is not None and self.fixed_samples is not None:
             raise ValueError("fixed_genes and fixed_samples exclude each other")
         return self

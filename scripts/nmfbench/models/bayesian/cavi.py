@@ -54,6 +54,16 @@ class Problem:
         return self.weights.negative_binomial * cells + self.weights.poisson, genes
 
 
+def load_of_cells(counts: Any, A: torch.Tensor) -> torch.Tensor:
+    """``Σ_g A_g`` over the genes of a cell that are fitted: (k,), or (cells, k) with hidden entries."""
+    return column_sums(A) if counts.hidden is None else column_sums(A).to(A) - counts.hidden.of_cells(A)
+
+
+def load_of_genes(counts: Any, P: torch.Tensor) -> torch.Tensor:
+    """``Σ_i P_i`` over the cells of a gene that are fitted: (k,), or (genes, k) with hidden entries."""
+    return column_sums(P) if counts.hidden is None else column_sums(P).to(P) - counts.hidden.of_genes(P)
+
+
 class Ascent:
     """What both kinds of ascent share: the factors, the ELBO, and their state."""
 
@@ -94,8 +104,15 @@ class Ascent:
         problem = self.problem
         cell_cost, gene_cost = problem.costs()
         loads = column_sums(cell_cost.to(self.cells.mean) * self.cells.mean).to(self.genes.mean.device)
-        loads = loads @ column_sums(gene_cost.to(self.genes.mean) * self.genes.mean)
-        likelihood = value + constant(problem.counts, problem.weights, problem.probability) - float(loads)
+        loads = float(loads @ column_sums(gene_cost.to(self.genes.mean) * self.genes.mean))
+        if problem.counts.hidden is not None:
+            place = problem.counts.device
+            sides = [
+                (cost.to(side.mean) * side.mean).to(place)
+                for cost, side in ((cell_cost, self.cells), (gene_cost, self.genes))
+            ]
+            loads -= float(problem.counts.hidden.inner(*sides))
+        likelihood = value + constant(problem.counts, problem.weights, problem.probability) - loads
         n = problem.counts.shape[0]
         return {
             "likelihood": -likelihood / n,
@@ -132,10 +149,10 @@ class FullAscent(Ascent):
         """
         counts, weights = self.problem.counts, self.problem.weights
         cell_cost, gene_cost = (cost.to(self.cells.mean) for cost in self.problem.costs())
-        self.cells.update(self._statistics, cell_cost, column_sums(gene_cost * self.genes.mean))
+        self.cells.update(self._statistics, cell_cost, load_of_cells(counts, gene_cost * self.genes.mean))
         if self.genes.shape.shape[1]:
             _, statistics = counts.genes_walk(self.cells.tilde, self.genes.tilde, weights)
-            self.genes.update(statistics, gene_cost, column_sums(cell_cost * self.cells.mean))
+            self.genes.update(statistics, gene_cost, load_of_genes(counts, cell_cost * self.cells.mean))
         self._update_hyperparameters()
         self._walk()
         self.sweeps += 1
@@ -221,7 +238,7 @@ class StochasticAscent(Ascent):
         part = Problem(counts, weights, self._probability(rows))
         cell_cost, gene_cost = (cost.to(genes.mean) for cost in part.costs())
         posterior = self._rows(index, device)
-        load = column_sums(gene_cost * genes.mean)
+        load = load_of_cells(counts, gene_cost * genes.mean)
         for _ in range(self.local_steps if self.cells.shape.shape[1] else 0):
             tilde = posterior.tilde()
             _, statistics = counts.cells_walk(tilde, genes.tilde, weights)
@@ -234,9 +251,8 @@ class StochasticAscent(Ascent):
             return
         scale = self.problem.counts.shape[0] / len(rows)
         _, statistics = counts.genes_walk(posterior.tilde(), genes.tilde, weights)
-        target = genes.posterior(
-            scale * statistics, gene_cost, scale * column_sums(cell_cost * posterior.mean()), genes.tilde
-        )
+        load = load_of_genes(counts, cell_cost * posterior.mean())
+        target = genes.posterior(scale * statistics, gene_cost, scale * load, genes.tilde)
         share = (self.step_number + self.delay) ** -self.forgetting
         genes.shape = torch.lerp(genes.shape, target[0], share)
         genes.rate = torch.lerp(genes.rate, target[1], share)
@@ -285,7 +301,7 @@ def infer_cells(problem: Problem, cells: GammaFactor, genes: Marginals, *, max_i
     """
     cell_cost, gene_cost = (cost.to(cells.mean) for cost in problem.costs())
     mean, tilde = genes.mean(), genes.tilde()
-    load = column_sums(gene_cost * mean)
+    load = load_of_cells(problem.counts, gene_cost * mean)
     done = torch.zeros((len(cells.mean), 1), dtype=torch.bool, device=cells.mean.device)
     for step in range(max_iter):
         before, shape = cells.mean.clone(), cells.shape

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 from nmfbench.linalg import run_ranges
 from nmfbench.models.bayesian.kernels import inner, walk
+from nmfbench.models.hidden import HiddenEntries
 from nmfbench.totals import cell_totals, gene_totals
 
 
@@ -54,6 +55,8 @@ class CellCounts:
     ----------
     csr : csr_matrix or csr_array of shape (cells, genes)
         Counts, positive where stored.
+    hidden : HiddenEntries or None
+        Entries that are no part of the likelihood; `csr` has no counts there.
 
     Notes
     -----
@@ -61,8 +64,8 @@ class CellCounts:
     same loop as one by cell, and no intermediate of one number a nonzero is needed.
     """
 
-    def __init__(self, csr) -> None:
-        self.csr = csr
+    def __init__(self, csr, hidden: HiddenEntries | None = None) -> None:
+        self.csr, self.hidden = csr, hidden
         self.shape = csr.shape
         self.dtype = torch.from_numpy(csr.data[:0]).dtype
         self.device = torch.device("cpu")
@@ -98,7 +101,7 @@ class CellCounts:
 
     def rows(self, index: np.ndarray) -> CellCounts:
         """Some of the cells."""
-        return CellCounts(self.csr[index])
+        return CellCounts(self.csr[index], None if self.hidden is None else self.hidden.rows(index))
 
     def cells_walk(
         self, P: torch.Tensor, A: torch.Tensor, weights: Weights, with_value: bool = False

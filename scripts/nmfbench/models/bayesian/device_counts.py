@@ -13,6 +13,7 @@ import torch
 
 from nmfbench.models.bayesian.counts import CellCounts, Weights
 from nmfbench.models.bayesian.device_terms import Terms, total_of
+from nmfbench.models.hidden import HiddenEntries
 from nmfbench.models.nonzeros import Block, GatheredBlock, block_size, cuts
 
 
@@ -26,21 +27,32 @@ class DeviceCounts:
     shape : tuple of int
     borders : list of (int, int), optional
         First and last row of each block; by default one block.
+    hidden : HiddenEntries or None
+        As of :class:`CellCounts`.
     """
 
-    def __init__(self, indptr, genes, values, shape: tuple[int, int], borders=None) -> None:
+    def __init__(
+        self,
+        indptr,
+        genes,
+        values,
+        shape: tuple[int, int],
+        borders=None,
+        hidden: HiddenEntries | None = None,
+    ) -> None:
         self.indptr, self.genes, self.values = indptr, genes, values
+        self.hidden = hidden
         self.shape = shape
         self.dtype, self.device = values.dtype, values.device
         self.borders = [(0, shape[0])] if borders is None else borders
         self.block_kind = GatheredBlock if self.device.type == "mps" else Block
 
     @classmethod
-    def from_csr(cls, csr, device: torch.device) -> DeviceCounts:
+    def from_csr(cls, csr, device: torch.device, hidden: HiddenEntries | None = None) -> DeviceCounts:
         """Counts of a scipy matrix, copied to `device`."""
         parts = csr.indptr.astype(np.int64), csr.indices.astype(np.int32, copy=False), csr.data
         borders = cuts(csr.indptr, block_size(device))
-        return cls(*(torch.from_numpy(part).to(device) for part in parts), csr.shape, borders)
+        return cls(*(torch.from_numpy(part).to(device) for part in parts), csr.shape, borders, hidden)
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -89,7 +101,9 @@ class DeviceCounts:
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         shift = torch.repeat_interleave(self.indptr[rows] - indptr[:-1], lengths)
         places = torch.arange(len(shift), device=self.device) + shift
-        part = DeviceCounts(indptr, self.genes[places], self.values[places], (len(index), self.shape[1]))
+        hidden = None if self.hidden is None else self.hidden.rows(np.asarray(index))
+        shape = len(index), self.shape[1]
+        part = DeviceCounts(indptr, self.genes[places], self.values[places], shape, hidden=hidden)
         part.block_kind = self.block_kind
         return part
 
@@ -141,6 +155,8 @@ class DeviceCounts:
         return total, by_cells, of_genes
 
 
-def place_counts(csr, device: torch.device) -> CellCounts | DeviceCounts:
-    """Counts where the work is done."""
-    return CellCounts(csr) if device.type == "cpu" else DeviceCounts.from_csr(csr, device)
+def place_counts(
+    csr, device: torch.device, hidden: HiddenEntries | None = None
+) -> CellCounts | DeviceCounts:
+    """Counts where the work is done, and the entries that are no part of the likelihood."""
+    return CellCounts(csr, hidden) if device.type == "cpu" else DeviceCounts.from_csr(csr, device, hidden)

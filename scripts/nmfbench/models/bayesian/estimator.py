@@ -26,7 +26,13 @@ from nmfbench.models.bayesian.patterns import check_together, gather
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
 from nmfbench.models.bayesian.results import Results
-from nmfbench.models.bayesian.terms import error_of_means, held_out_log_likelihood
+from nmfbench.models.bayesian.terms import (
+    NegativeBinomialDensity,
+    error_of_means,
+    held_out_log_likelihood,
+)
+from nmfbench.models.count_embedding import names_of
+from nmfbench.models.held_out_entries import HeldOutEntries
 from nmfbench.models.limits import check_parameters
 from nmfbench.renamed import told_value
 from nmfbench.rows.memory import InMemoryRows
@@ -79,22 +85,25 @@ class BayesianNMF(Results):
         check_parameters(self)
         check_together(self)
         device = resolve_device(self.device)
-        cell_names = getattr(X, "index", None) if cell_names is None else cell_names
-        gene_names = getattr(X, "columns", None) if gene_names is None else gene_names
+        cell_names, gene_names = names_of(X, cell_names, gene_names)
         csr = check_counts(self._check_input(X, reset=True), type(self).__name__)
         self._check_rank(*csr.shape)
         given = gather(self, csr.shape[0], conditions, cell_names, gene_names)
         self.device_, self.uses_labels_, self.uses_conditions_ = str(device), False, given.donors is not None
         self.mean_total_ = csr.sum(dtype=np.float64) / csr.shape[0]
-        train = csr
+        train, entries = csr, None
 
         def build(_: bool) -> PosteriorFit:
-            nonlocal train
-            test, scorer = None, None
+            nonlocal train, entries
+            test, scorer, totals = None, None, None
             if self.held_out_fraction:
                 train, test = thin_counts(csr, self.held_out_fraction, self.seed_)
-            self.sizes_ = sizes_of(self, train)
-            problem = build_problem(self, train, given, device)
+            if self.mask_fraction:
+                entries = HeldOutEntries.of(csr, self.mask_fraction, self.seed_, cell_names, gene_names)
+                train, totals = entries.train, entries.totals()
+                self.mean_total_ = float(totals.mean())
+            self.sizes_ = sizes_of(self, train, totals=totals)
+            problem = build_problem(self, train, given, device, None if entries is None else entries.mask)
             if test is not None:
                 scorer = self._scorer(problem, place_counts(test, device), device)
             inference = build_engine(self, problem, train, given, device)
@@ -116,8 +125,11 @@ class BayesianNMF(Results):
             fingerprint=lambda: InMemoryRows(csr, fingerprint).fingerprint() + given.fingerprint(),
         )
         self._keep(outcome, given)
+        if entries is not None and self.stop_reason_ != "interrupted":
+            self.held_out_entries_ = entries.scores(self._density())
         if self.post_full_P_steps:
-            full = build_problem(self, train, given, torch.device("cpu"))
+            mask = None if entries is None else entries.mask
+            full = build_problem(self, train, given, torch.device("cpu"), mask)
             full.probability = self.probability_
             self.post_cells_ = self._infer(full, given.cells, self.sizes_, self.post_full_P_steps, 0.0)
             self.embedding_ = self._scored(self.post_cells_.mean().numpy()[:, self._first_learnt :])
@@ -176,6 +188,13 @@ class BayesianNMF(Results):
         cells = (PointFactor if genes.family == "point" else GammaFactor)(start, given, prior, size)
         infer_cells(problem, cells, genes, max_iter=max_iter, tol=tol)
         return cells.marginals() if size is None else cells.marginals().per_row(size[:, 0])
+
+    def _density(self) -> NegativeBinomialDensity:
+        """What the posterior means expect of the training cells."""
+        cells = self.posterior_.cells
+        if self.sizes_ is not None:
+            cells = cells.per_row(torch.from_numpy(1 / self.sizes_))
+        return NegativeBinomialDensity(cells.mean(), self.posterior_.genes.mean(), self.probability_)
 
     def _scorer(self, problem: Problem, test: Any, device: torch.device) -> Callable[[Any], float]:
         """From a posterior to the held-out log-likelihood per entry."""

@@ -62,8 +62,8 @@ class GammaFactor:
             The walk's ``S(w) tilde`` of the other factor.
         cost : Tensor of shape (rows, 1) or (1, 1)
             This side's part of c.
-        load : Tensor of shape (f + k,)
-            Sum of the other factor's means times its part of c.
+        load : Tensor of shape (f + k,) or (rows, f + k)
+            Sum of the other factor's means times its part of c, over what is fitted of a row.
         tilde : Tensor of shape (rows, f + k)
             This factor's own, with which the statistics were made.
         rows
@@ -75,7 +75,7 @@ class GammaFactor:
         own = self.prior.rate.to(like)
         if self.exposure is not None:
             own = own / self.exposure[rows].to(like)
-        return shape, own + cost.to(like) * load[f:].to(like)
+        return shape, own + cost.to(like) * load[..., f:].to(like)
 
     def update(self, statistics, cost, load) -> None:
         """Move all rows to the optimum."""

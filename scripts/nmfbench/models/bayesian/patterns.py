@@ -121,6 +121,12 @@ def check_together(estimator: Any) -> None:
             "update has a closed form; set inference='svi', or drop it",
         ),
         (
+            e.mask_fraction and e.held_out_fraction,
+            f"mask_fraction={e.mask_fraction:g} with held_out_fraction={e.held_out_fraction:g}",
+            "one way to hold out",
+            "entries and molecules are scored apart: set one of the two to 0",
+        ),
+        (
             e.inference == "map" and e.batch_size is not None,
             f"inference='map' with batch_size={e.batch_size}",
             "batch_size=None",

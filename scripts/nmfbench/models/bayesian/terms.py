@@ -16,10 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import gammaln
 
 from nmfbench.models.bayesian.counts import Weights
+from nmfbench.models.bayesian.kernels import THETA_FLOOR
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
+from nmfbench.models.hidden import HiddenEntries
 
 BLOCK_NONZEROS = 2**16
 
@@ -68,15 +72,23 @@ class Probability:
     def update(self, counts: Any, P: torch.Tensor, A: torch.Tensor) -> None:
         """Set p to its best value, Σd / (Σd + Σtheta) over the cells and genes that share it."""
         P_sum, A_sum = column_sums(P).cpu(), column_sums(A).cpu()
+        hidden = counts.hidden
         if self.by == "gene":
             total, theta = counts.gene_totals, A.cpu().double() @ P_sum.double()
+            if hidden is not None:
+                theta = theta - (A * hidden.of_genes(P.to(A))).sum(1).cpu().double()
         elif self.by == "donor":
             donors, n = self.donors.cpu(), len(self.p)
             total = torch.zeros(n, dtype=torch.float64).index_add_(0, donors, counts.cell_totals)
             theta = torch.zeros(n, dtype=torch.float64)
-            theta.index_add_(0, donors, P.cpu().double() @ A_sum.double())
+            of_cells = P.cpu().double() @ A_sum.double()
+            if hidden is not None:
+                of_cells = of_cells - (P.to(A) * hidden.of_cells(A)).sum(1).cpu().double()
+            theta.index_add_(0, donors, of_cells)
         else:
             total, theta = counts.gene_totals.sum()[None], (P_sum @ A_sum)[None].double()
+            if hidden is not None:
+                theta = theta - hidden.inner(P.to(A), A).cpu().double()
         # Genes and donors without counts keep a p above 0, whose logarithm is finite.
         self.p = (total / (total + theta)).clamp(1e-6, 1 - 1e-6).to(self.p)
 
@@ -132,14 +144,22 @@ def log_likelihood(
     value = _Nonzeros.apply(P, A, counts, weights)
     if weights.negative_binomial:
         cell, gene = (c.to(P) for c in (probability.cell_cost(), probability.gene_cost()))
-        value = value - weights.negative_binomial * (column_sums(cell * P) @ column_sums(gene * A))
+        value = value - weights.negative_binomial * products(cell * P, gene * A, counts.hidden)
     if weights.poisson:
-        value = value - weights.poisson * (column_sums(P) @ column_sums(A))
+        value = value - weights.poisson * products(P, A, counts.hidden)
     if weights.chi_squared:
         cell_u, gene_u = (torch.as_tensor(u).to(P)[:, None] for u in weights.uncertainties(*counts.shape))
         scaled_P, scaled_A = P / cell_u, A / gene_u
         value = value - weights.chi_squared * ((scaled_P.T @ scaled_P) * (scaled_A.T @ scaled_A)).sum()
+        if counts.hidden is not None:
+            value = value + weights.chi_squared * counts.hidden.rates(scaled_P, scaled_A).square().sum()
     return value
+
+
+def products(P: torch.Tensor, A: torch.Tensor, hidden: HiddenEntries | None) -> torch.Tensor:
+    """``Σ_ig P_i·A_g`` over all cells x genes but the hidden entries; a number."""
+    whole = column_sums(P) @ column_sums(A)
+    return whole if hidden is None else whole - hidden.inner(P, A)
 
 
 def constant(counts: Any, weights: Weights, probability: Probability) -> float:
@@ -169,7 +189,10 @@ def expected_chi_squared(cells: Marginals, genes: Marginals, counts: Any, weight
         square + side.sd().cpu().double() ** 2 for square, side in zip(squares, (cells, genes), strict=True)
     ]
     P_two, A_two = torch.cat([seconds[0], -squares[0]], 1), torch.cat([seconds[1], squares[1]], 1)
-    spread = float((P_two / u[0] ** 2).sum(0) @ (A_two / u[1] ** 2).sum(0))
+    P_scaled, A_scaled = P_two / u[0] ** 2, A_two / u[1] ** 2
+    spread = float(P_scaled.sum(0) @ A_scaled.sum(0))
+    if counts.hidden is not None:
+        spread -= float(counts.hidden.rates(P_scaled.to(device), A_scaled.to(device)).sum())
     smallest = float(u[0].min() * u[1].min())
     if weights.relative:
         rows, columns, d = (
@@ -188,7 +211,10 @@ def relative_error(P: torch.Tensor, A: torch.Tensor, counts: Any) -> float:
     if not counts.squares:
         return float("nan")
     gram = (precise(P).T @ precise(P)) * (precise(A).T @ precise(A))
-    return (counts.squares - 2 * counts.inner(P, A) + float(gram.sum())) / counts.squares
+    squares = float(gram.sum())
+    if counts.hidden is not None:
+        squares -= float(counts.hidden.rates(P, A).square().sum())
+    return (counts.squares - 2 * counts.inner(P, A) + squares) / counts.squares
 
 
 def error_of_means(posterior: Posterior, counts: Any, probability: Probability) -> float:
@@ -234,3 +260,31 @@ def held_out_log_likelihood(
     with torch.no_grad():
         value = float(log_likelihood(P, A, test, Weights(), thinned)) + constant(test, Weights(), thinned)
     return value / (test.shape[0] * test.shape[1])
+
+
+@dataclass(frozen=True)
+class NegativeBinomialDensity:
+    """Counts as negative binomial about ``theta = P Aᵀ``, of size theta and chance p.
+
+    Attributes
+    ----------
+    P, A : Tensor of shape (cells, k), (genes, k)
+    probability : Probability
+    """
+
+    P: torch.Tensor
+    A: torch.Tensor
+    probability: Probability
+
+    def log_density(self, y: np.ndarray, rows: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Log density of counts `y` of the entries (rows, genes); theta is at least the fit's floor."""
+        i, g = (torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in (rows, genes))
+        P, A = self.P.cpu().double(), self.A.cpu().double()
+        parts = zip(i.split(BLOCK_NONZEROS), g.split(BLOCK_NONZEROS), strict=True)
+        theta = torch.cat([(P[a] * A[b]).sum(1) for a, b in parts]).clamp_(min=THETA_FLOOR).numpy()
+        p = self.probability.p.cpu().double()
+        if self.probability.by == "all":
+            p = p[0].numpy()
+        else:
+            p = p[g if self.probability.by == "gene" else self.probability.donors.cpu()[i]].numpy()
+        return gammaln(y + theta) - gammaln(theta) - gammaln(y + 1) + theta * np.log1p(-p) + y * np.log(p)

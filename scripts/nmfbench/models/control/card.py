@@ -80,7 +80,7 @@ CARDS = (
     _card(ControlRandom, "Random", "X", "#6B6B6B"),
     _card(ControlShuffled, "Shuffled", "P", "#7D7D7D", conditional=True),
     _card(ControlPCAByDonor, "PCA_by_donor", "d", "#8F8F8F", conditional=True),
-    _card(ControlDepth, "Depth", "*", "#A0A0A0", input="counts"),
+    _card(ControlDepth, "Depth", "*", "#A0A0A0", input="counts", no_mask="it expects no counts"),
     _card(ControlCellType, "Cell_type", "p", "#5A5A5A"),
     _card(ControlCellTypeNoise, "Cell_type_noise", "h", "#B0B0B0"),
     _card(ControlDonor, "Donor", "8", "#4A4A4A", conditional=True),

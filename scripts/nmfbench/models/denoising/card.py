@@ -78,6 +78,7 @@ CARDS = (
         resources=_RESOURCES,
         input="counts",
         normalises=True,
+        no_mask="it writes normalised values and has no density of counts",
     ),
     ModelCard(
         section=BlindNMF,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from nmfbench.models.held_out_entries import COLUMNS, score_entries
 from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.means import Means, density
 from nmfbench.models.nb_hierarchical.nulls import fit_nulls
-from nmfbench.models.nb_hierarchical.scores import COLUMNS, score_entries, score_molecules
+from nmfbench.models.nb_hierarchical.scores import score_molecules
 from nmfbench.totals import cell_totals
 
 if TYPE_CHECKING:

@@ -117,17 +117,3 @@ def density(means: Means, counts: Any) -> Density:
         numbers += np.bincount(genes, minlength=p)
         cell += np.bincount(rows, weights=value - as_zero, minlength=n)
     return Density(zero, nonzero, numbers, cell, n * p)
-
-
-def values_at(counts: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, genes and counts of the stored entries of `mask`."""
-    n, p = counts.shape
-    rows = np.repeat(np.arange(n), np.diff(mask.indptr))
-    wanted = rows * p + mask.indices
-    keys = np.repeat(np.arange(n), np.diff(counts.indptr)) * p + counts.indices
-    places = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-    values = np.zeros(len(wanted))
-    if len(keys):
-        met = keys[places] == wanted
-        values[met] = counts.data[places[met]]
-    return rows, mask.indices, values

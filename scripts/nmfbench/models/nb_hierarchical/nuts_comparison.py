@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nmfbench.models.nb_hierarchical.means import Means, values_at
+from nmfbench.models.held_out_entries import values_at
+from nmfbench.models.nb_hierarchical.means import Means
 from nmfbench.models.nb_hierarchical.nuts import Sampled, sample
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 from nmfbench.models.nb_hierarchical.preparation import Prepared

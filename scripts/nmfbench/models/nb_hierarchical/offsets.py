@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nmfbench.data.by_name import keys_of, uniform_of
 from nmfbench.errors import InputError
-from nmfbench.models.nb_hierarchical.names import keys_of, uniform_of
-from nmfbench.totals import cell_totals, gene_totals
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +37,6 @@ class Offsets:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def training_totals(counts: Any, mask: Any = None) -> np.ndarray:
-    """Total of each cell from its training part alone, scaled up for the entries that are held out.
-
-    A cell's unmasked counts are divided by the share of all counts that its unmasked genes have: what is held
-    out does not enter. A cell that has lost all its counts gets half a count.
-    """
-    totals = cell_totals(counts)
-    if mask is not None:
-        genes = gene_totals(counts)
-        seen = counts.shape[0] - np.asarray(mask.sum(axis=0, dtype=np.float64)).ravel()
-        share = np.divide(genes, seen, out=np.zeros_like(genes), where=seen > 0)
-        share /= share.sum() or 1.0
-        totals = totals / np.maximum(1.0 - np.asarray(mask @ share).ravel(), 1e-3)
-    return np.maximum(totals, 0.5)
-
-
 def size_offsets(
     mode: str,
     totals: np.ndarray,
@@ -67,7 +50,7 @@ def size_offsets(
     ----------
     mode : {"total", "column", "constant", "none"}
     totals : ndarray of shape (cells,)
-        Of :func:`training_totals`.
+        Of :func:`~nmfbench.models.held_out_entries.training_totals`.
     fitted : ndarray of int
         Cells of the panel: the median is theirs.
     obs : DataFrame or None

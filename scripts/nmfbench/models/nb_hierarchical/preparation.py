@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from nmfbench.data.by_name import choose, keys_of, mask_entries, without
 from nmfbench.data.held_out import thin_counts
 from nmfbench.errors import InputError
-from nmfbench.models.nb_hierarchical.names import choose, keys_of, mask_entries, without
-from nmfbench.models.nb_hierarchical.offsets import length_offsets, size_offsets, training_totals
+from nmfbench.models.held_out_entries import training_totals
+from nmfbench.models.nb_hierarchical.offsets import length_offsets, size_offsets
 from nmfbench.totals import cell_totals, gene_nonzeros
 
 log = logging.getLogger(__name__)

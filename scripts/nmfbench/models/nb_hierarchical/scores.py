@@ -1,80 +1,15 @@
-"""Held-out log densities, in nats per entry: of entries (`mask`) or of molecules (thinning)."""
+"""Held-out log densities of molecules (thinning), in nats per entry of cells x genes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
 
-from nmfbench.models.nb_hierarchical.means import Means, density, values_at
-
-COLUMNS = ("split", "source", "stratum", "n_entries", "value", "se", "predictive", "conditional")
-DECILES = 10
-
-
-def gene_deciles(means: np.ndarray) -> np.ndarray:
-    """Decile of each gene by its mean count, 0 to 9."""
-    ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable")
-    return ranks * DECILES // max(len(means), 1)
-
-
-def score_entries(
-    sources: Mapping[str, Means],
-    counts: Any,
-    mask: Any,
-    draws: Iterable[Means] = (),
-    drawn: str | None = None,
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Scores of the entries of `mask`.
-
-    Parameters
-    ----------
-    sources : mapping of str to Means
-        The models.
-    counts : csr of shape (cells, genes)
-        With the entries that were held out.
-    mask : csr of shape (cells, genes)
-    draws : iterable of Means
-        Posterior draws of the source `drawn`: its ``predictive`` is ``ln mean p(y | draw)``.
-
-    Returns
-    -------
-    rows : list of dict
-        Columns :data:`COLUMNS`.
-    cells : ndarray of shape (cells,)
-        Mean of each cell, of the source `drawn`; NaN where none of its entries was held out.
-    """
-    rows, genes, y = values_at(counts, mask)
-    decile = gene_deciles(np.asarray(counts.mean(axis=0)).ravel())[genes]
-    strata = {"all": np.ones(len(y), bool)}
-    strata |= {f"decile_{k + 1}": decile == k for k in range(DECILES)}
-    strata |= {"zeros": y == 0, "nonzeros": y > 0}
-    n, table, cells = counts.shape[0], [], np.full(counts.shape[0], np.nan)
-    numbers = np.bincount(rows, minlength=n)
-    predictive, drawn_so_far = None, 0
-    for means in draws:
-        drawn_so_far += 1
-        value = means.log_density(y, rows, genes)
-        predictive = value if predictive is None else np.logaddexp(predictive, value)
-    if predictive is not None:
-        predictive = predictive - np.log(drawn_so_far)
-    for name, means in sources.items():
-        value = means.log_density(y, rows, genes)
-        if name == drawn:
-            total = np.bincount(rows, weights=value, minlength=n)
-            cells = np.divide(total, numbers, out=cells, where=numbers > 0)
-        for stratum, within in strata.items():
-            if not within.any():
-                continue
-            table.append(
-                {"split": "entries", "source": name, "stratum": stratum, "n_entries": int(within.sum())}
-                | {"value": float(value[within].mean()), "se": _error(value[within], rows[within], n)}
-                | {"predictive": _mean(predictive, within) if name == drawn else np.nan}
-                | {"conditional": np.nan}
-            )
-    return table, cells
+from nmfbench.models.held_out_entries import DECILES, gene_deciles, values_at
+from nmfbench.models.nb_hierarchical.means import Means, density
 
 
 def score_molecules(
@@ -133,13 +68,3 @@ def _conditional(means: Means, train: Any, test: Any, f: float) -> float:
     value = gammaln(y_test + size) - gammaln(size) - gammaln(y_test + 1)
     value += y_test * ratio - (y_test + size) * np.logaddexp(0, ratio)
     return float((total + (value - as_zero).sum()) / np.prod(test.shape))
-
-
-def _error(value: np.ndarray, rows: np.ndarray, n: int) -> float:
-    """Standard error of the mean, by cell: entries of one cell are not independent."""
-    deviation = np.bincount(rows, weights=value - value.mean(), minlength=n)
-    return float(np.sqrt((deviation**2).sum()) / len(value))
-
-
-def _mean(values: np.ndarray | None, within: np.ndarray) -> float:
-    return float("nan") if values is None else float(values[within].mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nmfbench.models.card import CountModelSection, ModelCard, OnDevice, Resources
 from nmfbench.section import Fraction
@@ -35,6 +35,13 @@ class PoissonFactorisation(CountModelSection):
         description="At most this many sweeps of coordinate ascent, and then as many steps of Adam.",
     )
     tol: Fraction = Field(1e-6, description="Stop where five sweeps raise the bound by less than this share.")
+
+    @model_validator(mode="after")
+    def _mask_needs_whole_steps(self) -> PoissonFactorisation:
+        batches = [key for key in ("batch_size", "y_batch_size") if getattr(self, key, None) is not None]
+        if self.mask_fraction and batches:
+            raise ValueError(f"mask_fraction needs all cells and genes in each step: leave out {batches[0]}")
+        return self
 
 
 class PNMF(PoissonFactorisation):
@@ -179,7 +186,7 @@ def _card(section, estimator, display_name, colour, marker, revision=1, **more) 
         revision=revision,
         resources=Resources(3000, 24, 60, 4),  # the counts by cell and by gene
         input="counts",
-        **more,
+        **{"needs": frozenset({"names"})} | more,
     )
 
 
@@ -189,7 +196,7 @@ CARDS = (
     _card(PNMFDonor, "PNMFDonor", "PNMF_donor", "#D55E00", "P", 2, conditional=True, one_condition=True),
     _card(
         *(PNMFSpatial, "SpatialPNMF", "PNMF_spatial", "#8700FF", "p"),
-        needs=frozenset({"coordinates"}),
+        needs=frozenset({"coordinates", "names"}),
         own_cells_only="a model whose factors follow from a cell's place, not from its counts",
     ),
 )

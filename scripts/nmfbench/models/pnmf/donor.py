@@ -15,6 +15,7 @@ from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
 from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
 from nmfbench.models.pnmf.estimator import PNMF
+from nmfbench.models.pnmf.masked import FittedCounts
 from nmfbench.models.pnmf.scales import RateScales
 
 
@@ -54,9 +55,10 @@ class PNMFDonor(PNMF):
         scales.multipliers = torch.from_numpy(self.multipliers_).to(counts.device, counts.dtype)
         return self._embed(counts, scales, method)
 
-    def _embed_anew(self, counts: Counts) -> None:
+    def _embed_anew(self, fitted: FittedCounts) -> None:
         if self._donors_part:
-            self.embedding_ = self._embed(counts, RateScales.of(counts, self._exposure_of(counts)), "vi")
+            scales = fitted.masked(super()._scales(fitted))
+            self.embedding_ = self._embed(fitted.counts, scales, "vi")
 
     @property
     def _donors_part(self) -> str:
@@ -90,8 +92,9 @@ class PNMFDonor(PNMF):
     def _conditions_text(self) -> str:
         return " " + hashlib.blake2b(self.conditions_.codes.tobytes(), digest_size=16).hexdigest()
 
-    def _scales(self, counts: Counts) -> RateScales:
+    def _scales(self, fitted: FittedCounts) -> RateScales:
         if self.conditions_.size == 1:  # one donor for all: its multipliers are W's
-            return super()._scales(counts)
+            return super()._scales(fitted)
         codes = self.conditions_.codes[:, 0]
-        return RateScales.of(counts, self._exposure_of(counts), codes, self.donor_strength)
+        exposure = self._exposure_of(fitted.counts, fitted.totals)
+        return RateScales.of(fitted.counts, exposure, codes, self.donor_strength)

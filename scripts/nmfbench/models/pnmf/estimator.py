@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Outcome, Run
 from nmfbench.fitting.observer import Observer
+from nmfbench.models.count_embedding import names_of
 from nmfbench.models.limits import check_parameters, real
 from nmfbench.models.parameters import parameters
 from nmfbench.models.pnmf import card
@@ -22,6 +23,7 @@ from nmfbench.models.pnmf.counts import Counts, counts_of, device_of
 from nmfbench.models.pnmf.engine import StagedFit
 from nmfbench.models.pnmf.gradient import GradientStage
 from nmfbench.models.pnmf.infer import embed_cells
+from nmfbench.models.pnmf.masked import FittedCounts
 from nmfbench.models.pnmf.prior import GaussianPrior, LatentPrior
 from nmfbench.models.pnmf.results import FittedFactors
 from nmfbench.models.pnmf.scales import RateScales
@@ -63,6 +65,8 @@ class PNMF(FittedFactors):
     history_ : list of dict
         A row for the start and each step.
     lr_history_ : list of float
+    held_out_entries_ : list of dict or None
+        With `mask_fraction`: nats per entry of what was left out, by stratum.
     converged_ : bool
     stop_reason_ : {"converged", "max_iter", "interrupted"}
     further_gain_ : float or None
@@ -131,6 +135,8 @@ class PNMF(FittedFactors):
         should_stop: Callable[[], bool] | None = None,
         progress: bool | None = None,
         observer: Observer | None = None,
+        cell_names: Any = None,
+        gene_names: Any = None,
     ):
         """Learn the loadings and the posterior of the factors.
 
@@ -155,6 +161,9 @@ class PNMF(FittedFactors):
             As in :meth:`nmfbench.models.autoencoder.estimator.Autoencoder.fit`, a step for an epoch.
         observer : Observer or None
             Told of every step; see :class:`nmfbench.fitting.observer.Observer`.
+        cell_names, gene_names : sequence of str or None
+            With `mask_fraction`: by which the entries that are held out are chosen; X's own where it is an
+            AnnData or a DataFrame.
 
         Returns
         -------
@@ -167,31 +176,38 @@ class PNMF(FittedFactors):
             engine_of(self)
             place_cells(self, X, coordinates, groups)
         device = device_of(self.device)
+        cell_names, gene_names = names_of(X, cell_names, gene_names)
         X = self._check_input(counts_of(X, layer), reset=True)
         self._check_n_components(*X.shape)
         self._take_conditions(conditions, X.shape[0])
-        counts = Counts(X, device)
         self.device_ = str(device)
-        self.mean_total_ = counts.total / counts.shape[0]
-        scales = self._scales(counts)
         called = self._caller(callback, callback_interval)
-        outcome = self._fit(
-            lambda _: StagedFit(
-                build_stages(self, counts, scales),
-                counts,
+        fitted: FittedCounts | None = None
+
+        def build(_: bool) -> StagedFit:
+            nonlocal fitted
+            fitted = FittedCounts.of(X, device, self.mask_fraction, self.seed_, cell_names, gene_names)
+            self.mean_total_ = fitted.mean_total
+            return StagedFit(
+                build_stages(self, fitted.counts, fitted.masked(self._scales(fitted))),
+                fitted.counts,
                 max_iter=self.max_iter,
                 tol=self.tol,
                 absolute=self.tol_mode == "absolute",
                 after_step=called,
-            ),
+            )
+
+        outcome = self._fit(
+            build,
             Run(checkpoint, should_stop, True if self.verbose else progress, observer),
-            n_cells=counts.shape[0],
+            n_cells=X.shape[0],
             fingerprint=lambda: InMemoryRows(X, fingerprint).fingerprint() + self._conditions_text(),
         )
         self._keep(outcome)
         if outcome.stop_reason != "interrupted":
-            self._embed_anew(counts)
-        self._tell_what_is_left(counts, outcome)
+            self._embed_anew(fitted)
+            self.held_out_entries_ = fitted.scores(outcome.engine.stage.posterior())
+        self._tell_what_is_left(fitted.counts, outcome)
         if return_history:
             return [row["elbo"] for row in self.history_[1:]], self
         return self
@@ -234,7 +250,7 @@ class PNMF(FittedFactors):
 
     # ------------------------------------------------------------------------------------------------
 
-    def _embed_anew(self, counts: Counts) -> None:
+    def _embed_anew(self, fitted: FittedCounts) -> None:
         """Where what is scored is not the posterior of the fit."""
 
     def _tell_what_is_left(self, counts: Counts, outcome: Outcome) -> None:
@@ -270,17 +286,17 @@ class PNMF(FittedFactors):
         """What the fingerprint of the data adds for them, and for the places of the cells."""
         return places_text(self) if self.spatial else ""
 
-    def _scales(self, counts: Counts) -> RateScales:
-        return RateScales.of(counts, self._exposure_of(counts))
+    def _scales(self, fitted: FittedCounts) -> RateScales:
+        return RateScales.of(fitted.counts, self._exposure_of(fitted.counts, fitted.totals))
 
     def _make_prior(self, mu: torch.Tensor, sigma: torch.Tensor, natural: bool) -> LatentPrior:
         """The prior of gradient training, with q at this start: where another prior takes its place."""
         return GaussianPrior.of(mu, sigma, natural=natural)
 
-    def _exposure_of(self, counts: Counts) -> np.ndarray | None:
+    def _exposure_of(self, counts: Counts, totals: np.ndarray | None = None) -> np.ndarray | None:
         if self.exposure is None:
             return None
-        sums = counts.cell_sums().cpu().numpy()
+        sums = counts.cell_sums().cpu().numpy() if totals is None else totals
         # A cell without counts says nothing about its size: take the mean one.
         return np.where(sums > 0, sums / max(self.mean_total_, 1e-30), 1.0)
 

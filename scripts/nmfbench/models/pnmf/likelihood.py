@@ -171,7 +171,10 @@ def poisson_deviance(counts: Counts, M: torch.Tensor, W: torch.Tensor) -> float:
 
 
 def relative_error(counts: Counts, M: torch.Tensor, W: torch.Tensor, scales: RateScales = PLAIN) -> float:
-    """``||X - R||² / ||X||²`` of the rates, by ``||X||² - 2 <X W, M> + <MᵀM, WᵀW>``: no rate is formed."""
+    """``||X - R||² / ||X||²`` of the rates, by ``||X||² - 2 <X W, M> + <MᵀM, WᵀW>``: no rate is formed.
+
+    Of the entries that are fitted.
+    """
     squared = counts.squared_norm()
     if squared == 0:
         return float("nan")
@@ -184,6 +187,7 @@ def relative_error(counts: Counts, M: torch.Tensor, W: torch.Tensor, scales: Rat
         for b, gamma in enumerate(scales.multipliers):
             part, own = M[scales.donors == b].double(), (W * gamma[:, None]).double()
             norm += float(((part.T @ part) * (own.T @ own)).sum())
+    norm -= scales.hidden_squares(M, W)
     cross = 0.0
     for block in counts.blocks:
         x = block.x

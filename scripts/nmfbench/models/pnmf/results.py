@@ -116,7 +116,7 @@ class FittedFactors(CountEmbedding):
 
     def outcome(self) -> dict[str, Any]:
         """Further entries of ``run.json``."""
-        return {"further_gain": self.further_gain_}
+        return {"further_gain": self.further_gain_, **super().outcome()}
 
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns; `preparation` says how X was made."""

@@ -81,6 +81,10 @@ class RateScales:
         """``Σ_b γ_bd a_bl`` of shape (d, k); (1, k) without donors: the derivative of all rates in W."""
         return sums if self.multipliers is None else self.multipliers.T @ sums
 
+    def hidden_squares(self, M: torch.Tensor, W: torch.Tensor) -> float:
+        """Sum of the squared rates of entries that are not fitted: here there are none."""
+        return 0.0
+
     def constant(self) -> float:
         """What they add to the logarithms: ``Σ x ln s_n γ_bd``, and the prior of γ (0 at γ = 1)."""
         total = self._log_exposure
