@@ -155,8 +155,6 @@ class DeviceCounts:
         return total, by_cells, of_genes
 
 
-def place_counts(
-    csr, device: torch.device, hidden: HiddenEntries | None = None
-) -> CellCounts | DeviceCounts:
+def place_counts(csr, device: torch.device, hidden: HiddenEntries | None = None) -> CellCounts | DeviceCounts:
     """Counts where the work is done, and the entries that are no part of the likelihood."""
     return CellCounts(csr, hidden) if device.type == "cpu" else DeviceCounts.from_csr(csr, device, hidden)
