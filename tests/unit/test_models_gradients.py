@@ -175,7 +175,7 @@ def test_a_batch_of_one_condition_touches_its_weights_only(cells):
     problem.step(Batch(rows, 1.0, 1, 0.5), 0, 1.0)
     changed = (before != problem.U).flatten(1).any(dim=1)
     assert changed.tolist() == [False, True, False, False]
-    assert problem._adam["U"].steps.tolist() == [0, 1, 0, 0]
+    assert problem.adams["U"].steps.tolist() == [0, 1, 0, 0]
 
 
 def test_ae_nmf_objective(cells):

@@ -55,6 +55,7 @@ INVALID = {
     "learning_rate": [0, -1.0, np.nan, "fast"],
     "learning_rate_U": [0, np.inf],
     "learning_rate_schedule": ["linear"],
+    "precision": ["float16", "bfloat16", None],
     "penalty_W": [-1e-3, np.nan],
     "penalty_U": [-1, None],
     "penalty_invariance": [-1],

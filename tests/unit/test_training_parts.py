@@ -9,7 +9,7 @@ import torch
 
 from nmfbench.device import check_granted, resolve_device
 from nmfbench.errors import DeviceError, InputError
-from nmfbench.models.autoencoder.minibatch import Adam
+from nmfbench.models.autoencoder.adam import Adam
 from nmfbench.rows.memory import InMemoryRows, RowSource
 
 

@@ -208,7 +208,7 @@ def same(one, other):
 def test_out_of_core_takes_the_steps_of_in_memory_to_the_last_bit(store, counts, X, name, monkeypatch):
     out_of_core = fit(make(name), store, counts)
     memory = InTheStoresOrder(store, X)
-    monkeypatch.setattr("nmfbench.models.autoencoder.estimator.ShuffledRows", InTheStoresOrder)
+    monkeypatch.setattr("nmfbench.models.autoencoder.with_batches.ShuffledRows", InTheStoresOrder)
     same(fit(make(name), memory, counts), out_of_core)
     assert out_of_core.history_[-1]["objective"] < out_of_core.history_[0]["objective"]
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from nmfbench.rows.shuffled import ShuffledRows
 
 ORDERS = ("proportional", "round_robin", "random", "by_condition")
@@ -45,6 +47,27 @@ class Batch:
     def scale(self) -> float:
         """What half the gradient of ``||E||²`` over the batch is multiplied with."""
         return 2 * self.weight / len(self.rows)
+
+
+@dataclass(frozen=True)
+class CardBatch:
+    """A batch of fixed size, as tensors on the card; see :class:`Batch`.
+
+    Attributes
+    ----------
+    cells : Tensor of int64 of shape (batch size,)
+        Their numbers; the number of cells where the batch is shorter.
+    scale, condition_share : Tensor of shape ()
+    condition : Tensor of int64 of shape (1,) or None
+    host : Batch
+        The batch as the sampler drew it, for steps that are not recorded.
+    """
+
+    cells: torch.Tensor
+    scale: torch.Tensor
+    condition: torch.Tensor | None
+    condition_share: torch.Tensor
+    host: Batch
 
 
 class Sampler:

@@ -10,12 +10,13 @@ import torch
 
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder import card
+from nmfbench.models.autoencoder.adam import Gradient
 from nmfbench.models.autoencoder.estimator import Autoencoder
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, Gradient, gram_of_columns
+from nmfbench.models.autoencoder.minibatch import BatchObjective, Evaluation, gram_of_columns
 from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters

@@ -10,7 +10,9 @@ import torch
 
 from nmfbench.linalg import SparseRows, moved
 from nmfbench.models.autoencoder import card
+from nmfbench.models.autoencoder.adam import Gradient
 from nmfbench.models.autoencoder.batch_labels import BatchLabels
+from nmfbench.models.autoencoder.card_labels import CardLabels
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -19,7 +21,6 @@ from nmfbench.models.autoencoder.from_cells import Cells
 from nmfbench.models.autoencoder.minibatch import (
     BatchObjective,
     Evaluation,
-    Gradient,
     gram_of_columns,
     squared_norm,
 )
@@ -28,7 +29,9 @@ from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.models.start import start_conditions
-from nmfbench.rows.batches import Batch
+from nmfbench.rows.batches import Batch, CardBatch
+from nmfbench.rows.card import CardRows
+from nmfbench.rows.memory import BLOCK_ROWS
 
 
 class AdditiveBatches(BatchObjective):
@@ -148,17 +151,34 @@ class AdditiveBatches(BatchObjective):
             result.add_(labels.hsic_half_gradient(H, R), alpha=self.eta)
         return result
 
-    def _labels_of(self, batch: Batch) -> BatchLabels:
+    def put_on(self, rows: CardRows) -> None:
+        super().put_on(rows)
+        # a cell more, for the places of a batch that none fills
+        self._codes = torch.cat([self.codes, torch.zeros_like(self.codes[:1])])
+        self._types = (
+            None if self.types is None else torch.cat([self.types, torch.zeros_like(self.types[:1])])
+        )
+
+    def has_fixed_steps(self, by_condition: bool) -> bool:
+        return not self.gamma or self.codes.shape[1] == 1
+
+    def _labels_of(self, batch: Batch | CardBatch) -> BatchLabels | CardLabels:
+        if not isinstance(batch, Batch):
+            there, dtype = batch.cells < self.n_rows, self.W.dtype
+            types = None if self._types is None else self._types.index_select(0, batch.cells)
+            codes = self._codes.index_select(0, batch.cells)
+            return CardLabels(codes, self.m, types, self.n_types, there, dtype, centred=self.centred)
         rows = torch.from_numpy(batch.rows)
         types = None if self.types is None else self.types[rows]
         return BatchLabels(self.codes[rows], self.m, types, self.n_types, centred=self.centred)
 
     def _condition_sums(self, data: FitData) -> torch.Tensor:
-        T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64, device=self.sums_device)
-        for start, X in self.blocks():
-            for column in data.conditions.codes[start : start + X.shape[0]].T:
-                X.group_sums(column, T)
-        return T
+        # in memory, whatever the device: the same bits, in the order of the cells
+        T = torch.zeros((self.m, self.W.shape[0]), dtype=torch.float64)
+        for start, block in data.source.blocks(BLOCK_ROWS):
+            for column in data.conditions.codes[start : start + block.shape[0]].T:
+                SparseRows(block).group_sums(column, T)
+        return T.to(self.sums_device)
 
 
 @parameters(card.CAENMF1, OnDevice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder import card
+from nmfbench.models.autoencoder.adam import Gradient
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact.coordinate import DonorObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -19,7 +21,6 @@ from nmfbench.models.autoencoder.from_cells import Cells
 from nmfbench.models.autoencoder.minibatch import (
     BatchObjective,
     Evaluation,
-    Gradient,
     gram_of_columns,
     squared_norm,
 )
@@ -71,14 +72,23 @@ class LoadingsBatches(BatchObjective):
         if batch.condition is not None:
             yield batch.condition, X
             return
-        codes = self.codes[batch.rows]
+        codes = self.codes[(batch if isinstance(batch, Batch) else batch.host).rows]
         for c in range(len(self.U)):
             members = np.flatnonzero(codes == c)
             yield c, X.subset(members) if len(members) else None
 
+    def arranged(self, batch: Batch) -> Batch:
+        if batch.condition is not None:
+            return batch
+        return replace(batch, rows=batch.rows[np.argsort(self.codes[batch.rows], kind="stable")])
+
+    def has_fixed_steps(self, by_condition: bool) -> bool:
+        return by_condition  # else the cells of each condition are another number in each batch
+
     def _add_condition(self, X: SparseRows, c: int, gradient: torch.Tensor) -> torch.Tensor:
         """Add the cells X of condition c to the gradient of W; return D_c."""
-        V = torch.add(self.W, self.U[c], out=self._V)
+        U = self.U.index_select(0, c)[0] if isinstance(c, torch.Tensor) else self.U[c]
+        V = torch.add(self.W, U, out=self._V)
         H = X.times(self.W)
         D = torch.mm(V, H.T @ H, out=self._D)
         X.transposed_times(-H, out=D, accumulate=True)
@@ -90,7 +100,7 @@ class LoadingsBatches(BatchObjective):
     def evaluate(self) -> Evaluation:
         m, _, k = self.U.shape
         A = torch.zeros((m, k, k), dtype=torch.float64, device=self.sums_device)
-        overlap, W = 0.0, self.W.to(self.sums_device)
+        overlap, W = A.new_zeros(()), self.W.to(self.sums_device)
         for start, X in self.blocks():
             codes = self.codes[start : start + X.shape[0]]
             for c in np.unique(codes):
@@ -98,8 +108,8 @@ class LoadingsBatches(BatchObjective):
                 H = cells.times(W).double()
                 A[c].addmm_(H.T, H)
                 own = cells.times(self.U[c].to(self.sums_device)).double()
-                overlap += float(torch.sum(H * (H + own)))
-        squared_error = self.squared_norm - 2 * overlap
+                overlap += torch.sum(H * (H + own))
+        squared_error = self.squared_norm - 2 * float(overlap)
         norm_U = 0.0
         for c in range(m):
             norm_U += squared_norm(self.U[c])

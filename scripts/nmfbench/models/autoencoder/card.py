@@ -88,6 +88,12 @@ class Autoencoder(ModelSection):
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant", description="`cosine`: the steps fall to zero over `max_iter`."
     )
+    precision: Literal["float32", "tf32"] = Field(
+        "float32",
+        description="Products of the steps of minibatches on a card. `tf32`: faster, of numbers cut to 10 "
+        "bits; the objective is computed in full all the same. On a CPU both are float32, and `run.json` "
+        "says so.",
+    )
     penalty_W: Fraction = Field(1e-2, description="Weight of ||W||² (lambda_W).")
     row_norm: bool = Field(False, description="Scale the rows of W to unit norm after each step.")
     init: Literal["nndsvd", "random", "uniform"] = Field(

@@ -32,10 +32,10 @@ class HostSteps:
         self.objective = objective
 
     def begin(self, batches: Sequence[Batch], rates: list[float], first: int, epoch: int) -> None:
-        self._batches, self._rates, self._epoch = batches, rates, epoch
+        self._batches, self.rates, self._epoch = batches, rates, epoch
 
     def step(self, number: int) -> None:
-        self.objective.step(self._batches[number], self._epoch, self._rates[number])
+        self.objective.step(self._batches[number], self._epoch, self.rates[number])
 
 
 @dataclass(frozen=True)

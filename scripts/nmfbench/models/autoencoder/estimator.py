@@ -13,10 +13,9 @@ import torch
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
 from nmfbench.fitting.engine import Engine
-from nmfbench.fitting.loop import Outcome, Run
+from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
 from nmfbench.models.autoencoder.embed import embed
-from nmfbench.models.autoencoder.epochs import Epochs, Schedule
 from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, operator_within
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator
 from nmfbench.models.autoencoder.exact.start import start
@@ -28,19 +27,15 @@ from nmfbench.models.autoencoder.from_cells import (
     numba_threads,
     operator_of_rows,
 )
-from nmfbench.models.autoencoder.minibatch import BatchObjective
 from nmfbench.models.autoencoder.solver_choice import SolverChoice
-from nmfbench.models.autoencoder.with_solver import WithSolver
+from nmfbench.models.autoencoder.with_batches import WithBatches
 from nmfbench.models.labels import Conditions, FitData, encode_conditions, encode_strata
 from nmfbench.models.limits import check_parameters
-from nmfbench.models.start import start_loadings
-from nmfbench.rows.batches import Sampler, WindowSampler
 from nmfbench.rows.memory import InMemoryRows, RowSource
-from nmfbench.rows.shuffled import WINDOW_SHARDS, ShuffledRows
 from nmfbench.statistics import Statistics
 
 
-class Autoencoder(WithSolver):
+class Autoencoder(WithBatches):
     """An embedding ``H = X Wᵀ``, learnt from all cells at once or by minibatch Adam on sparse gradients."""
 
     _not_in_checkpoint: ClassVar[set[str]] = {
@@ -249,51 +244,7 @@ class Autoencoder(WithSolver):
             weights["U"] = self._arranged(U)
         self._keep(weights)
 
-    def _fit_minibatch(self, data: FitData, device: torch.device, run: Run) -> bool:
-        """By minibatches; whether their composition follows the cell types."""
-        source = data.source
-        if device.type == "mps" and source.dtype == np.float64:
-            raise InputError(
-                f"{type(self).__name__}: X in double precision on device {device}",
-                "float32, as Metal has no double precision",
-                "float64",
-                "give X.astype('float32'), or set device: cpu",
-            )
-        self.device_ = str(device)
-
-        choice = self.solver_choice_
-        decided = {"solver": choice.solver, "route": choice.route}
-        outcome: Outcome = self._fit(
-            lambda resumed: self.epochs_of(data, device, resumed),
-            run,
-            n_cells=source.n_rows,
-            fingerprint=data.fingerprint,
-            **decided,
-        )
-        self._keep(outcome.engine.objective.weights())
-        return outcome.engine.sampler.order in ("proportional", "round_robin")
-
-    def epochs_of(self, data: FitData, device: torch.device, resumed: bool = False) -> Epochs:
-        """The engine of a fit by minibatches, at its start; `resumed`: about to be told where it stands."""
-        source, k = data.source, self.n_components
-        if resumed:
-            dtype = torch.float64 if source.dtype == np.float64 else torch.float32
-            W = torch.empty((source.n_columns, k), dtype=dtype, device=device)
-        else:
-            W = start_loadings(source, k, self.init, self.seed_, unit_rows=self.row_norm, device=device)
-        cosine = self.learning_rate_schedule == "cosine"
-        return Epochs(
-            self._batch_objective(data, W),
-            self._sampler(data, self.seed_),
-            Schedule(self._most("minibatch"), self.patience, self._tol("minibatch"), cosine),
-            lambda W: embed(W, source),
-        )
-
     # What a model adds ------------------------------------------------------------------------------
-
-    def _batch_objective(self, data: FitData, W: torch.Tensor) -> BatchObjective:
-        """The objective that minibatches minimise, with W (genes x k) where they begin."""
-        raise NotImplementedError
 
     def _start(self, operator: Operator, ridge: float) -> np.ndarray:
         """W (k x genes) where the sweeps begin; `ridge` is the penalty times the number of cells."""
@@ -309,22 +260,3 @@ class Autoencoder(WithSolver):
 
     def _labels_in_the_loss(self) -> bool:
         return False
-
-    # ------------------------------------------------------------------------------------------------
-
-    def _sampler(self, data: FitData, seed: int) -> Sampler | WindowSampler:
-        order = self.batches
-        if order in ("proportional", "round_robin") and data.strata is None:
-            order = "random"
-        labels = {"strata": data.strata, "conditions": data.conditions.codes[:, 0]}
-        if isinstance(data.source, ShuffledRows):
-            return WindowSampler(
-                order, data.source, self.batch_size, seed, **labels, shards_in_window=WINDOW_SHARDS
-            )
-        return Sampler(order, data.source.n_rows, self.batch_size, seed, **labels)
-
-    def _checkpoint_settings(self) -> dict[str, Any]:
-        settings = super()._checkpoint_settings()
-        if self.learning_rate_schedule == "cosine":
-            settings["max_iter"] = self._most("minibatch")  # the learning rates depend on it
-        return settings

@@ -21,10 +21,18 @@ def group_sums(H: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
     -------
     Tensor of shape (size, k)
     """
+    if H.is_cuda:  # adding by index is done there in any order of the threads
+        return one_hot_sums(H, codes, size)
     sums = H.new_zeros((size, H.shape[1]))
     for column in codes.T:
         sums.index_add_(0, column, H)
     return sums
+
+
+def one_hot_sums(H: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
+    """The same by a product with the one-hots, whose sums have one order."""
+    one_hot = H.new_zeros((len(H), size)).scatter_(1, codes, 1.0)  # columns of one cell are distinct
+    return one_hot.T @ H
 
 
 def co_occurrence(codes: torch.Tensor, size: int, types: torch.Tensor | None = None, n_types: int = 1):

@@ -9,6 +9,7 @@ import torch
 from nmfbench.models.autoencoder.estimator import Autoencoder
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
+from nmfbench.models.autoencoder.with_batches import WithBatches
 from nmfbench.models.labels import Conditions
 from nmfbench.rows.memory import RowSource
 
@@ -45,7 +46,7 @@ class DenoisingAutoencoder(Autoencoder):
         pass
 
     def _checkpoint_settings(self) -> dict[str, Any]:
-        return super(Autoencoder, self)._checkpoint_settings()
+        return super(WithBatches, self)._checkpoint_settings()
 
     def _decoder(self) -> Decoder:
         return Decoder(self.components_[None])
