@@ -257,6 +257,15 @@ def read_embedding(path: str | Path, fit: Mapping[str, Any] | None = None) -> tu
     return H, adata.obs
 
 
+def cells_of_dataset(path: str | Path) -> np.ndarray | None:
+    """Which cells of the filtered dataset a result has, by their numbers there; None: all of them."""
+    from nmfbench.data.h5ad import open_h5ad
+
+    with open_h5ad(path) as file:
+        stored = file.get("uns/nmfbench/cells")
+        return None if stored is None else stored[()]
+
+
 def check_result(adata: anndata.AnnData, path: str | Path) -> None:
     """Check the schema of a result; the message names every key that is amiss."""
     widths = {key: values.shape[1] for key, values in adata.obsm.items()}

@@ -168,11 +168,15 @@ def train(
         seen += [column for column in getattr(model, "uses_columns_", []) if column not in seen]
         named = {"model": name, "display_name": display_name, "rank": rank, "seed": seed}
         claims = {} if card.non_negative else {"non_negative": False}
+        cells, lacking = getattr(model, "cells_", None), {}
+        if cells is not None:
+            lacking = told_of_missing(data, cells)
         checksum = _write_fit(
             model, data, in_order, result=result, normalisation=normalisation,
             record=named
             | {"embedding": model.embedding_key_, "uses_labels": ",".join(seen)} | claims
-            | {"training_seed": int(model.seed_), "transform": model.transform_state()},
+            | {"training_seed": int(model.seed_), "transform": model.transform_state()}
+            | ({} if cells is None else {"cells": cells}),
             scaling=None if factors is None else (gene_scaling, factors),
         )  # fmt: skip
         _write_history(model, history, compiled)
@@ -191,7 +195,7 @@ def train(
             "embedding": model.embedding_key_,
             "rows": placement.record() | {"shuffled": bool(shuffled) and placement.out_of_core},
             "threads": run.threads,
-            "n_cells": data.n_cells,
+            "n_cells": data.n_cells if cells is None else len(cells),
             "n_genes": data.n_genes,
             "nonzeros": data.nnz,
             "seconds": trained - loaded,
@@ -202,7 +206,8 @@ def train(
             **_outcome(model),
             "data_fingerprint": data.fingerprint,
             "result_checksum": checksum,
-            "warnings": list(data.provenance.get("warnings", [])),
+            "warnings": list(data.provenance.get("warnings", [])) + lacking.pop("warnings", []),
+            **lacking,
             "versions": versions(),
             "commit": commit(),
         },
@@ -300,9 +305,35 @@ def _write_fit(model, data, in_order, *, result, normalisation, record, scaling=
         blocks = model.embedding_blocks(in_order)
         return write_result_blocks(result, filtered=data.path, blocks=blocks, **learnt)
     obs, var = data.obs, data.var
+    if getattr(model, "cells_", None) is not None:
+        obs = obs.iloc[model.cells_].copy()
+        for column in obs.select_dtypes("category"):
+            obs[column] = obs[column].cat.remove_unused_categories()
     if hasattr(model, "cell_columns"):
         obs, var = obs.assign(**model.cell_columns()), var.assign(**model.gene_columns())
     return write_result(result, obs=obs, var=var, obsm=model.embeddings(), **learnt)
+
+
+def told_of_missing(data: FilteredCounts, cells: np.ndarray) -> dict[str, Any]:
+    """Entries of ``run.json`` for an embedding of some of the cells: how many, and what it has none of."""
+    import numpy as np
+
+    missing = np.setdiff1d(np.arange(data.n_cells), cells)
+    gone = {}
+    for key, label in (("donors", "donor_id"), ("cell_types", "cell_type")):
+        values = np.asarray(data.label(label)).astype(str)
+        gone[key] = sorted(set(values) - set(values[cells]))
+    said = f"scored on {len(cells):,} of {data.n_cells:,} cells, those that its file has"
+    for key, names in gone.items():
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            said += f"; {key.replace('_', ' ')} without a cell: {shown}"
+    first = [str(name) for name in data.obs.index[missing[:5]]]
+    return {
+        "cells_of_dataset": data.n_cells,
+        "missing_cells": {"n": len(missing), "first": first, **gone},
+        "warnings": [said],
+    }
 
 
 def _outcome(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nmfbench.tables.cells import CELLS
 from nmfbench.tables.collect import collect_dataset
 from nmfbench.tables.files import read_table, reason_from_log, write_table
 from nmfbench.tables.resources import collect_resources, read_benchmark
@@ -130,7 +131,7 @@ def test_files_and_columns_to_the_letter(results):
     for label in LABELS:
         assert headers[f"clustering_metrics_by_{label}_k8.csv"] == CLUSTERING_HEADER
         assert headers[f"classification_summary_by_{label}_k8.csv"] == CLASSIFICATION_HEADER
-    assert headers["scores.tsv"].split("\t") == SCORES
+    assert headers["scores.tsv"].split("\t") == [*SCORES, *CELLS]
     assert headers["coverage.tsv"].split("\t") == COVERAGE
     assert headers["folds.tsv"].split("\t")[: len(FOLDS_START)] == FOLDS_START
     assert headers["resources.tsv"].split("\t")[: len(RESOURCES_START)] == RESOURCES_START
@@ -410,7 +411,7 @@ def test_several_training_seeds(results):
     assert table["ARI"].tolist() == [pytest.approx(first, rel=1e-5)]
 
     spread = read_table(paths["seeds.tsv"])
-    assert list(spread.columns) == ["dataset", "model", "rank", "label", "metric", "mean", "std", "n"]
+    assert list(spread.columns) == ["dataset", "model", "rank", "label", "metric", "mean", "std", "n", *CELLS]
     mine = spread.query("label == 'cell_type' and metric == 'ARI'").iloc[0]
     values = read_table(paths["scores.tsv"]).query("label == 'cell_type' and metric == 'ARI'")["value"]
     assert mine["mean"] == pytest.approx(values.mean())

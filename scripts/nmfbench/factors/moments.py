@@ -101,12 +101,19 @@ def gather_moments(
         The two files are not of the same cells and genes.
     """
     data = read_filtered(filtered)
-    _check_same(filtered, data, fit)
-    pairs = (
-        (block, fit.rows(start, start + block.shape[0], as_stored=True))
-        for start, block in data.blocks(block_rows)
-    )
-    return sum_moments(pairs, data.var.index, fit.n_factors, normalisation)
+    cells = fit.record.get("cells")  # of an embedding that lacks some
+    _check_same(filtered, data, fit, data.n_cells if cells is None else len(cells))
+
+    def pairs():
+        for start, block in data.blocks(block_rows):
+            first, end = start, start + block.shape[0]
+            if cells is not None:
+                here = np.searchsorted(cells, [start, end])
+                block, (first, end) = block[cells[slice(*here)] - start], here
+            if end > first:
+                yield block, fit.rows(first, end, as_stored=True)
+
+    return sum_moments(pairs(), data.var.index, fit.n_factors, normalisation)
 
 
 def sum_moments(
@@ -153,9 +160,9 @@ def _inverse_sums(H: np.ndarray) -> np.ndarray:
     return np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
-def _check_same(filtered: str | Path, data: Any, fit: StoredFit) -> None:
+def _check_same(filtered: str | Path, data: Any, fit: StoredFit, n_cells: int) -> None:
     genes = data.var.index
-    same = data.n_cells == fit.n_cells and data.n_genes == fit.n_genes and genes.equals(fit.var.index)
+    same = n_cells == fit.n_cells and data.n_genes == fit.n_genes and genes.equals(fit.var.index)
     if not same:
         raise InputError(
             f"{filtered} and {fit.path}",

@@ -5,7 +5,7 @@ They are those of the log-normalised, most variable genes: exact, from the Gram 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +95,12 @@ def save_reference(path: str | Path, reference: Reference) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_reference(path: str | Path, n_cells: int) -> Reference:
-    """Read a reference of so many cells."""
+def load_reference(path: str | Path, n_cells: int, cells: np.ndarray | None = None) -> Reference:
+    """Read a reference for so many cells: all of the dataset's, or those that `cells` numbers."""
     with open(path, "rb") as file, np.load(file) as arrays:
         found = Reference(**{name: arrays[name] for name in arrays.files})
+    if cells is not None and len(cells) == n_cells and cells.max(initial=-1) < len(found.components):
+        return replace(found, components=found.components[cells])
     if len(found.components) != n_cells:
         raise InputError(
             f"{path}: cells",

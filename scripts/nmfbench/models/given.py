@@ -27,6 +27,8 @@ class GivenEmbedding(Embedding):
 
     device_ = "cpu"
     uses_labels_ = False
+    cells_: np.ndarray | None = None
+    """Rows of X that have a place in the embedding; None: all."""
     _embedding_name = "H_given"
 
     def fit(
@@ -69,7 +71,7 @@ class GivenEmbedding(Embedding):
         self._names = None if cell_names is None else np.asarray(cell_names).astype(str)
         given = self._embed(X, _codes(conditions), _codes(strata))
         self.embedding_ = np.ascontiguousarray(given, dtype=np.float32)
-        self._regress(X)
+        self._regress(X if self.cells_ is None else X[self.cells_])
         self.n_components_ = self.components_.shape[0]
         seconds = time.monotonic() - started
         self.n_iter_ = self.best_epoch_ = 1
@@ -91,7 +93,7 @@ class GivenEmbedding(Embedding):
                 1, {"loss": self.objective_, "relative_error": self.relative_error_, "seconds": seconds}
             )
             observer.end(1, {"cell_factors": self.embedding_, "gene_factors": self.components_})
-        log.info("%s: %d columns for %d cells", type(self).__name__, self.n_components_, X.shape[0])
+        log.info("%s: %d columns for %d cells", type(self).__name__, *self.embedding_.shape[::-1])
         return self
 
     def _embed(self, X, donors: np.ndarray | None, types: np.ndarray | None) -> np.ndarray:

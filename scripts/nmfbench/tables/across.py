@@ -9,6 +9,7 @@ import numpy as np
 
 from nmfbench.metrics.critical_difference import FEW_DATASETS, LEAST_DATASETS, rank_models
 from nmfbench.metrics.uncertainty import seed_interval
+from nmfbench.tables.cells import CELLS
 from nmfbench.tables.leaderboard import KEEP, LEADING, MIX
 from nmfbench.tables.scaled import direction
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = ("model", "rank", "label", "metric")
-DATASET_COLUMNS = ("dataset", *KEY, "value", "std", "n", "profile")
+DATASET_COLUMNS = ("dataset", *KEY, "value", "std", "n", "profile", *CELLS)
 ACROSS_COLUMNS = (*KEY, "mean", "se", "low", "high", "n_datasets", "expected", "status")
 RANK_COLUMNS = (
     *("rank", "label", "metric", "model", "mean_rank", "n_datasets", "n_models"),
@@ -45,7 +46,8 @@ def scores_by_dataset(scores: Sequence[pd.DataFrame]) -> pd.DataFrame:
             values = pd.to_numeric(group["value"], errors="coerce").dropna()
             row = dict(zip(("dataset", *KEY), key, strict=True))
             row |= {"value": values.mean(), "std": values.std(ddof=1), "n": len(values)}
-            rows.append(row | {"profile": group["profile"].iloc[0] if "profile" in group else ""})
+            row |= {"profile": group["profile"].iloc[0] if "profile" in group else ""}
+            rows.append(row | {name: group[name].min() for name in CELLS if name in group})
     return pd.DataFrame(rows, columns=list(DATASET_COLUMNS))
 
 

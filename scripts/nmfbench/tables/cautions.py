@@ -54,7 +54,7 @@ def cautions(grid: Sequence[Cell], directory: str | Path) -> list[str]:
 
 def _unexpected_cells(cell: Cell, record: Mapping[str, Any]) -> list[str]:
     """A note where another number of cells was kept than the config says is known."""
-    expected, kept = cell.get("expected_cells"), record.get("n_cells")
+    expected, kept = cell.get("expected_cells"), record.get("cells_of_dataset", record.get("n_cells"))
     if expected is None or kept is None or kept == expected:
         return []
     return [

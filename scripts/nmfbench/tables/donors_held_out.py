@@ -12,6 +12,7 @@ import numpy as np
 from nmfbench.metrics.contingency import prediction_scores
 from nmfbench.metrics.donors_held_out import DONOR_METRICS
 from nmfbench.metrics.uncertainty import donor_interval
+from nmfbench.tables.cells import CELLS, cells_of
 from nmfbench.tables.failures import NOT_APPLICABLE
 from nmfbench.tables.files import read_table
 from nmfbench.tables.runs import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 TABLE_COLUMNS = (
     *(*RUN_COLUMNS, "protocol", "label", "metric", "classifier"),
     *("value", "std", "n", "low", "high", "n_donors", "method", "status", "reason"),
+    *CELLS,
 )
 RANDOM, DONOR_CV, TRANSFER = "random folds", "donor_cv", "donor_transfer"
 MEAN = "mean"  # over the classifiers
@@ -75,6 +77,7 @@ def donors_held_out(
     rows: list[dict[str, Any]] = []
     parts: list[pd.DataFrame] = []
     for cell in grid:
+        before = len(rows)
         for label in cell["donor_labels"]:
             rows += _of_random_folds(cell, label, folds)
         for protocol, labels, path in _expected(cell, directory):
@@ -83,10 +86,13 @@ def donors_held_out(
             if described is not None:
                 parts.append(described.assign(protocol=protocol, dataset=cell["dataset"]))
         rows += _without(cell, transfer_asked)
+        counted = cells_of(cell, directory)
+        rows[before:] = [row | counted for row in rows[before:]]
     first = ["dataset", "protocol"]
     found = pd.concat(parts, ignore_index=True).drop_duplicates() if parts else pd.DataFrame(columns=first)
     found = found[[*first, *found.columns.difference(first, sort=False)]]
-    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)), found
+    table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+    return table.astype(dict.fromkeys(CELLS, "Int64")), found
 
 
 def _of_run(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.metrics.uncertainty import seed_interval
+from nmfbench.tables.cells import with_cells
 from nmfbench.tables.coverage import failures_among
 from nmfbench.tables.folds import with_fold_deviations
 from nmfbench.tables.page import number
@@ -49,7 +50,8 @@ def leaderboard(
         expected (results); failures, the classes of what failed by itself, or ``none``; train_seconds and
         train_peak_mb (means over seeds); profile, the protocol of the scores; for
         each score again ``_low`` and ``_high``, its 95 % interval over training seeds, and ``_scaled``, 0 for
-        the worst control and 1 for the best. What is missing stays so.
+        the worst control and 1 for the best; n_cells of of_cells, the cells it was scored on and those of the
+        dataset. What is missing stays so.
     """
     import pandas as pd
 
@@ -77,7 +79,7 @@ def leaderboard(
         line["profile"] = cells[0].get("profile", "")
         line |= _beside(mine, cells[0]["labels"], None if scaled is None else _of(scaled, model, rank))
         lines.append(line)
-    return pd.DataFrame(lines)
+    return with_cells(pd.DataFrame(lines), scores) if lines else pd.DataFrame(lines)
 
 
 def _beside(mine: pd.DataFrame, labels: Sequence[str], scaled: pd.DataFrame | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmfbench.metrics import METRICS
+from nmfbench.tables.cells import CELLS, with_cells
 from nmfbench.tables.integration import BATCH, BIO, TOTAL
 from nmfbench.tables.runs import Cell
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SCALED_COLUMNS = (
     *("dataset", "model", "rank", "label", "metric", "value", "scaled"),
     *("worst_control", "best_control", "n_controls", "status", "warning"),
+    *CELLS,
 )
 _BEYOND = 0.1  # a scaled score further outside 0 to 1 says that the controls are no ends of the scale
 
@@ -58,7 +60,7 @@ def scaled_scores(scores: pd.DataFrame, grid: Sequence[Cell]) -> pd.DataFrame:
             row = {"dataset": dataset, "model": model, "rank": rank, "label": label, "metric": metric}
             row |= {"value": value, "worst_control": worst, "best_control": best, "n_controls": len(known)}
             rows.append(row | _scaled(value, worst, best, len(known)))
-    return pd.DataFrame(rows, columns=list(SCALED_COLUMNS))
+    return with_cells(pd.DataFrame(rows, columns=list(SCALED_COLUMNS[: -len(CELLS)])), scores)
 
 
 def direction(metric: str, label: str) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.metrics import CLASSIFICATION_METRICS, CLUSTERING_METRICS, METRICS
+from nmfbench.tables.cells import CELLS, cells_of, with_cells
 from nmfbench.tables.integration import aggregate_rows, integration_rows
 from nmfbench.tables.runs import (
     RUN_COLUMNS,
@@ -31,7 +32,10 @@ FOLD_COLUMNS = (
     *("fit_seconds", "n_train", "n_test", "status", "converged", "message"),
     *("n_cells", "n_classes", "min_cells_per_class"),
 )
-SCORE_COLUMNS = (*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status", "profile")
+SCORE_COLUMNS = (
+    *(*RUN_COLUMNS, "label", "metric", "value", "std", "n", "uses_labels", "status", "profile"),
+    *CELLS,
+)
 HELD_OUT = "held_out_log_likelihood"
 """Log-likelihood per entry of counts set aside, of models of counts: the rows of label ``counts``."""
 SPREAD_COLUMNS = ("dataset", "model", "rank", "label", "metric", "mean", "std", "n")
@@ -111,7 +115,7 @@ def collect_scores(
         over ``n`` repeats: Leiden seeds, or folds x cross-validation seeds x classifiers that did not
         fail. A run without any has status ``missing`` and neither value nor std. A model that had counts
         to predict has one more row, of label ``counts`` and metric :data:`HELD_OUT`. ``profile`` says by
-        which protocol it was scored.
+        which protocol it was scored, ``n_cells`` and ``of_cells`` on how many cells of how many.
     """
     import pandas as pd
 
@@ -150,8 +154,11 @@ def collect_scores(
                 | {"n": 1, "uses_labels": uses_labels, "status": "ok"}
             )
     told = {tuple(identity(cell).values()): cell.get("profile", "") for cell in grid}
-    profiles = {"profile": [told[tuple(row[column] for column in RUN_COLUMNS)] for row in rows]}
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).assign(**profiles)
+    counted = {tuple(identity(cell).values()): cells_of(cell, directory) for cell in grid}
+    for row in rows:
+        run = tuple(row[column] for column in RUN_COLUMNS)
+        row |= {"profile": told[run], **counted[run]}
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype(dict.fromkeys(CELLS, "Int64"))
 
 
 def _uses_labels(cell: Cell, record: Mapping[str, Any]) -> Any:
@@ -176,4 +183,4 @@ def seed_spread(scores: pd.DataFrame) -> pd.DataFrame | None:
     if scores["seed"].nunique() < 2:
         return None
     spread = scores.groupby(list(SPREAD_COLUMNS[:5]), sort=False)["value"].agg(["mean", "std", "count"])
-    return spread.rename(columns={"count": "n"}).reset_index()[list(SPREAD_COLUMNS)]
+    return with_cells(spread.rename(columns={"count": "n"}).reset_index()[list(SPREAD_COLUMNS)], scores)

@@ -20,6 +20,7 @@ from nmfbench.metrics.uncertainty import (
     seed_interval,
     welch,
 )
+from nmfbench.tables.cells import CELLS, on_other_cells, with_cells
 from nmfbench.tables.files import read_table
 from nmfbench.tables.runs import Cell, classification_path, run_folder, try_read
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_COLUMNS = (
     *("dataset", "model", "rank", "label", "metric", "classifier", "unit"),
-    *("value", "low", "high", "n", "method"),
+    *("value", "low", "high", "n", "method", *CELLS),
 )
 COMPARISON_COLUMNS = (
     *("dataset", "rank", "label", "metric", "classifier", "unit", "model", "other"),
@@ -38,6 +39,10 @@ COMPARISON_COLUMNS = (
 )
 SEEDS, FOLDS, DONORS = "training seed", "fold", "donor"
 MEAN = "mean"  # over the classifiers, within a fold
+
+UNTESTED = dict.fromkeys(("difference", "low", "high", "t", "df", "p"), np.nan) | {
+    "method": "none: not scored on the same cells"
+}
 
 _CLUSTER_SCORES = {"ARI": adjusted_rand_index, "NMI": mutual_information}
 _COUNT_SCORES = ("F1", "Precision", "Accuracy", "Recall")  # AUROC is no score of counts
@@ -84,7 +89,7 @@ def intervals(
                     for metric, classifier, interval in found
                 ]
         logger.info("%s, rank %s: intervals over donors", model, rank)
-    return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
+    return with_cells(pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS[: -len(CELLS)])), scores)
 
 
 def _interval_row(
@@ -193,7 +198,9 @@ def comparisons(scores: pd.DataFrame, folds: pd.DataFrame, grid: Sequence[Cell])
     DataFrame
         Columns :data:`COMPARISON_COLUMNS`; ``difference`` is ``model`` less ``other``. Unit ``fold``: the
         first training seed of both, by classifier and for the mean over classifiers within a fold.
-        ``p_holm`` is adjusted for all pairs of the same rank, label, metric, classifier and unit.
+        ``p_holm`` is adjusted for all pairs of the same rank, label, metric, classifier and unit. A model
+        that was scored on fewer cells than the dataset has is compared with none: folds and scores are of
+        other cells.
     """
     import pandas as pd
 
@@ -207,8 +214,10 @@ def comparisons(scores: pd.DataFrame, folds: pd.DataFrame, grid: Sequence[Cell])
                 folds[(folds["model"] == m) & (folds["rank"] == rank) & (folds["seed"] == s)]
                 for m, s in zip((first, second), seeds, strict=True)
             ]
+            untested = on_other_cells(scores, rank, (first, second))
             for found in (*_over_folds(*sides), *_over_seeds(scores, rank, first, second)):
-                rows.append({"rank": rank, "model": first, "other": second} | found)
+                row = {"rank": rank, "model": first, "other": second} | found
+                rows.append(row | UNTESTED if untested else row)
     table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
     table["dataset"] = grid[0]["dataset"] if grid else ""
     family = ["rank", "label", "metric", "classifier", "unit"]

@@ -20,6 +20,19 @@ class External(ModelSection):
     )
     obsm: str | None = Field(None, description="Key of obsm, for an .h5ad; none: the only one it has.")
 
+    allow_missing: bool = Field(
+        False,
+        description="Whether the file may lack cells of the dataset: it is then scored on those it has, "
+        "tables say on how many, and it is compared with no other model.",
+    )
+
+    def parameters(self) -> dict[str, Any]:
+        """The estimator's parameters."""
+        found = super().parameters()
+        if not self.allow_missing:  # as before there was the key: nothing is taken in again for it
+            del found["allow_missing"]
+        return found
+
     def of_fit(self, fit: Any) -> External:
         """With the path of this fit's file."""
         path = self.path

@@ -24,6 +24,11 @@ class External(GivenEmbedding):
     ``fit`` reads it and puts its rows in the order of `cell_names`; further cells are left out.
 
     {parameters}
+
+    Attributes
+    ----------
+    cells_ : ndarray of int or None
+        With `allow_missing`: rows of X that the file has, to which ``embedding_`` belongs; None: all.
     """
 
     _embedding_name = "X_external"
@@ -35,8 +40,9 @@ class External(GivenEmbedding):
             raise InputError(
                 "External: cell_names", "the names of the cells of X", "none", "give them to fit"
             )
-        found = align(names, values, self._names, path)
+        found, cells = align(names, values, self._names, path, allow_missing=self.allow_missing)
         self.source_ = {"path": str(path), "sha256": _sha256(path), "columns": int(found.shape[1])}
+        self.cells_ = None if len(cells) == len(self._names) else cells
         return found
 
 
@@ -99,13 +105,16 @@ def _from_h5ad(path: Path, obsm: str | None) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(frame_index(file["obs"])).astype(str), np.asarray(stored, dtype=np.float64)
 
 
-def align(names: np.ndarray, values: np.ndarray, wanted: np.ndarray, path: Path) -> np.ndarray:
-    """Rows of the cells that are wanted, in their order.
+def align(
+    names: np.ndarray, values: np.ndarray, wanted: np.ndarray, path: Path, *, allow_missing: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the cells that are wanted, in their order, and which of these are there.
 
     Raises
     ------
     InputError
-        If a wanted cell is missing, a name stands twice, or a value is not finite.
+        If a wanted cell is missing (with `allow_missing`: all but one of them), a name stands twice, or a
+        value is not finite.
     """
     values = values.reshape(len(values), -1)
     place = {name: row for row, name in enumerate(names)}
@@ -119,16 +128,20 @@ def align(names: np.ndarray, values: np.ndarray, wanted: np.ndarray, path: Path)
             "make the names unique",
         )
     rows = np.array([place.get(name, -1) for name in wanted])
-    if (rows < 0).any():
+    there = np.flatnonzero(rows >= 0)
+    if len(there) < (2 if allow_missing else len(wanted)):
         missing = wanted[rows < 0]
         first = ", ".join(repr(str(name)) for name in missing[:3])
         raise InputError(
             f"{path}: cells",
             f"a row for each of the {len(wanted)} cells of the filtered dataset",
             f"{len(missing)} are missing, the first {first}; it begins with {str(names[0])!r}",
-            "embed the cells of results/<dataset>/filtered.h5ad, and keep their names",
+            "embed the cells of results/<dataset>/filtered.h5ad, and keep their names"
+            + ("" if allow_missing else "; or set allow_missing: true, to score it on the cells it has"),
         )
-    found = values[rows]
+    if len(there) < len(wanted):
+        log.warning("%s: %d of %d cells are missing", path, len(wanted) - len(there), len(wanted))
+    found = values[rows[there]]
     if not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).any(axis=1).sum())
         raise InputError(
@@ -137,9 +150,9 @@ def align(names: np.ndarray, values: np.ndarray, wanted: np.ndarray, path: Path)
             f"NaN or infinite values in {bad} of {len(found)} cells",
             "correct the embedding",
         )
-    if len(names) > len(wanted):
-        log.info("%s: %d cells that the dataset does not keep are left out", path, len(names) - len(wanted))
-    return found
+    if len(names) > len(there):
+        log.info("%s: %d cells that the dataset does not keep are left out", path, len(names) - len(there))
+    return found, there
 
 
 def _sha256(path: Path) -> str:
