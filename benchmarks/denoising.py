@@ -96,7 +96,7 @@ def descend(model: str, operator: GramOperator, rank: int, seed: int, **options)
     if model == "ae_nmf_blind":
         return minimise(BlindObjective(operator, W, penalty_W=RIDGE), **options)
     common = model in ("ae_nmf_common", "ae_nmf_split")
-    unique = unique_squares(operator, rank, seed=seed) if common else None
+    unique = unique_squares(operator, rank, seed=seed, halves="split" in model) if common else None
     objective = TiedObjective(operator, W, penalty_W=RIDGE, split="split" in model, unique=unique)
     return minimise(objective, **options)
 

@@ -28,6 +28,8 @@ SMALL = {
     "cae_nmf1": {"max_iter": {"statistics": 5}},
     "cae_nmf2": {"max_iter": {"statistics": 5}},
     "ae_nmf_common": {"max_iter": 5},
+    "cae_nmf1_common": {"max_iter": 5},
+    "cae_nmf2_common": {"max_iter": 5},
     "ae_nmf_split": {"max_iter": 5},
     "ae_nmf_blind": {"max_iter": 5},
     "pyro_gamma_nb": {"max_iter": 5, "marker_draws": 2},

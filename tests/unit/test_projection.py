@@ -41,6 +41,8 @@ SETTINGS = {
     "pca": {"n_genes": 60},
     "nb_hierarchical": {},
     "ae_nmf_common": {},
+    "cae_nmf1_common": {"max_iter": 10},
+    "cae_nmf2_common": {"max_iter": 10},
     "ae_nmf_split": {},
     "ae_nmf_blind": {},
 }

@@ -22,6 +22,8 @@ MODELS: dict[str, str] = {
     "cae_nmf1": "autoencoder.cae_nmf1",
     "cae_nmf2": "autoencoder.cae_nmf2",
     "ae_nmf_common": "denoising.common",
+    "cae_nmf1_common": "denoising.conditional",
+    "cae_nmf2_common": "denoising.conditional",
     "ae_nmf_split": "denoising.split",
     "ae_nmf_blind": "denoising.blind",
     "pyro_gamma_nb": "bayesian.pyro_gamma_nb",

@@ -207,7 +207,9 @@ class CAENMF1(ConditionalAutoencoder):
             rates["U"] = self.learning_rate_U
         return AdditiveBatches(data, {"W": W, "U": U}, rates, self)
 
-    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
+    def _objective(
+        self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
+    ) -> TiedObjective:
         invariance = self.penalty_invariance if cells.has_types else 0.0
         return TiedObjective(
             operator,
@@ -220,6 +222,7 @@ class CAENMF1(ConditionalAutoencoder):
             # HSIC as the minibatches weigh it, so that the objectives compare
             penalty_hsic=self.penalty_hsic * min(self.batch_size, cells.n_cells) / cells.n_cells,
             centred=bool(self.centred_invariance),
+            **denoising,
         )
 
     def _condition_weights(self) -> np.ndarray:

@@ -143,8 +143,10 @@ class CAENMF2(ConditionalAutoencoder):
                 "give one column (join several into one label), or use cae_nmf1",
             )
 
-    def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> DonorObjective:
-        return DonorObjective(operator, W, U, penalty_W=self.penalty_W, penalty_U=self.penalty_U)
+    def _objective(
+        self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
+    ) -> DonorObjective:
+        return DonorObjective(operator, W, U, penalty_W=self.penalty_W, penalty_U=self.penalty_U, **denoising)
 
     def _condition_weights(self) -> np.ndarray:
         return self.condition_loadings_

@@ -56,6 +56,33 @@ class CommonNMF(Denoising):
         return True
 
 
+class AdditiveCommonNMF(Denoising):
+    """Conditional AE-NMF of common variance, with the donors alike in every cluster that it finds."""
+
+    kind: Literal["cae_nmf1_common"] = "cae_nmf1_common"
+    penalty_U: Fraction = Field(1e-1, description="Weight of ||U||² of the donor profiles (lambda_U).")
+    penalty_invariance: float = Field(
+        100.0,
+        ge=0,
+        description="Weight of the differences between the donors' means within a cluster of cells (gamma); "
+        "0: none, and no clusters.",
+    )
+    n_clusters: int = Field(
+        15, ge=1, description="Clusters of cells (k-means) within which donors are to be alike."
+    )
+
+
+class OwnLoadingsCommonNMF(Denoising):
+    """Conditional AE-NMF of common variance, with loadings of its own for each donor."""
+
+    kind: Literal["cae_nmf2_common"] = "cae_nmf2_common"
+    penalty_U: Fraction = Field(5e-2, description="Weight of ||U||² of the donor loadings (lambda_U).")
+    save_u: bool = Field(False, description="Keep all donor loadings (donors x k x genes) in the result.")
+
+    def begins_from_statistics(self) -> bool:
+        return True
+
+
 class OfCounts(OnDevice):
     """What an estimator has that normalises the counts itself; the config says it in `normalisation`."""
 
@@ -99,5 +126,28 @@ CARDS = (
         revision=1,
         resources=_RESOURCES,
         needs=frozenset({"statistics"}),
+    ),
+    ModelCard(
+        section=AdditiveCommonNMF,
+        estimator="CAENMF1Common",
+        display_name="CAE_NMF1_common",
+        colour="#55007F",
+        marker="d",
+        revision=1,
+        resources=_RESOURCES,
+        conditional=True,
+    ),
+    ModelCard(
+        section=OwnLoadingsCommonNMF,
+        estimator="CAENMF2Common",
+        display_name="CAE_NMF2_common",
+        colour="#55D47F",
+        marker="H",
+        revision=1,
+        resources=_RESOURCES,
+        needs=frozenset({"statistics"}),
+        conditional=True,
+        one_condition=True,
+        own_loadings=True,
     ),
 )

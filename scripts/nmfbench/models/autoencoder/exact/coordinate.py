@@ -174,6 +174,9 @@ class DonorObjective:
         Likewise; 0 where absent.
     penalty_W, penalty_U : float
         Per cell.
+    unique : (genes,) array, optional
+        Sum of squares of each gene, over all donors, that it shares with no other one. Each donor has of it
+        what it has of the gene's squares, unique_cg; ``2 Σ_c Σ_g unique_cg w_g·(w_g + u_cg)`` is added.
 
     Attributes
     ----------
@@ -188,6 +191,7 @@ class DonorObjective:
         *,
         penalty_W: float,
         penalty_U: float,
+        unique: np.ndarray | None = None,
     ) -> None:
         p, kind = operator.n_genes, operator.dtype
         self.operator = operator
@@ -198,6 +202,13 @@ class DonorObjective:
         self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
         size = operator.block_size
         self.blocks = [(a, min(a + size, p)) for a in range(0, p, size)]
+        self.unique = None if unique is None else self._of_each_donor(np.asarray(unique, np.float64))
+
+    def _of_each_donor(self, unique: np.ndarray) -> np.ndarray:
+        """What each donor has of the genes' own squares, (donors, genes)."""
+        parts = [self.operator.diagonal_block(low, high) for low, high in self.blocks]
+        squares = np.concatenate([np.diagonal(K, axis1=1, axis2=2) for K in parts], axis=1).astype(float)
+        return squares * (unique / np.maximum(squares.sum(axis=0), 1e-300))
 
     def refresh(self) -> None:
         self.image_W = self.image_V = None
@@ -210,6 +221,11 @@ class DonorObjective:
         cross = self.image_W.cross(self.W, self.image_V)
         error = self.operator.squared_norm - 2 * np.trace(cross, axis1=1, axis2=2).sum()
         error = float(error + (self.A * self.G).sum())
+        if self.unique is not None:
+            W = self.W.astype(np.float64)
+            error += 2 * sum(
+                float(u @ (W * (W + U)).sum(axis=1)) for u, U in zip(self.unique, self.U, strict=True)
+            )
         parts = {
             "reconstruction": error / self.n,
             "penalty_W": self.penalty_W * float(np.square(self.W, dtype=np.float64).sum()),
@@ -224,11 +240,12 @@ class DonorObjective:
             delta_W = np.empty((high - low, k), kind)
             delta_V = np.empty((self.operator.n_groups, high - low, k), kind)
             U = np.ascontiguousarray(self.U[:, low:high])
+            own = np.zeros((0, 0)) if self.unique is None else self.unique[:, low:high].copy()
             kernels_donor.sweep_donor_block(
                 self.W[low:high], U,
                 self.image_W.columns(low, high), self.image_V.columns(low, high),
                 self.operator.diagonal_block(low, high), A, G,
-                self.penalty_W * self.n, self.penalty_U * self.n, relax, delta_W, delta_V,
+                self.penalty_W * self.n, self.penalty_U * self.n, relax, own, delta_W, delta_V,
             )  # fmt: skip
             self.U[:, low:high] = U
             self.image_W.update(low, delta_W[None])

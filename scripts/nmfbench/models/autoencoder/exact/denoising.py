@@ -94,12 +94,14 @@ class Shared:
         return np.ascontiguousarray(S.T), gram(Wt, S)
 
 
-def unique_squares(operator: Operator, n_components: int, *, seed: int = 0, n_iter: int = 10) -> np.ndarray:
+def unique_squares(
+    operator: Operator, n_components: int, *, seed: int = 0, n_iter: int = 10, halves: bool = False
+) -> np.ndarray:
     """What of each gene's (shared) sum of squares it has in common with no other gene.
 
     Principal axis factoring, as in factor analysis: the leading axes of C are sought with what they leave of
-    each gene taken off its diagonal, in turns, from a diagonal of zeros. C is XᵀX, or with two groups what
-    the halves share.
+    each gene taken off its diagonal, in turns, from a diagonal of zeros. C is XᵀX of all groups together, or
+    with `halves` what these share.
 
     Parameters
     ----------
@@ -109,17 +111,19 @@ def unique_squares(operator: Operator, n_components: int, *, seed: int = 0, n_it
     seed : int
     n_iter : int
         Turns, each of two products.
+    halves : bool
+        Whether the operator's two groups are the mean and half the difference of halves of the counts.
 
     Returns
     -------
     (genes,) float64 array
         From 0 to the diagonal of C.
     """
-    shared = Shared(operator) if operator.n_groups == 2 else operator
+    shared = Shared(operator) if halves else operator
     size, p = operator.block_size, operator.n_genes
     blocks = [operator.diagonal_block(low, min(low + size, p)) for low in range(0, p, size)]
     parts = [np.diagonal(block, axis1=1, axis2=2).astype(np.float64) for block in blocks]
-    diagonal = np.concatenate([part[0] - (part[1] if len(part) == 2 else 0) for part in parts])
+    diagonal = np.concatenate([part[0] - part[1] if halves else part.sum(axis=0) for part in parts])
     diagonal = np.maximum(diagonal, 0)
     common = np.zeros_like(diagonal)
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from nmfbench.models.autoencoder.exact.kernels import _FAST, minimise_quartic
 
 
 @compiled(fastmath=_FAST)
-def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta_V):
+def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, delta_V):
     """One pass over the genes of a block: U_c of each donor (parabolas), then W (polynomials of degree four).
 
     Parameters
@@ -26,6 +26,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta
         W K_c Wᵀ and V_c V_cᵀ, updated.
     ridge, ridge_U : float
         Penalties on W and U, times the number of cells.
+    own : (donors, b) float64 array
+        Squares of a gene that it shares with no other one, of each donor's cells; empty where none are told.
     delta_W, delta_V : (b, k) and (donors, b, k) arrays
         Overwritten with the change of W and of V_c.
 
@@ -42,6 +44,7 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta
     Gs = np.empty((m, k), W.dtype)
     sv = np.empty(m)
     moved = 0
+    told = own.shape[0] > 0
     for i in range(b):
         w = W[i]
         delta_W[i, :] = 0.0
@@ -67,6 +70,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta
             for j in range(k):
                 u = U[c, i, j]
                 half = np.float64(Av[c, j]) - s[j] + ridge_U * u
+                if told:
+                    half += own[c, i] * w[j]
                 curvature = A[c, j, j] + ridge_U
                 if (u <= 0.0 and half >= 0.0) or curvature <= 0.0:
                     continue
@@ -97,6 +102,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta
             half = ridge * np.float64(w[j])
             for c in range(m):
                 half += np.float64(Av[c, j]) + Gs[c, j] - S[c, i, j] - Y[c, i, j]
+                if told:
+                    half += own[c, i] * (np.float64(w[j]) + v[c, j])
             if w[j] <= 0.0 and half >= 0.0:
                 continue
             c2 = np.float64(ridge)
@@ -106,6 +113,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, delta_W, delta
                 s_j = np.float64(S[c, i, j])
                 c2 += A[c, j, j] + kappa * (G[c, j, j] - 2.0) + 2.0 * sv[c] + 2.0 * s_j * v[c, j]
                 c3 += 2.0 * (s_j + kappa * v[c, j])
+                if told:
+                    c2 += 2.0 * own[c, i]
             c1 = 2.0 * half
             low = -np.float64(w[j])
             t64 = minimise_quartic(c1, c2, c3, kappas, low)

@@ -1,0 +1,140 @@
+"""Conditional AE-NMF of common variance: told the donors, earning nothing by what a gene has for itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nmfbench.fitting.loop import Run
+from nmfbench.models.autoencoder.cae_nmf1 import CAENMF1
+from nmfbench.models.autoencoder.cae_nmf2 import CAENMF2
+from nmfbench.models.autoencoder.embed import times_blocks
+from nmfbench.models.autoencoder.exact.coordinate import DonorObjective, TiedObjective
+from nmfbench.models.autoencoder.exact.denoising import unique_squares
+from nmfbench.models.autoencoder.exact.held_out import Decoder
+from nmfbench.models.autoencoder.exact.operators import Operator
+from nmfbench.models.autoencoder.from_cells import Cells
+from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
+from nmfbench.models.card import OnDevice
+from nmfbench.models.denoising import card
+from nmfbench.models.denoising.common import AENMFCommon
+from nmfbench.models.denoising.estimator import DenoisingAutoencoder
+from nmfbench.models.labels import Conditions, FitData
+from nmfbench.models.parameters import parameters
+from nmfbench.rows.memory import RowSource
+
+
+@parameters(card.AdditiveCommonNMF, OnDevice)
+class CAENMF1Common(DenoisingAutoencoder, CAENMF1):
+    """Conditional AE-NMF of common variance, model 1, with the donors alike in every cluster of cells.
+
+    Minimises, over non-negative W (k x genes) and U (conditions x genes),
+
+    ``(||X - X Wᵀ W - C U||² + 2 Σ_g u_g ||w_g||²) / n + penalty_W ||W||² + penalty_U ||U||²``
+    ``+ penalty_invariance / n · Σ_t Σ_c n_tc ||h̄_tc - h̄_t||²``
+
+    with the embedding ``H = X Wᵀ``, C the one-hot conditions, u_g as in ``ae_nmf_common``, h̄_tc the mean of
+    the n_tc cells of condition c in cluster t and h̄_t that of the cluster. The clusters are the model's own,
+    of the embedding that ``ae_nmf_common`` has: no cell type is asked for.
+
+    {parameters}
+    """
+
+    _model_name = "CAE_NMF1_common_variance"
+    batch_size, penalty_hsic, centred_invariance = 1, 0.0, True  # as cae_nmf1 has them; no keys of this one
+
+    def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
+        self._first, clusters = None, None
+        if self.penalty_invariance > 0:
+            seed = int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
+            given = {"penalty_W": self.penalty_W, "init": self.init, "gram_memory_mb": self.gram_memory_mb}
+            first = AENMFCommon(self.n_components, **given, random_state=seed, device=self.device)
+            self._first = first.fit_rows(data.source, progress=False).components_
+            H = np.concatenate([part for _, part in times_blocks(self._first, data.source)])
+            clusters = clusters_of(H, self.n_clusters, seed)
+        return super()._fit_cells(replace(data, strata=clusters), device, run)
+
+    def _start(self, operator: Operator, ridge: float) -> np.ndarray:
+        return super()._start(operator, ridge) if self._first is None else self._first
+
+    def _objective(
+        self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
+    ) -> TiedObjective:
+        unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        return CAENMF1._objective(self, operator, cells, W, U, unique=unique)
+
+    def _decoder(self) -> Decoder:
+        return CAENMF1._decoder(self)
+
+    def _labels_in_the_loss(self) -> bool:
+        return False
+
+
+def clusters_of(H: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """k-means clusters of cells by their factors, each with a standard deviation of 1.
+
+    Parameters
+    ----------
+    H : (cells, k) array
+    n_clusters : int
+        At most so many; fewer where there are fewer than two cells for each.
+    seed : int
+
+    Returns
+    -------
+    (cells,) int64 array
+    """
+    from sklearn.cluster import KMeans
+
+    H = H.astype(np.float64)
+    sd = H.std(axis=0)
+    scaled = (H - H.mean(axis=0)) / np.where(sd > 0, sd, 1)
+    found = KMeans(max(1, min(n_clusters, len(H) // 2)), n_init=3, random_state=seed).fit_predict(scaled)
+    return found.astype(np.int64)
+
+
+@parameters(card.OwnLoadingsCommonNMF, OnDevice)
+class CAENMF2Common(DenoisingAutoencoder, CAENMF2):
+    """Conditional AE-NMF of common variance, model 2: every condition has loadings of its own.
+
+    Minimises, over non-negative W (k x genes) and U (conditions x k x genes),
+
+    ``(Σ_i ||X_i - H_i (W + U_c(i))||² + 2 Σ_c Σ_g u_cg w_g·(w_g + u_cg)) / n``
+    ``+ penalty_W ||W||² + penalty_U ||U||²``
+
+    with the embedding ``H = X Wᵀ``, c(i) the condition of cell i and u_cg the part of gene g's sum of squares
+    in the cells of condition c that it shares with no other gene: of each condition the same share.
+
+    {parameters}
+    """
+
+    _model_name = "CAE_NMF2_common_variance"
+
+    def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        return choose_solver(
+            source.n_rows,
+            source.n_columns,
+            source.nnz,
+            self.n_components,
+            100,
+            conditions.size,
+            self.gram_memory_mb,
+            str(device),
+            in_memory=hasattr(source, "csr"),
+            solver="statistics",
+        )
+
+    def _objective(
+        self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
+    ) -> DonorObjective:
+        unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        return CAENMF2._objective(self, operator, cells, W, U, unique=unique)
+
+    def _decoder(self) -> Decoder:
+        return CAENMF2._decoder(self)
+
+    def _published_settings(self) -> dict[str, Any]:
+        return CAENMF2._published_settings(self)
