@@ -8,5 +8,6 @@ with job(snakemake):
 
     scores = read_table(snakemake.input.scores, text=["model", "label"])
     folds = read_table(snakemake.input.folds, text=["model", "label"])
-    figure = tradeoff_figure(scores, snakemake.params.rank, snakemake.params.display_names, folds=folds)
+    params = snakemake.params
+    figure = tradeoff_figure(scores, params.rank, params.display_names, folds=folds, roles=params.roles)
     save(figure, [snakemake.output.png, snakemake.output.pdf])

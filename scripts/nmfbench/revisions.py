@@ -55,7 +55,7 @@ REVISIONS: dict[str, int] = {
     "plot_across_datasets": 1,
     "plot_critical_differences": 1,
     "plot_scores": 1,
-    "plot_tradeoff": 1,
+    "plot_tradeoff": 2,
     "plot_training": 1,
     "plot_umap": 1,
     "plot_factors": 1,

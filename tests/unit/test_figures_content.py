@@ -176,6 +176,30 @@ def test_the_axes_of_the_tradeoff_end_where_scores_do():
     assert figures.tradeoff_figure(table, 80, NAMES).axes[0].get_ylim()[0] < -0.1
 
 
+def test_controls_are_the_corners_of_the_tradeoff():
+    table = scores()
+    donor = table["label"] == "donor_id"
+    table["value"] = np.where(donor, 0.1, 0.6) + 0.01 * table["model"].factorize()[0]
+    ends = {"control_random": (0.01, 0.02), "control_donor": (0.2, 0.97), "control_cell_type": (1.0, 0.08)}
+    one = table[table["model"] == "ae_nmf"]
+    parts = [
+        one.assign(model=name, value=np.where(one["label"] == "donor_id", y, x))
+        for name, (x, y) in ends.items()
+    ]
+    roles = dict.fromkeys(ends, "control") | dict.fromkeys(table["model"].unique(), "model")
+    figure = figures.tradeoff_figure(pd.concat([table, *parts]), 80, NAMES, roles=roles)
+    plain = figures.tradeoff_figure(table, 80, NAMES)
+    for axes, alone in zip(figure.axes, plain.axes, strict=True):
+        assert axes.get_xlim() == alone.get_xlim(), "the axes are those of the models"
+        assert axes.get_ylim() == alone.get_ylim()
+    said = texts(figure)
+    assert said.count("worst controls: control_random 0.01 →, control_donor 0.97 ↑") == 4
+    assert said.count("best controls: control_cell_type 1.00 →, control_random 0.02 ↑") == 4
+    assert not [text for text in said if text.startswith("missing")]
+    with_controls = figures.tradeoff_figure(pd.concat([table, *parts]), 80, NAMES)
+    assert with_controls.axes[0].get_xlim()[1] >= 1, "without roles they are points as all others"
+
+
 def test_tradeoff_without_one_label():
     table = scores()
     figure = figures.tradeoff_figure(table[table["label"] == "cell_type"], 80, NAMES)

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from nmfbench.tables.differences import differences, sentence_of_differences
 from nmfbench.tables.folds import over_folds, with_fold_deviations
 from nmfbench.tables.leaderboard import headline, leaderboard
 from nmfbench.tables.page import number, table_page
+from nmfbench.tables.uncertainty import comparisons
 
 LABELS = ["cell_type", "donor_id"]
 MODELS = {"ae_nmf": "AE_NMF", "pnmf": "PNMF"}
@@ -158,6 +160,41 @@ def test_leaderboard_of_one_and_of_several_seeds():
 )
 def test_the_sentence(values, expected):
     assert expected in headline(board(values))
+
+
+def test_the_sentence_on_differences_is_what_comparisons_say():
+    rng, models = np.random.default_rng(0), {"a": 0.7, "b": 0.5, "c": 0.695, "d": 0.6}
+    rows = [
+        {"dataset": "x", "model": model, "rank": 8, "seed": seed, "label": label, "metric": metric}
+        | {"value": level + rng.normal(scale=0.01), "std": 0.0, "n": 1, "status": "ok"}
+        for model, level in models.items()
+        for label in ("cell_type", "donor_id")
+        for metric in ("NMI", "ARI")
+        for seed in range(5)
+    ]
+    scores = pd.DataFrame(rows)
+    grid = [
+        {"dataset": "x", "model": model, "rank": 8, "seed": seed, "display_name": model.upper()}
+        | {"role": "control" if model == "d" else "model"}
+        for model in models
+        for seed in range(5)
+    ]
+    folds = pd.DataFrame(
+        columns=["model", "rank", "seed", "label", "status", "cv_seed", "fold", "classifier"]
+    )
+    said = sentence_of_differences(differences(scores, folds, grid), {m: m.upper() for m in models})
+    written = comparisons(scores, folds, grid).query("metric == 'NMI'")
+    for label, word, best in (("cell_type", "cell type", "a"), ("donor_id", "donor", "b")):
+        mine = written[(written["label"] == label) & (written[["model", "other"]] == best).any(axis=1)]
+        other = mine["other"].where(mine["model"] == best, mine["model"])
+        beyond, within = (other[side].str.upper() for side in (mine["p_holm"] < 0.05, mine["p_holm"] >= 0.05))
+        side = "higher than" if label == "cell_type" else "lower than"
+        expected = f"by {word} {best.upper()} is {side} {', '.join(beyond)}"
+        expected += f" and not told apart from {', '.join(within)}" if len(within) else ""
+        assert expected in said
+    assert "not told apart from C" in said
+    assert "D" not in said.split("5 %): ")[1], "a control is in no comparison"
+    assert sentence_of_differences(differences(scores[scores["seed"] == 0], folds, grid), {}) == ""
 
 
 def test_no_sentence_without_both_labels():

@@ -53,6 +53,7 @@ rule plot_tradeoff:
         revision=revision("plot_tradeoff"),
         rank=lambda wildcards: int(wildcards.rank),
         display_names=plan.display_names(),
+        roles=plan.roles(),
     script:
         "../../scripts/plot_tradeoff.py"
 

@@ -36,6 +36,7 @@ def tradeoff_figure(
     mix: str = "donor_id",
     metrics: Sequence[str] = METRICS,
     folds: pd.DataFrame | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw the score of one label against that of another, one point per model and seed.
 
@@ -54,6 +55,10 @@ def tradeoff_figure(
         One panel each.
     folds : DataFrame, optional
         folds.tsv: lines of the classification metrics are then over fold means.
+    roles : mapping of str to str, optional
+        Role of each model. Two controls or more span the frame of a panel: a dashed line at the worst and at
+        the best of them, and in two of its corners what they score. Axes are those of the other models; a
+        control outside them is no point.
 
     Returns
     -------
@@ -77,13 +82,18 @@ def tradeoff_figure(
             figure, _LEFT + column * _ACROSS, _TOP + line * _DOWN, _PANEL_WIDTH, _PANEL_HEIGHT
         )
         points = _pair(rows[rows["metric"] == metric], keep, mix)
-        _draw_panel(axes, points, metric, styles)
+        control = points["model"].map(dict(roles or {})).eq("control")
+        spanned = points[control & (control.sum() > 1)] if (~control).any() else points.iloc[:0]
+        _draw_panel(axes, points, metric, styles, points.drop(spanned.index))
+        if len(spanned):
+            _frame(axes, spanned, shown)
+            points = points[_inside(axes, points)]
         axes.set_xlabel(
             f"{style.plain(metric)}, {style.label_name(keep)}   (higher is better →)", labelpad=1.5
         )
         axes.set_ylabel(f"{style.plain(metric)}, {style.label_name(mix)}   (← lower is better)", labelpad=1.5)
         axes.set_title(METRIC_NAMES.get(metric, style.plain(metric)), loc="left", fontweight="bold", pad=3)
-        absent = [shown[m] for m in models if m not in set(points["model"])]
+        absent = [shown[m] for m in models if m not in {*points["model"], *spanned["model"]}]
         if absent:
             mine = rows[(rows["metric"] == metric) & rows["label"].isin([keep, mix])]
             gaps = mine[mine["model"].isin([m for m in models if shown[m] in absent]) & mine["value"].isna()]
@@ -103,8 +113,34 @@ def _pair(rows: pd.DataFrame, keep: str, mix: str) -> pd.DataFrame:
     return both.loc[both["x"].notna() & both["y"].notna(), ["model", "seed", "x", "y", "x_std", "y_std"]]
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, styles: dict) -> None:
-    """Points with error bars, limits with room for names, and the corner to be in."""
+def _frame(axes: Axes, controls: pd.DataFrame, shown: Mapping[str, str]) -> None:
+    """Lines at the ends of what the controls score, and their names in the worst and the best corner."""
+    means = controls.groupby("model", sort=False)[["x", "y"]].mean()
+    ends = {
+        "worst": (means["x"].idxmin(), means["y"].idxmax()),
+        "best": (means["x"].idxmax(), means["y"].idxmin()),
+    }
+    places = {"worst": (0.015, 0.9, "left", "top"), "best": (0.885, 0.02, "right", "bottom")}
+    for corner, (of_x, of_y) in ends.items():
+        x, y = means.loc[of_x, "x"], means.loc[of_y, "y"]
+        for line, value, limits in ((axes.axvline, x, axes.get_xlim()), (axes.axhline, y, axes.get_ylim())):
+            if limits[0] < value < limits[1]:
+                line(value, color="#777777", linestyle="--", linewidth=0.6, zorder=1)
+        text = f"{corner} controls: {shown[of_x]} {x:.2f} →, {shown[of_y]} {y:.2f} ↑"
+        text = style.shorten(text, 0.86 * _PANEL_WIDTH, style.SMALL)
+        left, up, across, along = places[corner]
+        axes.text(
+            left, up, text, transform=axes.transAxes, ha=across, va=along, fontsize=style.SMALL,
+            color=MISSING_COLOUR,
+        )  # fmt: skip
+
+
+def _inside(axes: Axes, points: pd.DataFrame) -> pd.Series:
+    return points["x"].between(*axes.get_xlim()) & points["y"].between(*axes.get_ylim())
+
+
+def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, styles: dict, within: pd.DataFrame) -> None:
+    """Points with error bars, limits of those `within`, with room for names, and the corner to be in."""
     for model, mine in points.groupby("model", sort=False):
         looks = styles[model]
         axes.errorbar(
@@ -116,8 +152,8 @@ def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, styles: dict) -> 
             linewidths=0.4, zorder=3,
         )  # fmt: skip
     for low_high, setter in ((("x", "x_std"), axes.set_xlim), (("y", "y_std"), axes.set_ylim)):
-        value, std = points[low_high[0]], points[low_high[1]].fillna(0)
-        low, high = ((value - std).min(), (value + std).max()) if len(points) else (0.0, 1.0)
+        value, std = within[low_high[0]], within[low_high[1]].fillna(0)
+        low, high = ((value - std).min(), (value + std).max()) if len(within) else (0.0, 1.0)
         # Differences in the third digit are not to look like a gulf.
         middle, half = (low + high) / 2, max(high - low, 0.1) / 2
         least, most = _POSSIBLE if value.min() < 0 else (0.0, 1.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from nmfbench.paths import path_name
 from nmfbench.tables.cautions import cautions
 from nmfbench.tables.coverage import coverage, overview
+from nmfbench.tables.differences import differences, sentence_of_differences
 from nmfbench.tables.failures import Evidence
 from nmfbench.tables.files import read_table, write_table
 from nmfbench.tables.inapplicable import mark_inapplicable, sentences
@@ -104,8 +105,16 @@ def collect_dataset(
         tables[f"clustering_metrics_by_{path_name(label)}_k{rank}.csv"] = clustering
         tables[f"classification_summary_by_{path_name(label)}_k{rank}.csv"] = classification
 
-    said = [headline(tables["leaderboard.tsv"]), *sentences(covered), *cautions(grid, directory)]
-    sentence = " ".join(said).strip()
+    board = tables["leaderboard.tsv"]
+    controls = {cell["model"] for cell in grid if cell.get("role") == "control"}
+    names = {cell["model"]: cell["display_name"] for cell in grid}
+    said = [
+        headline(board if board.empty else board[~board["model"].isin(controls)]),
+        sentence_of_differences(differences(scores, folds, grid), names),
+        *sentences(covered),
+        *cautions(grid, directory),
+    ]
+    sentence = " ".join(filter(None, said))
     donors, _ = try_read(
         Path(directory, dataset, "donors.tsv"), partial(read_table, text=("donor", "reason"))
     )

@@ -114,7 +114,7 @@ def headline(board: pd.DataFrame, metric: str = "NMI") -> str:
     Parameters
     ----------
     board : DataFrame
-        As :func:`leaderboard` returns it.
+        As :func:`leaderboard` returns it, without the controls.
     metric : str
         The score that is spoken of.
 
