@@ -21,7 +21,7 @@ FILE = Path(__file__).parents[1] / "golden.yaml"
 DESIGN = {"n_cells": 420, "n_genes": 200, "n_cell_types": 4, "n_donors": 3, "n_small_donors": 1, "seed": 1}
 NORMALISATION = {"target_sum": 1e4, "log1p": True}
 #: Models whose numbers are those of a package beside the default install, or of a file.
-BESIDE = ("harmony", "scvi", "linear_scvi", "external")
+BESIDE = ("harmony", "nmf_harmony", "scvi", "linear_scvi", "external")
 STAGES: dict[str, Callable[[], dict[str, float]]] = {}
 
 

@@ -124,12 +124,25 @@ def test_harmony_mixes_donors(cells):
     assert f1(fit("harmony", cells), donors) < f1(fit("pca", cells), donors)
 
 
-def test_harmony_without_its_package_says_what_to_install(cells, monkeypatch):
+def test_harmony_on_nmf_mixes_donors_and_stays_above_zero(cells):
+    pytest.importorskip("harmonypy")
+    _, donors, _ = cells
+    model, plain = fit("nmf_harmony", cells), fit("base_nmf", cells)
+    np.testing.assert_array_equal(model.components_, plain.components_)
+    np.testing.assert_array_equal(
+        model.embeddings()[f"H_sklearn_nmf_k{model.n_components_}"], plain.embedding_
+    )
+    assert model.embedding_.min() >= 0
+    assert f1(model, donors) < f1(plain, donors)
+
+
+@pytest.mark.parametrize("kind", ["harmony", "nmf_harmony"])
+def test_harmony_without_its_package_says_what_to_install(cells, monkeypatch, kind):
     import sys
 
     monkeypatch.setitem(sys.modules, "harmonypy", None)
     with pytest.raises(InputError, match="pip install harmonypy"):
-        fit("harmony", cells)
+        fit(kind, cells)
 
 
 def test_scvi_without_its_package_says_what_to_install(cells, monkeypatch):

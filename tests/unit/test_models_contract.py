@@ -40,6 +40,7 @@ SMALL = {
     "nb_hierarchical": {"max_iter": 20, "draws": 5},
     "pca": {},
     "harmony": {"max_iter": 2},
+    "nmf_harmony": {"max_iter": 200, "max_rounds": 2},
     "scvi": {"max_iter": 2, "n_hidden": 8},
     "linear_scvi": {"max_iter": 2, "n_hidden": 8},
     "control_random": {},
@@ -72,7 +73,7 @@ def elsewhere(tmp_path_factory):
 def what_is_installed(request):
     """A model that needs a package beside the default install is fitted where that is there."""
     kind = getattr(request.node, "callspec", None) and request.node.callspec.params.get("kind")
-    packages = {"harmony": "harmonypy", "scvi": "scvi", "linear_scvi": "scvi"}
+    packages = {"harmony": "harmonypy", "nmf_harmony": "harmonypy", "scvi": "scvi", "linear_scvi": "scvi"}
     fits = {"fitted", "fit"} & {*request.fixturenames, *request.node.name.split("_")}
     if kind in packages and fits:
         pytest.importorskip(packages[kind])
@@ -281,7 +282,7 @@ def test_the_readme_of_the_config_has_every_key(kind, repository):
     keys = set()
     for table in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         title, _, rows = table.partition("\n")
-        if "models.<name>" in title or ("models." in title and f"{kind}`" in title):
+        if "models.<name>" in title or ("models." in title and re.search(rf"[.`]{kind}`", title)):
             keys |= set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE))
     assert keys == set(get_card(kind).section.model_fields) - {"kind"}
 

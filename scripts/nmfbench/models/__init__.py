@@ -34,6 +34,7 @@ MODELS: dict[str, str] = {
     "nb_hierarchical": "nb_hierarchical.estimator",
     "pca": "baseline.pca",
     "harmony": "baseline.harmony",
+    "nmf_harmony": "base_nmf.harmony",
     "scvi": "baseline.scvi",
     "linear_scvi": "baseline.scvi",
     "control_random": "control.estimator",

@@ -69,7 +69,7 @@ class GivenEmbedding(Embedding):
         started = time.monotonic()
         self.seed_ = seed_from(self.random_state)
         self._names = None if cell_names is None else np.asarray(cell_names).astype(str)
-        given = self._embed(X, _codes(conditions), _codes(strata))
+        given = self._embed(X, codes_of(conditions), codes_of(strata))
         self.embedding_ = np.ascontiguousarray(given, dtype=np.float32)
         self._regress(X if self.cells_ is None else X[self.cells_])
         self.n_components_ = self.components_.shape[0]
@@ -150,7 +150,7 @@ class GivenEmbedding(Embedding):
         return {f"{name}_settings": settings, "model_name": name, "k_rank": self.n_components_}
 
 
-def _codes(labels: Any) -> np.ndarray | None:
+def codes_of(labels: Any) -> np.ndarray | None:
     """Numbers of the labels; several columns together are one label."""
     if labels is None:
         return None

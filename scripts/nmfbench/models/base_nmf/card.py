@@ -1,4 +1,4 @@
-"""Card of scikit-learn's NMF, and its section of the configuration."""
+"""Cards of scikit-learn's NMF and of Harmony on its factors, and their sections of the configuration."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from nmfbench.models.baseline.card import MOVED
 from nmfbench.models.card import ModelCard, ModelSection, Resources
 
 
-class BaseNMF(ModelSection):
-    """scikit-learn's NMF by coordinate descent: the baseline."""
+class Factorisation(ModelSection):
+    """scikit-learn's NMF by coordinate descent."""
 
-    kind: Literal["base_nmf"] = "base_nmf"
     init: Literal["nndsvda", "nndsvd", "nndsvdar", "random"] = Field(
         "nndsvda", description="Start, as in scikit-learn."
     )
@@ -20,7 +20,36 @@ class BaseNMF(ModelSection):
     tol: float = Field(1e-4, ge=0, description="scikit-learn's stopping rule on the projected gradient.")
 
 
+class BaseNMF(Factorisation):
+    """scikit-learn's NMF by coordinate descent: the baseline."""
+
+    kind: Literal["base_nmf"] = "base_nmf"
+
+
+class NMFHarmony(Factorisation):
+    """NMF whose factors Harmony moves by the condition columns, never below zero; needs harmonypy."""
+
+    kind: Literal["nmf_harmony"] = "nmf_harmony"
+    max_rounds: int = Field(10, ge=1, description="Rounds of Harmony, at most.")
+    theta: float = Field(2.0, ge=0, description="How much a cluster of one donor is penalised.")
+
+
 CARDS = (
+    ModelCard(
+        section=NMFHarmony,
+        estimator="NMFHarmony",
+        display_name="NMF_Harmony",
+        colour="#B58A5A",
+        marker="d",
+        revision=1,
+        resources=Resources(3000, 12),
+        role="baseline",
+        gpu=False,
+        conditional=True,
+        unseen_donors=False,
+        own_cells_only=MOVED,
+        environment="harmony",
+    ),
     ModelCard(
         section=BaseNMF,
         estimator="BaseNMF",

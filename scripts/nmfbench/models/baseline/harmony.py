@@ -25,32 +25,68 @@ class Harmony(GivenEmbedding):
     _embedding_name = "X_harmony"
 
     def _embed(self, X, donors, types) -> np.ndarray:
-        if donors is None:
-            raise InputError(
-                "Harmony: conditions", "the donor of each cell", "none", "give `conditions` to fit"
-            )
-        try:
-            import harmonypy
-        except ImportError as error:
-            raise InputError(
-                "model harmony",
-                f"the package {HARMONYPY}",
-                "it is not installed",
-                f"pip install {HARMONYPY}, run with --sdm conda (envs/harmony.yaml), or leave harmony out of "
-                "`models`",
-            ) from error
-        import pandas as pd
-
         components = principal_components(X[:, chosen_genes(X, self)], number_of(self), seed=self.seed_)
-        meta = pd.DataFrame({"donor": donors.astype(str)})
-        found = harmonypy.run_harmony(
-            components.astype(np.float64),
-            meta,
-            ["donor"],
-            theta=self.theta,
-            max_iter_harmony=self.max_iter,
-            random_state=self.seed_,
-            verbose=False,
+        return moved(components, donors, "harmony", theta=self.theta, rounds=self.max_iter, seed=self.seed_)
+
+
+def harmonypy_for(model: str, donors: np.ndarray | None):
+    """The package, for a model that has donors to move.
+
+    Raises
+    ------
+    InputError
+        If there are no donors, or harmonypy is not installed.
+    """
+    if donors is None:
+        raise InputError(
+            f"model {model}: conditions", "the donor of each cell", "none", "give `conditions` to fit"
         )
-        corrected = np.asarray(found.Z_corr)
-        return corrected if corrected.shape == components.shape else corrected.T
+    try:
+        import harmonypy
+    except ImportError as error:
+        raise InputError(
+            f"model {model}",
+            f"the package {HARMONYPY}",
+            "it is not installed",
+            f"pip install {HARMONYPY}, run with --sdm conda (envs/harmony.yaml), or leave {model} out of "
+            "`models`",
+        ) from error
+    return harmonypy
+
+
+def moved(
+    places: np.ndarray, donors: np.ndarray | None, model: str, *, theta: float, rounds: int, seed: int
+) -> np.ndarray:
+    """Places of cells, with the donors moved onto each other.
+
+    Parameters
+    ----------
+    places : (cells, k) array
+        About zero: Harmony clusters cells by their directions.
+    donors : (cells,) array of int or None
+    model : str
+        Which is asked for, for messages.
+    theta : float
+        How much a cluster of one donor is penalised.
+    rounds : int
+        At most.
+    seed : int
+
+    Returns
+    -------
+    (cells, k) array
+    """
+    harmonypy = harmonypy_for(model, donors)
+    import pandas as pd
+
+    found = harmonypy.run_harmony(
+        places.astype(np.float64),
+        pd.DataFrame({"donor": donors.astype(str)}),
+        ["donor"],
+        theta=theta,
+        max_iter_harmony=rounds,
+        random_state=seed,
+        verbose=False,
+    )
+    corrected = np.asarray(found.Z_corr)
+    return corrected if corrected.shape == places.shape else corrected.T
