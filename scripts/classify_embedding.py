@@ -3,6 +3,10 @@
 from nmfbench.job import job
 
 with job(snakemake) as run:
+    from nmfbench.metrics.on_device import scoring_device
+
+    device = scoring_device(snakemake.params.get("device", "cpu"))
+
     from nmfbench.metrics.classification import classify_and_count
     from nmfbench.metrics.neighbours import load_neighbours
     from nmfbench.results import read_embedding
@@ -16,6 +20,7 @@ with job(snakemake) as run:
         cv_seed=int(snakemake.wildcards.cv_seed),
         neighbours=load_neighbours(snakemake.input.neighbours, "z_scored"),
         n_jobs=run.threads,
+        device=device,
         **snakemake.params.classification,
     )
     write_table(table, snakemake.output.folds)

@@ -25,6 +25,8 @@ class Site:
         The kind of GPU, where the site has several.
     max_gb, max_hours, gpu_max_hours : int or None
         The most that any job may ask for; what grows with the input and the attempt stops there.
+    fits_per_gpu_job : int or None
+        At most so many short fits share a GPU job (:mod:`nmfbench.shared_gpu`); None and 1: none does.
 
     Raises
     ------
@@ -39,6 +41,7 @@ class Site:
     max_gb: int | None = None
     max_hours: int | None = None
     gpu_max_hours: int | None = None
+    fits_per_gpu_job: int | None = None
 
     def __post_init__(self) -> None:
         if self.gpu_request is not None and self.gpu_request not in SPELLINGS:
@@ -73,6 +76,11 @@ class Site:
     def schedules(self) -> bool:
         """Whether jobs are sent to a scheduler that knows about GPUs."""
         return self.gpu_request is not None
+
+    @property
+    def shares_gpu_jobs(self) -> bool:
+        """Whether short fits share the jobs that hold a GPU."""
+        return self.gpu_request not in (None, "none") and (self.fits_per_gpu_job or 1) > 1
 
     def gpu_resources(self, n_gpus: int) -> dict[str, int | str | None]:
         """Resources of a job that wants `n_gpus` GPUs, in the site's words; None leaves a key out.

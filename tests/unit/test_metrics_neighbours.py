@@ -55,6 +55,85 @@ def test_it_is_exact_where_rounding_decides(make, caplog):
         assert int(caplog.records[-1].args[-1]) > 100
 
 
+@pytest.mark.parametrize("make", ["plain", "grid", "outliers", "identical"])
+def test_a_device_finds_the_same_to_the_last_bit(make, monkeypatch):
+    """What a GPU would run, on torch's CPU: several blocks of rows and of columns, ties as on the CPU."""
+    import torch
+
+    from nmfbench.metrics import on_device
+
+    monkeypatch.setattr(on_device, "ROWS", 150)
+    monkeypatch.setattr(on_device, "ENTRIES_AT_ONCE", 150 * 200)
+    X = {
+        "plain": cells(),
+        "grid": np.stack(np.meshgrid(*[np.arange(5.0)] * 4), -1).reshape(-1, 4).astype(np.float32),
+        "outliers": cells() * np.where(np.arange(700) % 50 == 0, 1e4, 1.0).astype(np.float32)[:, None],
+        "identical": cells(300)[np.random.default_rng(0).integers(0, 200, size=700)],
+    }[make]
+    plain, found = find_neighbours(X, 25), find_neighbours(X, 25, n_jobs=2, device=torch.device("cpu"))
+    np.testing.assert_array_equal(found.indices, plain.indices)
+    np.testing.assert_array_equal(found.distances, plain.distances)
+
+
+def test_bounds_of_a_device_lie_below_and_none_is_missed():
+    """The proof: no bound exceeds its distance, and what was not kept is no nearer than the first."""
+    import torch
+
+    from nmfbench.metrics.on_device import nearest_bounds
+
+    X = cells(400)
+    exact = ((X[:, None].astype(np.float64) - X[None]) ** 2).sum(2)
+    norms = (np.square(X, dtype=np.float64).sum(1) * (1 - 2 * (12 + 8) * 2.0**-24)).astype(np.float32)
+    for start, candidates, bounds in nearest_bounds(X, norms, 30, torch.device("cpu")):
+        rows = start + np.arange(len(candidates))[:, None]
+        assert (bounds <= exact[rows, candidates]).all()
+        assert (bounds[:, 0] == bounds.max(1)).all()
+        others = exact[rows[:, 0]].copy()
+        np.put_along_axis(others, candidates.astype(int), np.inf, 1)
+        assert (others.min(1) >= bounds[:, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["logistic_regression", "cz_logistic_regression"])
+def test_the_regression_on_a_device_is_scikit_learns(name):
+    import torch
+
+    H, y = labelled("plain")
+    given = {"cv_seed": 42, "classifiers": [name]}
+    plain, found = classify(H, y, **given), classify(H, y, **given, device=torch.device("cpu"))
+    assert (found["status"] == "ok").all(), found["message"].iloc[0]
+    exact = name != "logistic_regression"  # which is left to the CPU
+    pd.testing.assert_frame_equal(found[SCORES], plain[SCORES], rtol=0, atol=0 if exact else 1e-3)
+    assert found["converged"].equals(plain["converged"])
+
+
+def test_scores_on_a_card_that_is_not_there_are_refused(monkeypatch):
+    import torch
+
+    from nmfbench.errors import DeviceError
+    from nmfbench.metrics.on_device import scoring_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert scoring_device("cpu") is scoring_device("auto") is None
+    with pytest.raises(DeviceError, match="a GPU was asked for and there is none"):
+        scoring_device("cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_scores_as_the_cpu():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    card, X = torch.device("cuda"), cells(20_000, 80)
+    plain, found = find_neighbours(X, 25, n_jobs=4), find_neighbours(X, 25, n_jobs=4, device=card)
+    np.testing.assert_array_equal(found.indices, plain.indices)
+    np.testing.assert_array_equal(found.distances, plain.distances)
+    H, y = labelled("plain")
+    given = {"cv_seed": 42, "classifiers": ["logistic_regression"]}
+    plain, found = classify(H, y, **given), classify(H, y, **given, device=card)
+    pd.testing.assert_frame_equal(found[SCORES], plain[SCORES], rtol=0, atol=1e-3)
+
+
 def test_identical_cells_are_each_others_neighbours():
     X = cells(300)[np.random.default_rng(0).integers(0, 200, size=700)]
     found = find_neighbours(X, 20)

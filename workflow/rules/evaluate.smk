@@ -15,9 +15,9 @@ rule find_neighbours:
         "../../envs/evaluation.yaml"
     threads: 2
     resources:
-        mem_mb=memory(1500, 20),
-        runtime=minutes(30, 4),
+        **gpu_resources(memory(1500, 20), 30, 4, lambda wildcards: len(scores_on())),
     params:
+        **scores_on(),
         revision=revision("find_neighbours"),
         widths=neighbour_widths(cfg),
     script:
@@ -86,9 +86,9 @@ rule classify_embedding:
         "../../envs/evaluation.yaml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 90),
-        runtime=minutes(60, 10),
+        **gpu_resources(memory(2000, 90), 60, 10, lambda wildcards: len(classifies_on())),
     params:
+        **classifies_on(),
         revision=revision("classify_embedding"),
         label=lambda wildcards: cfg.label_paths[wildcards.label],
         classification=cfg.classification.model_dump(exclude={"seeds"}),

@@ -1,13 +1,21 @@
 # What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
 
-from nmfbench.expected import ExpectedSizes
+from snakemake.scheduling import job_scheduler
+
+from nmfbench import shared_gpu
 from nmfbench.cluster import Site, do_without_accounting
+from nmfbench.expected import ExpectedSizes
+from nmfbench.metrics.classifiers import ON_A_DEVICE
 
 site = Site.of(workflow.resource_settings.default_resources)
 # Not the input's own size: that of a file which no job has made yet is unknown, and a dry run would say nothing.
 expected = ExpectedSizes(cfg.datasets)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
+if site.shares_gpu_jobs:
+    shared_gpu.let_groups_fall_apart(
+        job_scheduler.JobScheduler, lambda job: job.rule.name.startswith("train_")
+    )
 
 
 def scheduler_is_unknown():
@@ -62,6 +70,53 @@ def training_gpus(wildcards):
     """GPUs that a training asks for: one, where the model can use it and the config does not say otherwise."""
     wanted = cfg.device == "cuda" or (cfg.device == "auto" and not scheduler_is_unknown())
     return int(plan.card(wildcards).gpu and wanted)
+
+
+def fits_together(wildcards):
+    """The group in which a short training shares a GPU job with others of its dataset that begin from the same; or none."""
+    if workflow.execution_settings.attempt > 1 or not site.shares_gpu_jobs or not training_gpus(wildcards):
+        return None
+    if seconds_of_fit(wildcards) > shared_gpu.SHORT_FIT:
+        return None
+    begins = (
+        "statistics" if plan.statistics(wildcards) else "shuffled" if plan.shuffled(wildcards) else "cells"
+    )
+    name = f"fits_{wildcards.dataset}_{begins}"
+    if not workflow.remote_exec:  # within the job each is a step of its own, one after the other
+        workflow.group_settings.group_components[name] = site.fits_per_gpu_job
+    return name
+
+
+def seconds_of_fit(wildcards):
+    """About how long a training takes on a GPU."""
+    nonzeros = expected.of_dataset(wildcards.dataset).n_nonzeros or 0
+    return shared_gpu.expected_seconds(nonzeros, int(wildcards.rank), plan.section(wildcards).passes())
+
+
+def training_minutes(base, per_input_mb):
+    """Minutes for a training: of one that shares its job what it is expected to take, of others as they grow with the input."""
+
+    def request(wildcards, input, attempt):
+        if attempt == 1 and fits_together(wildcards):
+            return site.minutes(shared_gpu.minutes_of(seconds_of_fit(wildcards)), 1)
+        return minutes(base, per_input_mb, training_gpus)(wildcards, input, attempt)
+
+    return request
+
+
+def scores_on(with_forest=False):
+    """The device of a scoring job as its parameter, where it is not the CPU: that of before runs nothing again."""
+    wanted = cfg.scoring_device == "cuda" or (
+        cfg.scoring_device == "auto" and not scheduler_is_unknown() and not with_forest
+    )
+    return {"device": cfg.scoring_device} if wanted else {}
+
+
+def classifies_on():
+    """The same of a classification, which has work for a GPU where it fits a regression."""
+    names = cfg.classification.classifiers
+    forest = any("random_forest" in name for name in names)
+    return scores_on(forest) if set(names) & set(ON_A_DEVICE) else {}
 
 
 def gathering_gpus(wildcards):

@@ -62,6 +62,13 @@ class Config(Section):
         "auto",
         description="Where the autoencoders train: auto, cpu, cuda, or mps (untested on a Mac).",
     )
+    scoring_device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu",
+        description="Where nearest neighbours are searched and `logistic_regression` is fitted; these jobs "
+        "then ask for a GPU. `auto`: on one where there is one, but not in jobs that also grow a forest, "
+        "which would hold it for hours. Neighbours are the same to the last bit, predictions but for one in "
+        "a thousand.",
+    )
     normalisation: Normalisation = Field(Normalisation(), description="From counts to what is factorised.")
     out_of_core: Literal["auto"] | bool = Field(
         "auto",

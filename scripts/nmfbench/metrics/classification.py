@@ -26,13 +26,22 @@ from nmfbench.errors import InputError, NotApplicable
 from nmfbench.metrics import CLASSIFICATION_METRICS
 from nmfbench.metrics.areas import area_under_curve
 from nmfbench.metrics.candidates import Candidates
-from nmfbench.metrics.classifiers import ALL_CLASSIFIERS, CLASSIFIERS, Classifier, Split, fit_and_predict
+from nmfbench.metrics.classifiers import (
+    ALL_CLASSIFIERS,
+    CLASSIFIERS,
+    ON_A_DEVICE,
+    REGRESSIONS,
+    Classifier,
+    Split,
+    fit_and_predict,
+)
 from nmfbench.metrics.classifiers import make_classifier as _make_classifier
 from nmfbench.metrics.contingency import count_cells
 from nmfbench.metrics.labels import check_embedding, encode_labels, stratified_sample
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from nmfbench.metrics.neighbours import Neighbours
 
@@ -77,6 +86,7 @@ def classify_and_count(
     subsample_seed: int = 0,
     neighbours: Neighbours | None = None,
     n_jobs: int = 1,
+    device: torch.device | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predict a label of held-out cells with each classifier in each fold.
 
@@ -111,6 +121,8 @@ def classify_and_count(
         search in every fold and change nothing in what it predicts (:mod:`nmfbench.metrics.candidates`).
     n_jobs : int
         Threads in all.
+    device : torch.device, optional
+        Where logistic regressions are fitted (:mod:`nmfbench.metrics.on_device`); None: on the CPU.
 
     Returns
     -------
@@ -155,7 +167,8 @@ def classify_and_count(
 
     def run(name: Classifier, fold: int, threads: int) -> dict[str, Any]:
         split = Split(H, codes, *splits[fold], candidates)
-        row, predicted = _fit_and_score(name, split, watch, n_classes=n_classes, seed=cv_seed, n_jobs=threads)
+        how = {"n_classes": n_classes, "seed": cv_seed, "n_jobs": threads, "device": device}
+        row, predicted = _fit_and_score(name, split, watch, **how)
         if predicted is not None:
             found = count_cells(donors[split.test], codes[split.test], predicted, *shape)
             for place in zip(*np.nonzero(found), strict=True):
@@ -171,7 +184,7 @@ def classify_and_count(
         stack.enter_context(threadpool_limits({"blas": 1, "openmp": n_jobs}))
         watch = stack.enter_context(_ConvergenceWatch())
         for name in classifiers:
-            if name in ("logistic_regression", "cz_logistic_regression"):
+            if name in REGRESSIONS and not (device is not None and name in ON_A_DEVICE):
                 with ThreadPoolExecutor(min(n_jobs, n_folds)) as pool:
                     rows += pool.map(lambda fold, name=name: run(name, fold, 1), range(n_folds))
             else:
@@ -229,6 +242,7 @@ def _fit_and_score(
     n_classes: int,
     seed: int,
     n_jobs: int,
+    device: torch.device | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Fit one classifier on one fold; an exception becomes a row that says so."""
     row: dict[str, Any] = dict.fromkeys(CLASSIFICATION_METRICS, np.nan)
@@ -236,7 +250,7 @@ def _fit_and_score(
     try:
         classifier = _make_classifier(name, seed, n_jobs)
         watch.warned()
-        done = fit_and_predict(name, classifier, split, seed=seed, n_jobs=n_jobs)
+        done = fit_and_predict(name, classifier, split, seed=seed, n_jobs=n_jobs, device=device)
         row["fit_seconds"] = done.fit_seconds
         row["converged"] = not watch.warned()
         probability = _all_columns(done.probability, done.classes, n_classes)

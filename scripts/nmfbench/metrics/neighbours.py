@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.metrics.labels import check_embedding, scale_embedding
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ class Neighbours:
         return Neighbours(self.indices[:, :k], self.distances[:, :k])
 
 
-def find_neighbours(X: Any, k: int, *, n_jobs: int = 1) -> Neighbours:
+def find_neighbours(X: Any, k: int, *, n_jobs: int = 1, device: torch.device | None = None) -> Neighbours:
     """Find the `k` nearest cells of every cell, itself included.
 
     Parameters
@@ -75,6 +78,8 @@ def find_neighbours(X: Any, k: int, *, n_jobs: int = 1) -> Neighbours:
         Neighbours of each cell, itself included.
     n_jobs : int
         Threads. The result does not depend on them.
+    device : torch.device, optional
+        Where the bounds are computed; None: by the CPU's own code. Nor does it depend on it.
 
     Returns
     -------
@@ -95,10 +100,10 @@ def find_neighbours(X: Any, k: int, *, n_jobs: int = 1) -> Neighbours:
         )
     unique, members = _unique_rows(X)
     if len(unique) == len(X):
-        return Neighbours(*_search(X, k, n_jobs))
+        return Neighbours(*_search(X, k, n_jobs, device))
     # Identical cells (a one-hot control; cells without a count) tie in everything: search each row once.
     logger.info("%d cells have %d different embeddings", len(X), len(unique))
-    near, apart = _search(unique, min(k, len(unique)), n_jobs)
+    near, apart = _search(unique, min(k, len(unique)), n_jobs, device)
     return Neighbours(*_expand(near, apart, members, len(X), k))
 
 
@@ -133,10 +138,10 @@ def _expand(
     return indices, distances
 
 
-def _search(X: np.ndarray, k: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]:
+def _search(X: np.ndarray, k: int, n_jobs: int, device: torch.device | None) -> tuple[np.ndarray, np.ndarray]:
     from threadpoolctl import threadpool_limits
 
-    from nmfbench.metrics.kernels import nearest_by_bound, nearest_exactly, rank_exactly
+    from nmfbench.metrics.kernels import nearest_exactly, rank_exactly
 
     n, factors = X.shape
     indices = np.empty((n, k), dtype=np.int32)
@@ -152,26 +157,43 @@ def _search(X: np.ndarray, k: int, n_jobs: int) -> tuple[np.ndarray, np.ndarray]
     norms = (np.einsum("ij,ij->i", centred, centred, dtype=np.float64) * (1.0 - slack)).astype(np.float32)
     unproven: list[np.ndarray] = []
 
-    def block(start: int) -> None:
-        stop = min(start + ROWS, n)
-        candidates = np.full((stop - start, k + SPARE), -1, dtype=np.int32)
-        bounds = np.full((stop - start, k + SPARE), np.inf, dtype=np.float32)
-        for column in range(0, n, COLUMNS):
-            products = centred[start:stop] @ centred[column : column + COLUMNS].T
-            nearest_by_bound(
-                products, norms[start:stop], norms[column : column + COLUMNS], column, candidates, bounds
-            )
-        proven = np.empty(stop - start, dtype=np.bool_)
+    def rank(start: int, candidates: np.ndarray, bounds: np.ndarray) -> None:
+        stop = start + len(candidates)
+        proven = np.empty(len(candidates), dtype=np.bool_)
         rank_exactly(X, start, candidates, bounds, indices[start:stop], squares[start:stop], proven)
         unproven.append(start + np.flatnonzero(~proven))
 
     with threadpool_limits(1), ThreadPoolExecutor(n_jobs) as pool:
-        list(pool.map(block, range(0, n, ROWS)))
+        if device is None:
+            list(pool.map(lambda start: rank(*_nearest_bounds(centred, norms, start, k)), range(0, n, ROWS)))
+        else:
+            from nmfbench.metrics.on_device import nearest_bounds
+
+            blocks = nearest_bounds(centred, norms, k + SPARE, device)
+            for ranked in [pool.submit(rank, *block) for block in blocks]:
+                ranked.result()
         left = np.sort(np.concatenate(unproven))
         logger.info("%d cells, %d nearest: %d rows searched in double precision", n, k, left.size)
         again = np.array_split(left, max(1, -(-left.size // 64)))
         list(pool.map(lambda rows: nearest_exactly(X, rows, indices, squares), again))
     return indices, np.sqrt(squares).astype(np.float32)
+
+
+def _nearest_bounds(
+    centred: np.ndarray, norms: np.ndarray, start: int, k: int
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """As :func:`nmfbench.metrics.on_device.nearest_bounds`, of the block that begins at `start`."""
+    from nmfbench.metrics.kernels import nearest_by_bound
+
+    n, stop = len(centred), min(start + ROWS, len(centred))
+    candidates = np.full((stop - start, k + SPARE), -1, dtype=np.int32)
+    bounds = np.full((stop - start, k + SPARE), np.inf, dtype=np.float32)
+    for column in range(0, n, COLUMNS):
+        products = centred[start:stop] @ centred[column : column + COLUMNS].T
+        nearest_by_bound(
+            products, norms[start:stop], norms[column : column + COLUMNS], column, candidates, bounds
+        )
+    return start, candidates, bounds
 
 
 def neighbour_widths(cfg: Any) -> dict[str, int]:
@@ -184,7 +206,9 @@ def neighbour_widths(cfg: Any) -> dict[str, int]:
     return widths
 
 
-def find_neighbour_tables(H: Any, widths: Mapping[str, int], *, n_jobs: int = 1) -> dict[str, Neighbours]:
+def find_neighbour_tables(
+    H: Any, widths: Mapping[str, int], *, n_jobs: int = 1, device: torch.device | None = None
+) -> dict[str, Neighbours]:
     """Search every table that the scores of an embedding read.
 
     Parameters
@@ -196,11 +220,13 @@ def find_neighbour_tables(H: Any, widths: Mapping[str, int], *, n_jobs: int = 1)
         not that many cells.
     n_jobs : int
         Threads.
+    device : torch.device, optional
+        As of :func:`find_neighbours`.
     """
     tables = {}
     for name, width in widths.items():
         X = scale_embedding(H)[0] if name == "z_scored" else H
-        tables[name] = find_neighbours(X, max(2, min(width, len(X) - 1)), n_jobs=n_jobs)
+        tables[name] = find_neighbours(X, max(2, min(width, len(X) - 1)), n_jobs=n_jobs, device=device)
     return tables
 
 

@@ -39,6 +39,10 @@ class ModelSection(Section):
         """The estimator's parameters."""
         return self.model_dump(exclude=set(self.not_parameters))
 
+    def passes(self) -> Any:
+        """Passes over the cells at most, for an estimate of the time: a number, one by solver, or None."""
+        return getattr(self, "max_iter", None)
+
     def begins_from_statistics(self) -> bool:
         """Whether a fit with these settings can begin from the shared statistics alone."""
         return False
