@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.errors import InputError
+from nmfbench.gpu_use import GpuUse
 from nmfbench.job import Interrupted, Job, commit, versions, write_json
 from nmfbench.memory import peak_mb
 
@@ -118,6 +119,7 @@ def train(
         from nmfbench.device import resolve_device  # loads torch
 
         resolve_device(device)  # refused before anything is read or compiled
+    use = GpuUse.of(device if card.gpu else "cpu")
     checkpoint = Path(result).parent / "checkpoint"
     labels = {"conditions": _conditions(data, condition_columns) if card.conditional else None}
     grouped = getattr(model, "multigroup", False)
@@ -125,6 +127,7 @@ def train(
         labels["groups"] = _conditions(data, condition_columns).astype(str).agg(" ".join, axis=1)
     placement = place(data.nnz, out_of_core if hasattr(model, "fit_rows") else False, in_memory_mb)
     with threadpool_limits(run.threads), ExitStack() as opened:
+        opened.callback(use.stop)
         loaded, rows = time.monotonic(), None
         in_order = FilteredRows(data, normalisation)
         factors = None
@@ -203,6 +206,7 @@ def train(
             "seconds_to_compile": compiled,
             "seconds_to_embed": time.monotonic() - trained,
             "peak_mb": peak_mb(),
+            "gpu_share": use.share,
             **_outcome(model),
             "data_fingerprint": data.fingerprint,
             "result_checksum": checksum,

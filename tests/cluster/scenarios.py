@@ -74,6 +74,12 @@ def a_failing_group(folder: Path) -> list[Run]:
     return [Run(folder, *call, f"pair={size}", "--", "boom.txt", "fine.txt").wait() for size in (2, 1)]
 
 
+def fits_in_one_job(folder: Path) -> Run:
+    """Three trainings of one GPU job, of which the first fails; each has a score."""
+    scores = [f"score_{name}.txt" for name in "abc"]
+    return Run(folder, *TOY, "--retries", "1", "--group-components", "fits=8", "--", *scores).wait()
+
+
 def too_slow(folder: Path) -> Run:
     """Too little time at the first attempt."""
     return Run(folder, *TOY, "--retries", "1", "slow.txt").wait()
@@ -264,5 +270,5 @@ def kill_minus_nine(folder: Path) -> Killed:
     return Killed(run, locked, Run(folder, *call).wait())
 
 
-ON_NOTHING = (too_slow, ctrl_c, a_failing_group, a_failing_job)
+ON_NOTHING = (too_slow, fits_in_one_job, ctrl_c, a_failing_group, a_failing_job)
 ON_A_FINISHED_RUN = (stopped_fits, beyond_limits, gpus, kill_minus_nine, wide)

@@ -82,10 +82,32 @@ def test_ctrl_c_cancels_what_was_submitted(result_of):
 # ---- GPUs
 
 
+def test_short_fits_share_a_gpu_job_and_one_that_fails_takes_nothing_with_it(result_of):
+    run = result_of(scenarios.fits_in_one_job)
+    assert run.code == 0, run.text[-4000:]
+    trainings = [job for job in run.jobs() if job["Partition"] == "gpu"]
+    shared, alone = trainings
+    assert shared["Comment"] == "rule_fits_train_toy"
+    assert "gres/gpu=1," in shared["AllocTRES"], "one card, whatever the number of fits"
+    assert [shared[name] for name in ("ReqMem", "Timelimit")] == ["600M", "00:06:00"], (
+        "one at a time: the sum"
+    )
+    assert alone["Comment"].startswith("rule_train_toy_wildcards_")
+    assert [alone[name] for name in ("ReqMem", "Timelimit")] == ["1200M", "00:04:00"], "the second attempt"
+    assert "cpu=2," in shared["AllocTRES"]
+    turns = [line.split() for line in (run.folder / "turns.txt").read_text().splitlines()]
+    ends = [(name, job) for name, what, job in turns if what == "ends"]
+    assert [what for _, what, _ in turns] == ["begins", "ends"] * 4, "in turns"
+    assert [job for _, job in ends] == [shared["JobIDRaw"]] * 3 + [alone["JobIDRaw"]]
+    assert ends[0][0] == ends[3][0], "the one that failed, and no other, was tried again"
+    comments = [job["Comment"] for job in run.jobs()]
+    assert sum("score_toy" in comment for comment in comments) == 3
+
+
 @pytest.mark.parametrize("how", ["by_gpus", "by_gres"])
 def test_a_training_asks_for_a_gpu_in_either_spelling(result_of, how):
     run = getattr(result_of(scenarios.gpus), how)
-    job = next(job for job in run.jobs() if "train_ae_nmf" in job["Comment"])
+    job = next(job for job in run.jobs() if job["Comment"] == f"rule_fits_{DATASET}_cells_train_ae_nmf")
     assert job["Partition"] == "gpu"
     assert "gres/gpu=1" in job["AllocTRES"]
     others = [other for other in run.jobs() if "train_ae_nmf" not in other["Comment"]]

@@ -53,3 +53,39 @@ rule nap:
         "logs/nap_{seconds}.log",
     shell:
         "echo begins > {log}; sleep {wildcards.seconds}; echo done > {output}"
+
+
+# ---- short fits that share a GPU job; whichever of them begins first fails, once
+
+from snakemake.scheduling import job_scheduler
+
+from nmfbench.shared_gpu import let_groups_fall_apart
+
+let_groups_fall_apart(job_scheduler.JobScheduler, lambda job: job.rule.name == "train_toy")
+
+
+rule train_toy:
+    output:
+        "fit_{name}.txt",
+    group:
+        "fits"
+    threads: 2
+    resources:
+        slurm_partition="gpu",
+        slurm_extra="--nice=1",
+        gpu=1,
+        gpu_turn=1,
+        mem_mb=lambda wildcards, attempt: 600 * attempt,
+        runtime=lambda wildcards, attempt: 2 * attempt,
+    shell:
+        "echo {wildcards.name} begins $SLURM_JOB_ID >> turns.txt; echo half > {output}; sleep 2; "
+        "echo {wildcards.name} ends $SLURM_JOB_ID >> turns.txt; if mkdir first 2> /dev/null; then exit 1; fi; echo done > {output}"
+
+
+rule score_toy:
+    input:
+        "fit_{name}.txt",
+    output:
+        "score_{name}.txt",
+    shell:
+        "cp {input} {output}"

@@ -143,9 +143,9 @@ def test_one_file_at_a_time(tmp_path):
 def requests(text: str) -> dict[str, dict[str, str]]:
     """Resources of each rule's first job, from the jobs that a dry run prints."""
     found: dict[str, dict[str, str]] = {}
-    for job in re.split(r"^(?=rule |localrule |group job )", text, flags=re.MULTILINE):
-        rule = re.match(r"\w+ (\w+):", job)
-        line = re.search(r"^    resources: (.*)$", job, re.MULTILINE)
+    for job in re.split(r"^(?=rule |localrule |group job |Group job | +rule )", text, flags=re.MULTILINE):
+        rule = re.match(r" *\w+ (\w+):", job)
+        line = re.search(r"^ +resources: (.*)$", job, re.MULTILINE)
         if rule and line:
             found.setdefault(rule[1], dict(part.split("=", 1) for part in line[1].split(", ")))
     return found

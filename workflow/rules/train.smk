@@ -45,11 +45,17 @@ for card in cards().values():
             "<benchmarks>/train/<fit>.tsv"
         pathvars:
             fit=plan.fit_of(card.kind),
+        group:
+            fits_together
         conda:
             f"../../envs/{card.environment}.yaml"
         threads: card.resources.threads
         resources:
-            **training_resources(training_memory, card.resources.minutes, card.resources.minutes_per_input),
+            **training_resources(training_memory, card.resources.minutes, card.resources.minutes_per_input)
+            | {
+                "runtime": training_minutes(card.resources.minutes, card.resources.minutes_per_input),
+                "gpu_turn": training_gpus,
+            },
         params:
             revision=training_revision(card.kind),
             kind=card.kind,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RESOURCE_COLUMNS = (
     *(*RUN_COLUMNS, "step"),
     *("seconds", "peak_mb", "gpu_peak_mb", "cpu_seconds", "threads", "device", "label", "cv_seed", "part"),
-    *("cpu_efficiency", "queue_seconds", "job", "compile_seconds", "training"),
+    *("cpu_efficiency", "queue_seconds", "job", "compile_seconds", "training", "gpu_share"),
 )
 
 #: Seconds below which Snakemake's benchmark has hardly sampled a job.
@@ -117,7 +117,8 @@ def collect_resources(
         each; a job that found that it is not applicable has none. ``cpu_efficiency`` is the CPU time of the
         whole job over its time on all its threads; ``queue_seconds`` the time it waited in the queue;
         ``compile_seconds`` what a training compiled before its seconds were counted; ``training`` what an
-        autoencoder's estimated (``exact``, ``minibatch`` or ``published``).
+        autoencoder's estimated (``exact``, ``minibatch`` or ``published``); ``gpu_share`` in how much of a
+        training's time its card worked.
     """
     import pandas as pd
 
@@ -161,7 +162,7 @@ def _only_said_why_not(cell: Cell, directory: str | Path, repeat: Mapping[str, A
 
 def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:
     record, _ = try_read(run_folder(cell, directory) / "run.json", read_run_record)
-    names = ("seconds", "peak_mb", "gpu_peak_mb", "threads", "device", "training")
+    names = ("seconds", "peak_mb", "gpu_peak_mb", "gpu_share", "threads", "device", "training")
     found = {name: record[name] for name in names if record and record.get(name) is not None}
     if record and "seconds_to_compile" in record:
         found["compile_seconds"] = record["seconds_to_compile"]
