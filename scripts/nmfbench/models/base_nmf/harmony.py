@@ -14,6 +14,7 @@ from nmfbench.models.base_nmf.estimator import BaseNMF
 from nmfbench.models.baseline.harmony import harmonypy_for, moved
 from nmfbench.models.card import OnCpu
 from nmfbench.models.given import codes_of
+from nmfbench.models.limits import check_parameters
 from nmfbench.models.parameters import parameters
 
 
@@ -56,6 +57,7 @@ class NMFHarmony(BaseNMF):
         -------
         self
         """
+        check_parameters(self)
         donors = codes_of(conditions)
         harmonypy_for("nmf_harmony", donors)
         around = {"checkpoint": checkpoint, "fingerprint": fingerprint, "should_stop": should_stop}
