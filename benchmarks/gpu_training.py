@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 for folder in (HERE, HERE.parent / "scripts"):
     sys.path.insert(0, str(folder))
 
-MODULES = ("minibatch",)
+MODULES = ("minibatch", "counts", "scores")
 """Of `gpu_parts`; each enters its parts."""
 
 LAST_BEGIN = 330.0

@@ -65,7 +65,7 @@ def test_the_training_script_says_that_there_is_no_card(gpu_training, capsys, mo
     assert "nothing was measured" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("part", ["minibatch"])
+@pytest.mark.parametrize("part", ["minibatch", "counts", "scores"])
 def test_a_part_of_the_training_script_can_be_rehearsed(gpu_training, part, capsys, tmp_path):
     out = tmp_path / "lines.json"
     assert gpu_training.main(["--device", "cpu", "--small", "--only", part, "--out", str(out)]) == 0
