@@ -26,7 +26,18 @@ class Denoising(ModelSection):
     )
 
 
-class SplitNMF(Denoising):
+class Communality(Denoising):
+    """What those share that tell a gene's common variance from its own."""
+
+    n_axes: int = Field(
+        10,
+        ge=1,
+        description="Axes of what genes share (principal axis factoring), at most one for each factor. More "
+        "leave single genes axes of their own, and factors copy them.",
+    )
+
+
+class SplitNMF(Communality):
     """Autoencoding NMF of split counts: each half of a cell's counts is written from the other half."""
 
     kind: Literal["ae_nmf_split"] = "ae_nmf_split"
@@ -47,7 +58,7 @@ class BlindNMF(Denoising):
         return True
 
 
-class CommonNMF(Denoising):
+class CommonNMF(Communality):
     """Autoencoding NMF of common variance: what a gene has for itself, noise included, is not asked for."""
 
     kind: Literal["ae_nmf_common"] = "ae_nmf_common"
@@ -56,7 +67,7 @@ class CommonNMF(Denoising):
         return True
 
 
-class AdditiveCommonNMF(Denoising):
+class AdditiveCommonNMF(Communality):
     """Conditional AE-NMF of common variance, with the donors alike in every cluster that it finds."""
 
     kind: Literal["cae_nmf1_common"] = "cae_nmf1_common"
@@ -72,7 +83,7 @@ class AdditiveCommonNMF(Denoising):
     )
 
 
-class OwnLoadingsCommonNMF(Denoising):
+class OwnLoadingsCommonNMF(Communality):
     """Conditional AE-NMF of common variance, with loadings of its own for each donor."""
 
     kind: Literal["cae_nmf2_common"] = "cae_nmf2_common"
@@ -101,7 +112,7 @@ CARDS = (
         display_name="AE_NMF_split",
         colour="#0000BF",
         marker=">",
-        revision=2,
+        revision=3,
         resources=_RESOURCES,
         input="counts",
         normalises=True,
@@ -123,7 +134,7 @@ CARDS = (
         display_name="AE_NMF_common",
         colour="#E500E5",
         marker="8",
-        revision=1,
+        revision=2,
         resources=_RESOURCES,
         needs=frozenset({"statistics"}),
     ),
@@ -133,7 +144,7 @@ CARDS = (
         display_name="CAE_NMF1_common",
         colour="#55007F",
         marker="d",
-        revision=1,
+        revision=2,
         resources=_RESOURCES,
         conditional=True,
     ),
@@ -143,7 +154,7 @@ CARDS = (
         display_name="CAE_NMF2_common",
         colour="#55D47F",
         marker="H",
-        revision=1,
+        revision=2,
         resources=_RESOURCES,
         needs=frozenset({"statistics"}),
         conditional=True,

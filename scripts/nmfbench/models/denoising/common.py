@@ -32,5 +32,5 @@ class AENMFCommon(DenoisingAutoencoder):
     _model_name = "AE_NMF_common_variance"
 
     def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
-        unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        unique = unique_squares(operator, self._axes, seed=self.seed_)
         return TiedObjective(operator, W, penalty_W=self.penalty_W, unique=unique)

@@ -50,7 +50,7 @@ class CAENMF1Common(DenoisingAutoencoder, CAENMF1):
         self._first, clusters = None, None
         if self.penalty_invariance > 0:
             seed = int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
-            given = {"penalty_W": self.penalty_W, "init": self.init, "gram_memory_mb": self.gram_memory_mb}
+            given = {key: getattr(self, key) for key in ("penalty_W", "init", "n_axes", "gram_memory_mb")}
             first = AENMFCommon(self.n_components, **given, random_state=seed, device=self.device)
             self._first = first.fit_rows(data.source, progress=False).components_
             H = np.concatenate([part for _, part in times_blocks(self._first, data.source)])
@@ -63,7 +63,7 @@ class CAENMF1Common(DenoisingAutoencoder, CAENMF1):
     def _objective(
         self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
     ) -> TiedObjective:
-        unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        unique = unique_squares(operator, self._axes, seed=self.seed_)
         return CAENMF1._objective(self, operator, cells, W, U, unique=unique)
 
     def _decoder(self) -> Decoder:
@@ -130,7 +130,7 @@ class CAENMF2Common(DenoisingAutoencoder, CAENMF2):
     def _objective(
         self, operator: Operator, cells: Cells, W: np.ndarray, U=None, **denoising: Any
     ) -> DonorObjective:
-        unique = unique_squares(operator, self.n_components, seed=self.seed_)
+        unique = unique_squares(operator, self._axes, seed=self.seed_)
         return CAENMF2._objective(self, operator, cells, W, U, unique=unique)
 
     def _decoder(self) -> Decoder:

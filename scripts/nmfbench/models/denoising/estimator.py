@@ -36,6 +36,11 @@ class DenoisingAutoencoder(Autoencoder):
 
     _n_grams = 1
 
+    @property
+    def _axes(self) -> int:
+        """Axes of what genes share."""
+        return min(self.n_axes, self.n_components)
+
     def _minibatch_only(self) -> list[str]:
         return []
 

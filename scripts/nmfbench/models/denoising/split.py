@@ -90,7 +90,7 @@ class AENMFSplit(DenoisingAutoencoder):
     def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
         unique = None
         if self.communality:
-            unique = unique_squares(operator, self.n_components, seed=self.seed_, halves=True)
+            unique = unique_squares(operator, self._axes, seed=self.seed_, halves=True)
         return TiedObjective(operator, W, penalty_W=self.penalty_W, split=True, unique=unique)
 
     def _start(self, operator: Operator, ridge: float) -> np.ndarray:
