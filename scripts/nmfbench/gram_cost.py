@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 SPARSE_BELOW = 0.13  # density at which sparse and dense products take the same time (docs/solvers.md)
+_CARD_TILE = 1024  # rows of a product on a card
+_DENSEST = 0.1  # share of nonzeros of a block of cells on a card that memory is asked for
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 
 
@@ -23,6 +25,28 @@ def gram_bytes(n_genes: int, *, n_grams: int = 1, method: str = "sparse", dtype:
     """
     kept = _ITEM_BYTES[dtype] * (n_grams + (n_grams > 1))
     return n_genes**2 * (8 * n_grams + max(kept, 4 if method == "dense" else 0))
+
+
+def card_gram_bytes(n_genes: int, *, n_grams: int = 1, block_rows: int = 4096, item: int = 4) -> int:
+    """Bytes that a card needs at its peak for XᵀX of a fit, gathered there and left there.
+
+    While it is gathered: upper tiles in float64, a dense block with its nonzeros twice, and a product. Then:
+    the tiles beside the whole matrix that they are put into.
+
+    Parameters
+    ----------
+    n_genes : int
+    n_grams : int
+        Gram matrices: one, or one per donor.
+    block_rows : int
+        Cells of a block.
+    item : int
+        Bytes of a value of the result.
+    """
+    upper = n_grams * 8 * n_genes * (n_genes + _CARD_TILE) // 2
+    block = n_genes * block_rows * item + int(_DENSEST * n_genes * block_rows) * 48
+    product = _CARD_TILE * n_genes * item
+    return upper + max(block + 2 * product, n_grams * n_genes**2 * item + 2 * product)
 
 
 def choose_method(n_cells: int, n_genes: int, n_nonzeros: int) -> Literal["sparse", "dense"]:

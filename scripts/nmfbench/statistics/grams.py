@@ -49,6 +49,9 @@ class PartialGrams:
             return
         import torch
 
+        from nmfbench.statistics.card_products import Sender
+
+        self._senders = {device: Sender(device) for device in dict.fromkeys(self.devices)}
         # a tile is the shorter, the later it comes: dealt forth and back, the shares come out even
         there = [*self.devices, *reversed(self.devices)]
         self._homes = [there[i % len(there)] for i in range(len(self.tiles))]
@@ -90,19 +93,16 @@ class PartialGrams:
                 pass
 
     def _add_on_devices(self, X: sp.csr_matrix, c: int) -> None:
-        import torch
+        from nmfbench.statistics.card_products import SparseByDense
 
-        dense = {}
-        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-        for device in dict.fromkeys(self.devices):
-            # nonzeros travel, not zeros
-            where = [torch.from_numpy(np.asarray(i, np.int64)).to(device) for i in (rows, X.indices)]
-            block = torch.zeros(X.shape, dtype=torch.from_numpy(X.data[:0]).dtype, device=device)
-            block[where[0], where[1]] = torch.from_numpy(X.data).to(device)
-            dense[device] = block
-        for (a, b), home, tile in zip(self.tiles, self._homes, self._tiles, strict=True):
-            block = dense[home]
-            tile[c] += block[:, a:b].T @ block[:, a:]
+        held = {}
+        for device, sender in self._senders.items():
+            sent = sender.send(X)
+            sender.arrive(sent)
+            of_device = [t for t, home in zip(self.tiles, self._homes, strict=True) if home == device]
+            held[device] = SparseByDense(sent, of_device)
+        for span, home, tile in zip(self.tiles, self._homes, self._tiles, strict=True):
+            tile[c] += held[home].product(span)
 
     def fill(self, gram: np.ndarray, donor_grams: np.ndarray | None) -> None:
         """Write the rows of this sum, and by symmetry its columns, into whole Gram matrices.
@@ -160,8 +160,8 @@ def gpu_bytes(layout: Layout, n_devices: int, block_rows: int, height: int | Non
     # tiles of the first rows are the longest; all rows together are half a matrix
     upper = n_tiles * TILE_ROWS * p - (0 if height else p * p / 2)
     share = -(-n_tiles // n_devices) / n_tiles
-    # the block, its nonzeros with their places, and a product of which a copy is cast to float64
-    work = p * block_rows * (value + 20 * _DENSEST) + (value + 8) * p * TILE_ROWS
+    # the block, its nonzeros with their places by cell and by gene, and a product that joins the float64 sum
+    work = p * block_rows * (value + 48 * _DENSEST) + (value + 8) * p * TILE_ROWS
     return int(8 * layout.n_grams * upper * share + work)
 
 

@@ -21,7 +21,10 @@ from nmfbench.models.autoencoder.penalties import co_occurrence
 from nmfbench.models.labels import FitData
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
 from nmfbench.statistics import Layout, gather_shard
-from nmfbench.statistics.grams import check_gpu_memory
+from nmfbench.statistics.card_gram import check_card, gram_on_card
+
+CARDS = frozenset({"cuda"})
+"""Kinds of devices that XᵀX is gathered on. Tests add the processor under torch's name."""
 
 SMALL_PRODUCT = 5e7
 """Multiply-adds of a product, about a millisecond of one thread, below which BLAS does it in one thread."""
@@ -90,9 +93,10 @@ def gram_operator(
     InputError
         If it does not fit in `memory_mb` or on the GPU, before the first block is read.
     """
+    if device.split(":")[0] in CARDS:
+        return _gram_on_card(source, codes, torch.device(device))
     n, p = source.n_rows, source.n_columns
-    # Metal has no double precision: the processor takes its place, as for all small sums.
-    device = device if device.startswith("cuda") else "cpu"
+    device = "cpu"  # Metal has no double precision: the processor takes its place, as for all small sums
     categories = () if codes is None else tuple(str(c) for c in range(int(codes.max()) + 1))
     layout = Layout(
         fingerprint="",
@@ -103,11 +107,27 @@ def gram_operator(
         method=gram_method(n, p, source.nnz, device),
         dtype="float64" if source.dtype == np.float64 else "float32",
     )
-    check_gpu_memory(layout, [device], BLOCK_ROWS, None)
     labels = np.zeros((n, 0), np.int64) if codes is None else codes[:, None]
     blocks = ((X, labels[start : start + X.shape[0]], None) for start, X in source.blocks(BLOCK_ROWS))
-    statistics = gather_shard(blocks, layout, device=device, memory_mb=memory_mb)
+    statistics = gather_shard(blocks, layout, memory_mb=memory_mb)
     return operator_of(statistics, by_donor=codes is not None, device=device, dtype=source.dtype)
+
+
+def _gram_on_card(source: RowSource, codes: np.ndarray | None, device: torch.device) -> GramOperator:
+    """The same, gathered on a card and left there: only what the products need, and no sum in memory."""
+    n_groups, item = 1 if codes is None else int(codes.max()) + 1, np.dtype(source.dtype).itemsize
+    if device.type == "cuda":
+        free = float(torch.cuda.mem_get_info(device)[0])
+        check_card(source.n_columns, n_groups, min(BLOCK_ROWS, source.n_rows), item, free, device)
+    blocks = (
+        (X, None if codes is None else codes[start : start + X.shape[0]])
+        for start, X in source.blocks(BLOCK_ROWS)
+    )
+    dtype = torch.float64 if source.dtype == np.float64 else torch.float32
+    K, squared_norm = gram_on_card(blocks, source.n_columns, device, n_groups=n_groups, dtype=dtype)
+    return GramOperator(
+        K, n_cells=source.n_rows, squared_norm=squared_norm, device=str(device), dtype=source.dtype
+    )
 
 
 @contextmanager
