@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 SPARSE_BELOW = 0.13  # density at which sparse and dense products take the same time (docs/solvers.md)
+HOST_GRAM_MB = 6144.0
+"""MiB that `gram_memory_mb: auto` grants to XᵀX in memory."""
+
+CARD_SHARE = 0.95
+"""Of the free memory of a card that `auto` grants to it."""
+
 _CARD_TILE = 1024  # rows of a product on a card
 _DENSEST = 0.1  # share of nonzeros of a block of cells on a card that memory is asked for
 _ITEM_BYTES = {"float32": 4, "float64": 8}
@@ -25,6 +31,27 @@ def gram_bytes(n_genes: int, *, n_grams: int = 1, method: str = "sparse", dtype:
     """
     kept = _ITEM_BYTES[dtype] * (n_grams + (n_grams > 1))
     return n_genes**2 * (8 * n_grams + max(kept, 4 if method == "dense" else 0))
+
+
+def host_gram_mb(setting: float | str) -> float:
+    """MiB that `gram_memory_mb` grants to XᵀX in memory, or on a card that is not known yet."""
+    return HOST_GRAM_MB if setting == "auto" else float(setting)
+
+
+def granted_gram_mb(setting: float | str, free: float | None) -> tuple[float, str]:
+    """MiB that `gram_memory_mb` grants to XᵀX, and what decided it.
+
+    Parameters
+    ----------
+    setting : float or "auto"
+    free : float or None
+        Bytes that are free on the card that XᵀX would lie on; None where it would lie in memory.
+    """
+    if setting != "auto":
+        return float(setting), "gram_memory_mb"
+    if free is None:
+        return HOST_GRAM_MB, "auto: the default of a CPU"
+    return CARD_SHARE * free / 2**20, f"auto: {100 * CARD_SHARE:.0f} % of what is free on the card"
 
 
 def card_gram_bytes(n_genes: int, *, n_grams: int = 1, block_rows: int = 4096, item: int = 4) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmfbench.data.size import Size, size_before, size_of_file
-from nmfbench.gram_cost import gram_bytes
+from nmfbench.gram_cost import gram_bytes, host_gram_mb
 from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
 from nmfbench.rows.opening import place
 
@@ -107,7 +107,7 @@ def _weigh(
     gathering = "cuda" if config.statistics.device == "cuda" else "cpu"
     training = "cuda" if config.device == "cuda" else "cpu"
     need = gram_bytes(p, method=gram_method(n, p, nnz, gathering)) / _MIB
-    held = min(section.gram_memory_mb for section in models.values())
+    held = min(host_gram_mb(section.gram_memory_mb) for section in models.values())
     if need > config.statistics.memory_mb or 4 * p * p / _MIB > held:
         limits = (
             f"{config.statistics.memory_mb:.0f} MiB (statistics.memory_mb) and {held:.0f} (gram_memory_mb)"
@@ -128,7 +128,7 @@ def _weigh(
             size = getattr(section, "batch_size", 512)
             one = fit_seconds(n, p, nnz, rank, epochs, donors, training, size)
             ways = [one["sparse"]] if in_memory else []
-            ways += [of_pass + one["gram"]] if fits <= section.gram_memory_mb else []
+            ways += [of_pass + one["gram"]] if fits <= host_gram_mb(section.gram_memory_mb) else []
             ways += [one["minibatch"]] if getattr(section, "solver", None) == "auto" else []
             alone = min(ways, default=of_pass + one["gram"])
             from_cells += alone * len(config.seeds)

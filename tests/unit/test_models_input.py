@@ -50,7 +50,7 @@ INVALID = {
     "n_components": [0, 2.5, "4", True, None],
     "solver": ["newton", None],
     "max_iter": [0, 1.5, -1],
-    "gram_memory_mb": [-1, None],
+    "gram_memory_mb": [-1, None, "automatic"],
     "batch_size": [0, None],
     "learning_rate": [0, -1.0, np.nan, "fast"],
     "learning_rate_U": [0, np.inf],

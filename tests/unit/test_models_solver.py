@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +15,14 @@ from sklearn.base import clone
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import reference_models as dense
+from nmfbench.card_rates import measured_rates
 from nmfbench.errors import InputError
 from nmfbench.fitting import checkpoint as checkpoint_module
+from nmfbench.fitting.checkpoint import Checkpoint
+from nmfbench.gram_cost import granted_gram_mb, host_gram_mb
 from nmfbench.models import get_model
 from nmfbench.models.autoencoder import from_cells, with_solver
+from nmfbench.models.autoencoder.costs import CardRates
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
@@ -353,3 +359,67 @@ def test_a_gpu_favours_dense_products_and_minibatches():
     assert gpu.seconds["sparse"] == cpu.seconds["sparse"]
     assert gpu.seconds["gram"] < cpu.seconds["gram"]
     assert gpu.seconds["minibatch"] < cpu.seconds["minibatch"]
+    assert cpu.rates is None, "the same on every processor"
+
+
+ATLAS = (592_317, 60_606, 592_317 * 1_900, 80, 100)
+
+
+def card_of(gigabytes, **more):
+    """What `auto` decides for the published data on a card of so many GiB, a thirtieth of them in use."""
+    memory, granted_by = granted_gram_mb("auto", 0.97 * gigabytes * 2**30)
+    return choose_solver(*ATLAS, memory=memory, granted_by=granted_by, device="cuda:0", **more)
+
+
+def test_the_cards_memory_decides_on_a_gpu():
+    for gigabytes in (40, 48, 80, 141):
+        for in_memory in (True, False):
+            choice = card_of(gigabytes, in_memory=in_memory)
+            assert (choice.solver, choice.route) == ("statistics", "gram")
+            assert choice.memory["need_mb"] <= choice.memory["granted_mb"]
+            assert "free on the card" in choice.memory["granted_by"]
+    small = card_of(24)
+    assert (small.solver, small.route, small.seconds["gram"]) == ("statistics", "sparse", None)
+    with pytest.raises(InputError, match="another embedding"):
+        card_of(24, in_memory=False)
+    assert card_of(24, solver="minibatch").solver == "minibatch"
+    assert granted_gram_mb("auto", None)[0] == host_gram_mb("auto") == 6144
+    assert granted_gram_mb(100, 2**40) == (100.0, "gram_memory_mb"), "what was set is kept to"
+
+
+def test_the_route_follows_the_rates_of_the_card():
+    """An old card that is slower at products than the processor at nonzeros leaves the cells in memory."""
+    size = (20_000, 13_487, 20_000 * 700, 80, 100)
+    fast, slow = CardRates(25e12, 25e9, "pretended"), CardRates(5e9, 1e9, "pretended")
+    routes = [choose_solver(*size, device="cuda:0", rates=rates).route for rates in (fast, slow)]
+    assert routes == ["gram", "sparse"]
+    told = choose_solver(*size, device="cuda:0", rates=slow).record()
+    assert told["rates"] == {"product": 5e9, "copy": 1e9, "source": "pretended"}
+    by_copy = [
+        choose_solver(*size, device="cuda:0", rates=CardRates(25e12, copy, "pretended")).seconds["gram"]
+        for copy in (25e9, 1e6)
+    ]
+    assert by_copy[1] > by_copy[0] + 100, "what is sent takes its time too"
+
+
+def test_rates_are_measured_in_the_time_they_may_take():
+    device = torch.device("cpu")
+    began = time.perf_counter()
+    product, copy = measured_rates(device, side=256, n_bytes=2**20)
+    assert time.perf_counter() - began < 5
+    assert 1e7 < product < 1e14
+    assert 1e7 < copy < 1e13
+    assert measured_rates(device, side=256, n_bytes=2**20) == (product, copy), "once for a job"
+
+
+def test_a_fit_goes_on_by_the_route_it_began_with(tmp_path):
+    model = get_model("ae_nmf")(4)
+    rates = {"product": 1.0, "copy": 1.0, "source": "pretended"}
+    choice = SolverChoice("statistics", "gram", {"sparse": 2.0, "gram": 1.0}, "", None, rates)
+    assert model._as_before(choice, tmp_path) == choice, "there is no state yet"
+    for route in ("sparse", "gram"):
+        state = Checkpoint(tmp_path / route, {"route": route, "solver": "statistics"}, "")
+        state.save({}, {})
+        assert model._as_before(choice, tmp_path / route).route == route
+    impossible = replace(choice, seconds={"sparse": None, "gram": 1.0})
+    assert model._as_before(impossible, tmp_path / "sparse").route == "gram"

@@ -22,6 +22,17 @@ LARGEST_SHARE = 0.05
 """Writing checkpoints takes at most this share of the time (except that the last is always written)."""
 
 
+def settings_of(folder: str | Path) -> dict[str, Any]:
+    """The settings of the newest state in a folder that can be read; empty where there is none."""
+    for name in ("newest.npz", "previous.npz"):
+        try:
+            with (Path(folder) / name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                return json.loads(stored["header"].tobytes())["settings"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue
+    return {}
+
+
 class Checkpoint:
     """The newest state of a fit and the one before it.
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 from pydantic.fields import FieldInfo
@@ -35,6 +35,8 @@ class Limit:
         Whether None is allowed beside.
     names : tuple of str
         Keys of a mapping to such values, which is allowed beside.
+    words : tuple of str
+        Words that are allowed beside a number.
     """
 
     options: tuple = ()
@@ -44,6 +46,7 @@ class Limit:
     whole: bool = False
     none: bool = False
     names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, field: FieldInfo) -> Limit | None:
@@ -59,7 +62,8 @@ class Limit:
             elif kind is not NoneType:
                 kinds.append(kind)
         options = tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
-        if options or kinds == [bool]:
+        kinds = [kind for kind in kinds if get_origin(kind) is not Literal]
+        if (options and not kinds) or kinds == [bool]:
             return cls(options=options or (True, False), none=none)
         if kinds not in ([int], [float]):
             return None
@@ -73,6 +77,7 @@ class Limit:
             whole=kinds == [int],
             none=none,
             names=names,
+            words=options,
         )
 
     @property
@@ -86,6 +91,8 @@ class Limit:
                 said += f" {'above' if self.above else 'of at least'} {self.low}"
             if self.below < math.inf:
                 said += f" and below {self.below}"
+        if self.words:
+            said += f", or {' or '.join(map(repr, self.words))}"
         if self.names:
             said += f", or a mapping of {', '.join(self.names)} to one"
         return f"{said}, or None" if self.none else said
@@ -93,6 +100,8 @@ class Limit:
     def admits(self, value: Any) -> bool:
         if value is None:
             return self.none
+        if isinstance(value, str) and value in self.words:
+            return True
         if isinstance(value, Mapping):
             one = replace(self, names=(), none=False)
             return all(name in self.names and one.admits(part) for name, part in value.items())
@@ -112,7 +121,7 @@ def _bounds(notes: list[Any]) -> list[Any]:
 
 
 def _is_union(annotation: Any) -> bool:
-    return NoneType in get_args(annotation)
+    return get_origin(annotation) in (Union, UnionType)
 
 
 def real(low: float, *, above: bool = False, whole: bool = False) -> Limit:

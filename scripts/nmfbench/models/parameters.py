@@ -132,6 +132,8 @@ def _type_text(field: FieldInfo) -> str:
         kind += "}"
     else:
         kind = "int" if limit.whole else "float"
+    if limit.words:
+        kind += "".join(f' or "{word}"' for word in limit.words)
     if limit.names:
         kind += f", or a mapping of {', '.join(limit.names)} to one"
     return f"{kind} or None" if limit.none else kind

@@ -77,11 +77,12 @@ class Autoencoder(ModelSection):
     patience: int = Field(
         6, ge=1, description="`minibatch`: stop after this many epochs without a better objective."
     )
-    gram_memory_mb: float = Field(
-        6144,
-        ge=0,
+    gram_memory_mb: Annotated[
+        Fraction | Literal["auto"], one_message("a number of MiB of at least 0, or 'auto'")
+    ] = Field(
+        "auto",
         description="`statistics`: MiB for XᵀX; where it needs more, the nonzeros of X are used (with "
-        "`shared_statistics`: it is left on disk).",
+        "`shared_statistics`: it is left on disk). `auto`: 6144 in memory; on a GPU what is free there.",
     )
     batch_size: int = Field(512, ge=1, description="Cells in a minibatch.")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step for the loadings W.")

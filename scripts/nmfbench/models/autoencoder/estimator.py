@@ -15,6 +15,7 @@ from nmfbench.errors import InputError
 from nmfbench.fitting.engine import Engine
 from nmfbench.fitting.loop import Run
 from nmfbench.fitting.observer import Observer
+from nmfbench.gram_cost import host_gram_mb
 from nmfbench.models.autoencoder.embed import embed
 from nmfbench.models.autoencoder.exact.gathered import GatheredCells, categories_of, operator_within
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator
@@ -121,9 +122,8 @@ class Autoencoder(WithBatches):
         self.conditions_ = encode_conditions(conditions if self._conditional else None, source.n_rows)
         self._check_conditions(self.conditions_)
         data = FitData.of(source, self.conditions_, encode_strata(strata, source.n_rows))
-        choice = self.solver_choice_ = self._solver_taken or self._choose_solver(
-            source, data.conditions, device
-        )
+        choice = self._solver_taken or self._choose_solver(source, data.conditions, device)
+        choice = self.solver_choice_ = self._as_before(choice, around.get("checkpoint"))
         fit = self._fit_minibatch if choice.solver == "minibatch" else self._fit_cells
         by_label = fit(data, device, Run(**around))
         self.uses_labels_ = strata is not None and (by_label or self._labels_in_the_loss())
@@ -199,7 +199,7 @@ class Autoencoder(WithBatches):
             If the model needs a Gram matrix for each donor and there is none, or the GPU has no room for it.
         """
         return operator_within(
-            statistics, self._own_loadings, resolve_device(self.device), self.gram_memory_mb
+            statistics, self._own_loadings, resolve_device(self.device), host_gram_mb(self.gram_memory_mb)
         )
 
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
@@ -207,9 +207,10 @@ class Autoencoder(WithBatches):
         route = self.solver_choice_.route
         self.device_ = str(device) if route == "gram" and device.type == "cuda" else "cpu"
         codes = data.conditions.codes[:, 0] if self._own_loadings else None
+        memory = (self.solver_choice_.memory or {}).get("granted_mb") or host_gram_mb(self.gram_memory_mb)
         self._fit_exact(
             RowCells(data),
-            lambda: operator_of_rows(data.source, codes, route, self.gram_memory_mb, self.device_),
+            lambda: operator_of_rows(data.source, codes, route, memory, self.device_),
             run,
             lambda W: embed(W, data.source),
             data.fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def gram_operator(
         If it does not fit in `memory_mb` or on the GPU, before the first block is read.
     """
     if device.split(":")[0] in CARDS:
-        return _gram_on_card(source, codes, torch.device(device))
+        return _gram_on_card(source, codes, torch.device(device), memory_mb)
     n, p = source.n_rows, source.n_columns
     device = "cpu"  # Metal has no double precision: the processor takes its place, as for all small sums
     categories = () if codes is None else tuple(str(c) for c in range(int(codes.max()) + 1))
@@ -113,11 +114,14 @@ def gram_operator(
     return operator_of(statistics, by_donor=codes is not None, device=device, dtype=source.dtype)
 
 
-def _gram_on_card(source: RowSource, codes: np.ndarray | None, device: torch.device) -> GramOperator:
+def _gram_on_card(
+    source: RowSource, codes: np.ndarray | None, device: torch.device, memory_mb: float | None
+) -> GramOperator:
     """The same, gathered on a card and left there: only what the products need, and no sum in memory."""
     n_groups, item = 1 if codes is None else int(codes.max()) + 1, np.dtype(source.dtype).itemsize
     if device.type == "cuda":
-        free = float(torch.cuda.mem_get_info(device)[0])
+        granted = math.inf if memory_mb is None else memory_mb * 2**20
+        free = min(float(torch.cuda.mem_get_info(device)[0]), granted)
         check_card(source.n_columns, n_groups, min(BLOCK_ROWS, source.n_rows), item, free, device)
     blocks = (
         (X, None if codes is None else codes[start : start + X.shape[0]])

@@ -12,6 +12,7 @@ import numpy as np
 
 from nmfbench.data import FilteredCounts
 from nmfbench.errors import InputError
+from nmfbench.gram_cost import host_gram_mb
 from nmfbench.models.autoencoder.estimator import Autoencoder
 from nmfbench.models.labels import encode_conditions
 from nmfbench.rows.memory import RowSource
@@ -68,11 +69,11 @@ def fit_file(
         log.warning("%s holds no Gram matrix for each donor: the cells themselves are fitted", path)
         return False
     if gene_factors is not None:
-        need, room = statistics.gram.nbytes, model.gram_memory_mb * 2**20
-        if need > room:
+        need, room_mb = statistics.gram.nbytes, host_gram_mb(model.gram_memory_mb)
+        if need > room_mb * 2**20:
             raise InputError(
                 f"{path}: gene_scaling",
-                f"XᵀX, which is scaled in memory, within gram_memory_mb = {model.gram_memory_mb:.0f}",
+                f"XᵀX, which is scaled in memory, within gram_memory_mb = {room_mb:.0f}",
                 f"{need / 2**20:.0f} MiB",
                 "raise gram_memory_mb, keep fewer genes, or set gene_scaling: none",
             )

@@ -1,7 +1,8 @@
 """Which solver `solver="auto"` takes: a cost model of a few measured rates.
 
-It knows the data, the settings and the kind of device, not the machine's speed or its number of threads, so
-that the same fit makes the same choice on every CPU. The rates and their sources are in docs/solvers.md.
+On a CPU it knows the data and the settings, not the machine's speed or its number of threads, so that the
+same fit makes the same choice on every one. Cards differ by a factor of ten, so two rates of the one at hand
+are measured. The rates and their sources are in docs/solvers.md and docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nmfbench.errors import InputError
-from nmfbench.gram_cost import gram_bytes
-from nmfbench.models.autoencoder.costs import fit_seconds, gram_method, pass_seconds
+from nmfbench.gram_cost import card_gram_bytes, gram_bytes
+from nmfbench.models.autoencoder.costs import (
+    REFERENCE_CARD,
+    CardRates,
+    fit_seconds,
+    gram_method,
+    pass_seconds,
+)
 from nmfbench.rows.disk import FilteredRows
 from nmfbench.rows.memory import RowSource
 
@@ -32,12 +39,19 @@ class SolverChoice:
         Estimated seconds of one CPU thread (or the GPU) to the objective that the minibatches would reach,
         for ``sparse``, ``gram`` and ``minibatch``; None for what the data or the memory rule out.
     reason : str
+    memory : dict or None
+        What XᵀX may take: ``need_mb``, ``granted_mb`` and ``granted_by``.
+    rates : dict or None
+        Of the card that the estimates are made for: ``product``, ``copy`` and their ``source``. None on a
+        CPU, whose rates are the same on every machine.
     """
 
     solver: str
     route: str | None
     seconds: dict[str, float | None]
     reason: str
+    memory: dict[str, Any] | None = None
+    rates: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """The choice as plain values, for ``run.json``."""
@@ -58,6 +72,9 @@ def choose_solver(
     dtype: str = "float32",
     in_memory: bool = True,
     solver: str = "auto",
+    granted_by: str = "gram_memory_mb",
+    stays_there: bool = True,
+    rates: CardRates = REFERENCE_CARD,
 ) -> SolverChoice:
     """The solver that was asked for, or the exact one, by the route that is estimated to be sooner.
 
@@ -82,6 +99,12 @@ def choose_solver(
         Whether the nonzeros lie in memory, as the sparse route needs.
     solver : {"auto", "statistics", "minibatch"}
         What was asked for; the estimates are made all the same.
+    granted_by : str
+        What decided `memory`, for the record.
+    stays_there : bool
+        Whether XᵀX that is gathered on a card is left there.
+    rates : CardRates
+        Of the card, where `device` is one.
 
     Returns
     -------
@@ -92,10 +115,15 @@ def choose_solver(
     InputError
         With ``auto``, if the cells are on disk and XᵀX does not fit.
     """
-    found = fit_seconds(n_cells, n_genes, nnz, rank, epochs, donors, device, batch_size)
-    method = gram_method(n_cells, n_genes, nnz, device)
-    fits = gram_bytes(n_genes, n_grams=max(donors, 1), method=method, dtype=dtype) <= memory * _MIB
-    gathering = pass_seconds(n_cells, n_genes, nnz, device)
+    found = fit_seconds(n_cells, n_genes, nnz, rank, epochs, donors, device, batch_size, rates)
+    on_card, n_grams = device.startswith("cuda"), max(donors, 1)
+    if on_card and stays_there:
+        need = card_gram_bytes(n_genes, n_grams=n_grams, item=8 if dtype == "float64" else 4)
+    else:
+        method = gram_method(n_cells, n_genes, nnz, device)
+        need = gram_bytes(n_genes, n_grams=n_grams, method=method, dtype=dtype)
+    fits = need <= memory * _MIB
+    gathering = pass_seconds(n_cells, n_genes, nnz, device, rates)
     seconds: dict[str, float | None] = {
         "sparse": found["sparse"] if in_memory else None,
         "gram": gathering + found["gram"] if fits else None,
@@ -116,7 +144,15 @@ def choose_solver(
         )  # fmt: skip
     else:
         solver, reason = "statistics", f"the optimum, in an estimated {possible[route]:.3g} s by {route}"
-    return SolverChoice(solver, route if solver == "statistics" else None, seconds, reason)
+    granted = None if math.isinf(memory) else memory
+    return SolverChoice(
+        solver,
+        route if solver == "statistics" else None,
+        seconds,
+        reason,
+        {"need_mb": need / _MIB, "granted_mb": granted, "granted_by": granted_by},
+        asdict(rates) if on_card else None,
+    )
 
 
 def with_batches_of(source: RowSource, choice: SolverChoice) -> SolverChoice:

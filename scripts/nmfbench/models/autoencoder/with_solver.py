@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from nmfbench.card_rates import measured_rates
 from nmfbench.device import resolve_device
 from nmfbench.errors import InputError
+from nmfbench.fitting.checkpoint import settings_of
+from nmfbench.gram_cost import granted_gram_mb
 from nmfbench.models.autoencoder.card import MAX_ITER, TOL
+from nmfbench.models.autoencoder.costs import CardRates
 from nmfbench.models.autoencoder.results import Results
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver, with_batches_of
 from nmfbench.models.labels import Conditions, encode_conditions
@@ -85,6 +90,10 @@ class WithSolver(Results):
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
         only = self._minibatch_only()
+        on_card = device.type == "cuda"
+        free = float(torch.cuda.mem_get_info(device)[0]) if on_card else None
+        memory, granted_by = granted_gram_mb(self.gram_memory_mb, free)
+        of_card = {"rates": self._rates_of(device)} if on_card else {}
         choice = choose_solver(
             source.n_rows,
             source.n_columns,
@@ -92,13 +101,30 @@ class WithSolver(Results):
             self.n_components,
             self._most("minibatch"),
             conditions.size if self._own_loadings else 0,
-            self.gram_memory_mb,
+            memory,
             str(device),
             batch_size=self.batch_size,
             dtype=str(np.dtype(source.dtype)),
             in_memory=hasattr(source, "csr"),
             solver="minibatch" if only else self.solver,
+            granted_by=granted_by,
+            **of_card,
         )
         if only:
             choice = replace(choice, reason=f"only minibatch has {', '.join(only)}")
         return with_batches_of(source, choice)
+
+    @staticmethod
+    def _rates_of(device: torch.device) -> CardRates:
+        product, copy = measured_rates(device)
+        return CardRates(product, copy, f"measured on {torch.cuda.get_device_name(device)}")
+
+    @staticmethod
+    def _as_before(choice: SolverChoice, checkpoint: str | Path | None) -> SolverChoice:
+        """The route of a fit that is gone on with, which rates that were measured anew must not turn."""
+        if checkpoint is None or choice.solver != "statistics" or choice.rates is None:
+            return choice
+        before = settings_of(checkpoint).get("route")
+        if before == choice.route or choice.seconds.get(before) is None:
+            return choice
+        return replace(choice, route=before, reason=f"{before}, as the fit began")

@@ -32,6 +32,7 @@ class DenoisingAutoencoder(Autoencoder):
             str(device),
             in_memory=hasattr(source, "csr"),
             solver="statistics",
+            stays_there=self._n_grams == 1,  # halves are gathered as statistics are
         )
 
     _n_grams = 1

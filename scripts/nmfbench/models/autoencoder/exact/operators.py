@@ -250,10 +250,7 @@ class GramOperator:
             self.dtype = np.dtype(dtype or np.float32)
             kind = torch.float64 if self.dtype == np.float64 else torch.float32
             self._K = [
-                (p if isinstance(p, torch.Tensor) else torch.from_numpy(np.require(p, requirements="W"))).to(
-                    device=device, dtype=kind
-                )
-                for p in parts
+                p.to(device, kind) if isinstance(p, torch.Tensor) else _sent(p, device, kind) for p in parts
             ]
         self.squared_norm = (
             float(squared_norm)
@@ -320,6 +317,16 @@ class GramImage:
     def cross(self, W: np.ndarray, other: GramImage) -> np.ndarray:
         """W K Vᵀ per group, (groups, k, k) float64, V being the loadings the other image follows."""
         return np.stack([gram(np.ascontiguousarray(W), _to_numpy(Z)) for Z in other._Z])
+
+
+def _sent(K: np.ndarray, device: str, kind):
+    """K on a torch device, a few rows at a time: one that lies on disk is never whole in memory."""
+    import torch
+
+    there = torch.empty(K.shape, dtype=kind, device=device)
+    for low in range(0, len(K), 1024):
+        there[low : low + 1024] = torch.from_numpy(np.array(K[low : low + 1024])).to(device)
+    return there
 
 
 def _to_numpy(array) -> np.ndarray:
