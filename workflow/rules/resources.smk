@@ -3,9 +3,9 @@
 from snakemake.scheduling import job_scheduler
 
 from nmfbench import shared_gpu
-from nmfbench.gram_cost import host_gram_mb
 from nmfbench.cluster import Site, do_without_accounting
 from nmfbench.expected import ExpectedSizes
+from nmfbench.gram_cost import host_gram_mb
 from nmfbench.metrics.classifiers import ON_A_DEVICE
 
 site = Site.of(workflow.resource_settings.default_resources)
@@ -52,7 +52,8 @@ def fit_memory(n_files=1):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
 
     def request(wildcards, input, attempt):
-        grams = min(n_files * host_gram_mb(plan.section(wildcards).gram_memory_mb), expected.megabytes(input))
+        held = host_gram_mb(plan.section(wildcards).gram_memory_mb)
+        grams = min(n_files * held, expected.megabytes(input))
         return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
 
     return request
