@@ -118,6 +118,20 @@ def test_scores_on_a_card_that_is_not_there_are_refused(monkeypatch):
         scoring_device("cuda")
 
 
+def test_the_table_of_resources_reads_the_device_of_a_score(monkeypatch, caplog, tmp_path):
+    import torch
+
+    from nmfbench.metrics.on_device import scoring_device
+    from nmfbench.tables.resources import gpu_of
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with caplog.at_level("INFO"):
+        assert scoring_device("auto").type == "cuda"
+    log = tmp_path / "job.log"
+    log.write_text(caplog.text)
+    assert gpu_of(log) == "cuda"
+
+
 @pytest.mark.gpu
 def test_a_gpu_scores_as_the_cpu():
     import torch

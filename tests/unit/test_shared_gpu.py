@@ -9,6 +9,7 @@ import pytest
 from nmfbench import gpu_use
 from nmfbench.cluster import Site
 from nmfbench.gpu_use import GpuUse
+from nmfbench.models import get_card
 from nmfbench.shared_gpu import BEFORE_A_FIT, SHORT_FIT, expected_seconds, minutes_of
 
 
@@ -19,6 +20,22 @@ def test_an_atlas_has_a_job_of_its_own_and_a_study_shares_one():
     assert expected_seconds(3e7, 10, {"a": 10, "b": None}) == pytest.approx(BEFORE_A_FIT + 0.5)
     assert expected_seconds(3e7, 10, None) == pytest.approx(BEFORE_A_FIT + 10)
     assert minutes_of(60) == 13, "no job asks for less than ten minutes"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "passes"),
+    [
+        ("ae_nmf", {}, 100),
+        ("ae_nmf", {"max_iter": {"statistics": 7}}, 100),
+        ("ae_nmf", {"max_iter": 3}, 3),
+        ("pyro_exponential", {}, 200),
+        ("pyro_exponential", {"inference": "svi"}, 2000),
+        ("nb_hierarchical", {"preset": "published"}, 300_000),
+        ("pca", {}, None),
+    ],
+)
+def test_each_model_says_how_many_passes_it_may_take(kind, settings, passes):
+    assert get_card(kind).section(**settings).passes() == passes
 
 
 def test_fits_share_a_job_where_the_profile_says_so():

@@ -186,7 +186,7 @@ def without_slurm(monkeypatch, tmp_path):
 def test_the_profile_plans_without_slurm_who_holds_a_gpu(tmp_path, device, old, new, key, value):
     profile = profile_with(tmp_path, old, new) if old else "profiles/slurm"
     models = ", ".join(f"{kind}: {{}}" for kind in MODELS)
-    change = ["--config", f"device={device}", f"models={{{models}}}"]
+    change = ["--config", f"device={device}", f"scoring_device={device}", f"models={{{models}}}"]
     call = snakemake(
         "-n", "--profile", profile, *change, "--configfile", "config/demo.yaml", directory=tmp_path
     )
@@ -194,7 +194,10 @@ def test_the_profile_plans_without_slurm_who_holds_a_gpu(tmp_path, device, old, 
     asked = requests(call.text)
     assert {rule for rule in asked if rule.startswith("train_")} == {f"train_{kind}" for kind in MODELS}
     holding = {rule for rule, found in asked.items() if found.get("gpu", "0") != "0" or "gres" in found}
-    assert holding == (CAN_USE_A_GPU if key else set())
+    # a classification would grow its forest beside the card
+    assert holding == (CAN_USE_A_GPU | {"find_neighbours"} if key else set())
+    together = re.findall(r"Group job (fits_\w+)", call.text)
+    assert set(together) == ({"fits_demo_cells"} if key else set()), "short fits share a job"
     for rule, found in asked.items():
         assert found["slurm_partition"] == ("gpu" if rule in holding else "cpu"), rule
     for rule in holding:

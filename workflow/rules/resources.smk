@@ -1,7 +1,5 @@
 # What a job asks for: it grows with the input and doubles with each attempt. Functions only, as in common.smk.
 
-from snakemake.scheduling import job_scheduler
-
 from nmfbench import shared_gpu
 from nmfbench.cluster import Site, do_without_accounting
 from nmfbench.expected import ExpectedSizes
@@ -14,6 +12,8 @@ expected = ExpectedSizes(cfg.datasets)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
 if site.shares_gpu_jobs:
+    from snakemake.scheduling import job_scheduler
+
     shared_gpu.let_groups_fall_apart(
         job_scheduler.JobScheduler, lambda job: job.rule.name.startswith("train_")
     )

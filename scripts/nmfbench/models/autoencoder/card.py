@@ -121,6 +121,10 @@ class Autoencoder(ModelSection):
         """Passes over the cells that minibatches take at most."""
         return told_value(self.max_iter, "minibatch", MAX_ITER["minibatch"])
 
+    def passes(self) -> int:
+        """As :meth:`most_epochs`: sweeps over the genes are the shorter way."""
+        return self.most_epochs()
+
     def begins_from_statistics(self) -> bool:
         return not self.row_norm and self.init != "uniform" and self.solver != "minibatch"
 

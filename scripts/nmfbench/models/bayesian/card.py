@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from nmfbench.models.card import CountModelSection, ModelCard, OnDevice, Resources
-from nmfbench.renamed import Renamed
+from nmfbench.renamed import Renamed, told_value
 from nmfbench.section import Count, Fraction, one_message
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -103,6 +103,10 @@ class Bayesian(CountModelSection):
         "auto", description="Where the cells' posterior lies; `auto`: the CPU with minibatches."
     )
     keep_on_cpu: bool = Field(False, description="Leave the counts on the CPU, copy each minibatch over.")
+
+    def passes(self) -> int:
+        """Epochs, or steps of `svi`, at most."""
+        return told_value(self.max_iter, self.inference, MAX_ITER[self.inference])
 
     @model_validator(mode="after")
     def _fits_together(self) -> Bayesian:

@@ -188,6 +188,10 @@ class NBHierarchical(ModelSection):
     )
     nuts: Nuts | None = Field(None, description="Compare the fit with NUTS on a small panel.")
 
+    def passes(self) -> int:
+        """Steps at most, as though each took all cells."""
+        return self.max_iter or PRESETS[self.preset]["max_iter"]
+
     def obs_columns(self) -> list[str]:
         """The depth's column, and the covariates'."""
         return [*filter(None, [self.depth_column]), *(self.covariates or [])]
