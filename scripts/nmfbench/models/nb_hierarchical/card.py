@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_iter": 1000,
         "stop": "elbo",
         "start": "informed",
+        "marginals": "auto",
     },
     "published": {
         "engine": "entries",
@@ -52,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_iter": 300_000,
         "stop": "parameters",
         "start": "prior",
+        "marginals": "mean_field",
     },
 }
 """What a key that is not given is, by preset."""
@@ -186,6 +188,15 @@ class NBHierarchical(ModelSection):
         description="Share of the molecules set aside by thinning; the score is comparable between models of "
         "counts.",
     )
+    marginals: Literal["auto", "quadrature", "mean_field"] | None = Field(
+        None,
+        description=_by_preset(
+            "Posteriors of cell effects and log dispersions, and of mean and sd of either axis: "
+            "`mean_field`, or anew by `quadrature` after the fit; `auto`: of the axes that are non-centred, "
+            "where a normal for each number by itself is too narrow.",
+            "marginals",
+        ),
+    )
     nuts: Nuts | None = Field(None, description="Compare the fit with NUTS on a small panel.")
 
     def passes(self) -> int:
@@ -228,7 +239,7 @@ CARDS = (
         display_name="NB_hierarchical",
         colour="#AB1578",
         marker="h",
-        revision=2,  # molecules held out: over all genes, also those that lost every count
+        revision=3,  # dispersions and cell effects of non-centred axes by quadrature
         resources=Resources(megabytes=3000, megabytes_per_input=24),
         input="counts",
         non_negative=False,

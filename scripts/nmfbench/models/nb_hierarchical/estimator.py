@@ -65,7 +65,7 @@ class NBHierarchical(Results):
     """
 
     _not_in_checkpoint: ClassVar[set[str]] = {
-        *("device", "verbose", "max_iter", "n_components", "draws", "draws_mb"),
+        *("device", "verbose", "max_iter", "n_components", "draws", "draws_mb", "marginals"),
     }
 
     def fit(

@@ -11,6 +11,7 @@ from nmfbench.models.estimator import Embedding
 from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.checks import LARGE_Z, cell_checks, gene_checks
 from nmfbench.models.nb_hierarchical.held_out import score
+from nmfbench.models.nb_hierarchical.marginals import marginals, refined_axes
 from nmfbench.models.nb_hierarchical.means import Means, density
 from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.posterior import Posterior
@@ -30,7 +31,10 @@ class Kept(Embedding):
         problem = engine.problem
         family = problem.family
         n, p = csr.shape
-        self.posterior_ = Posterior(family, engine.loc.copy(), engine.log_sd.copy())
+        posterior = Posterior(family, engine.loc.copy(), engine.log_sd.copy())
+        axes = refined_axes(self.settings_["marginals"], family)
+        refined = marginals(problem, ready, posterior, axes) if axes else None
+        self.posterior_ = Posterior(family, posterior.loc, posterior.log_sd, refined)
         self.cells_, self.genes_, self.effects_ = ready.cells, ready.genes, ready.effects
         self.length_, self.record_, self.size_ = ready.length, ready.record, ready.size
         self.names_ = tuple(

@@ -40,7 +40,8 @@ def compare(posterior: Posterior, sampled: Sampled, genes: list[str], cells: lis
     """One row for each quantity, with columns :data:`COLUMNS`.
 
     ``difference`` is ``|mean_vi - mean_nuts| / sd_nuts``. Means of genes and cells by themselves are not
-    identified, in the non-centred form the sds of an axis neither: they are listed and not scored.
+    identified, in the non-centred form the sds of an axis neither, unless they were found by quadrature:
+    they are listed and not scored.
     """
     import pandas as pd
     from pyro.ops.stats import effective_sample_size, split_gelman_rubin
@@ -60,7 +61,7 @@ def compare(posterior: Posterior, sampled: Sampled, genes: list[str], cells: lis
         there = torch.from_numpy(draws)
         axis = quantity.removeprefix("sigma_")
         scored = not quantity.startswith(("mu_", "sigma_")) or (
-            quantity.startswith("sigma_") and family.forms.get(axis, True)
+            quantity.startswith("sigma_") and (family.forms.get(axis, True) or axis in posterior.refined)
         )
         rows.append(
             pd.DataFrame(

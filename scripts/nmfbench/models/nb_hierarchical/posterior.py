@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from nmfbench.models.nb_hierarchical.axis_grid import Mixture
 from nmfbench.models.nb_hierarchical.family import Family
 
+PARTS = ("gene", "cell", "log_alpha", "effect")
 HDI = 1.8807936081512509
 """Standard deviations on either side of a normal's mean that hold 94 %."""
 
@@ -34,16 +36,26 @@ class Effects:
 
 
 class Posterior:
-    """The mean-field posterior of a fit.
+    """The posterior of a fit: the mean field's, but of axes that were refined by quadrature.
 
     Parameters
     ----------
     family : Family
     loc, log_sd : ndarray of shape (size,)
+    refined : mapping of str to Mixture, optional
+        Axes whose numbers, mean and sd have a posterior of their own
+        (:mod:`nmfbench.models.nb_hierarchical.marginals`).
     """
 
-    def __init__(self, family: Family, loc: np.ndarray, log_sd: np.ndarray) -> None:
+    def __init__(
+        self,
+        family: Family,
+        loc: np.ndarray,
+        log_sd: np.ndarray,
+        refined: Mapping[str, Mixture] | None = None,
+    ) -> None:
         self.family, self.loc, self.log_sd = family, loc, log_sd
+        self.refined = dict(refined or {})
 
     def effects(self) -> Effects:
         """Means and sds of all effects, in closed form."""
@@ -77,6 +89,8 @@ class Posterior:
                 )
             else:
                 found[name] = (m, s, m - HDI * s, m + HDI * s)
+        for axis, mixture in self.refined.items():
+            found |= mixture.shared(axis)
         return found
 
     def draws(self, n: int, seed: int, block: int = 50) -> Iterator[dict[str, np.ndarray]]:
@@ -87,11 +101,18 @@ class Posterior:
         names = self.family.globals
         scale = np.exp(self.log_sd)
         for start in range(0, n, block):
-            rows = []
+            rows, unfolded, anew = [], [], {}
             for k in range(start, min(start + block, n)):
                 noise = np.random.default_rng([seed, 2, k]).standard_normal(self.family.size)
                 rows.append(self.loc + scale * noise)
-            unfolded = [self.family.unfolded(x) for x in rows]
+                parts = dict(zip(PARTS, self.family.unfolded(rows[-1]), strict=True))
+                points = np.random.default_rng([seed, 5, k]).random(len(self.refined))
+                for (axis, mixture), chance in zip(self.refined.items(), points, strict=True):
+                    own, shared = mixture.draw(axis, chance, noise[self.family.places[axis]])
+                    parts[axis] = own
+                    for name, value in shared.items():
+                        anew.setdefault(name, []).append(value)
+                unfolded.append(parts)
             drawn = {
                 name.removeprefix("log_"): np.array([x[k] for x in rows]) for k, name in enumerate(names)
             }
@@ -99,8 +120,8 @@ class Posterior:
                 if name.startswith("log_"):
                     key = name.removeprefix("log_")
                     drawn[key] = np.exp(drawn[key])
-            for k, name in enumerate(("gene", "cell", "log_alpha", "effect")):
-                drawn[name] = np.stack([x[k] for x in unfolded])
+            drawn |= {name: np.array(values) for name, values in anew.items()}
+            drawn |= {name: np.stack([parts[name] for parts in unfolded]) for name in PARTS}
             yield drawn
 
     # ------------------------------------------------------------------------------------------------
@@ -121,6 +142,8 @@ class Posterior:
         return mean, variance, np.exp(m + v / 2), np.exp(2 * m + 2 * v)
 
     def _moments(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name in self.refined:
+            return self.refined[name].moments()
         x, sd = self._part(name)
         if self.family.forms[name]:
             return x.copy(), sd
@@ -129,6 +152,9 @@ class Posterior:
 
     def _centred_cells(self):
         """Moments of ``b - mean b``, and mean and variance of ``mean b``."""
+        if "cell" in self.refined:
+            mean, variance = self.refined["cell"].centred()
+            return (mean, np.sqrt(variance)), self.refined["cell"].of_mean()
         x, sd = self._part("cell")
         n = len(x)
         deviation, spread = x - x.mean(), sd**2 * (1 - 2 / n) + (sd**2).sum() / n**2

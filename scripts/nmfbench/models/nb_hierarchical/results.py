@@ -150,6 +150,7 @@ class Results(Kept):
                 f"{axis} {'centred' if self.posterior_.family.forms[axis] else 'non-centred'}"
                 for axis in self.posterior_.family.axes
             ),
+            "refined": ", ".join(self.posterior_.refined),
             **{key: ("" if value is None else value) for key, value in offsets.items()},
             "covariate_effects": ", ".join(self.effects_),
             "seed": self.seed_,

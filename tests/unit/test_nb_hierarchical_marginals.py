@@ -1,0 +1,167 @@
+"""Marginals by quadrature: against brute force on a dense grid, and what a fit says by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.stats import nbinom, norm
+
+from nmfbench.models import NBHierarchical
+from nmfbench.models.nb_hierarchical.axis_grid import Mixture, Tables, _densest, integrate
+from nmfbench.models.nb_hierarchical.posterior import Posterior
+
+RNG = np.random.default_rng(0)
+
+
+def skewed(grid, places, sds):
+    """Log-likelihoods that are flat to the right, as those of log dispersions are."""
+    x = (grid[:, None] - places) / sds
+    return -np.logaddexp(0, -2 * x)
+
+
+def brute_force(likelihood, mean_sd, scale):
+    """Moments on a grid of (mean, ln sd) by sums over x: slow, and nothing is assumed of a shape."""
+    x = np.linspace(-12, 12, 2401)
+    values, total, moments = np.exp(likelihood(x)), [], []
+    for mean in np.linspace(-4, 8, 33) if mean_sd else [0.0]:
+        for log_sd in np.linspace(-4, 2.5, 53):
+            sd = np.exp(log_sd)
+            weights = norm.pdf(x, mean, sd)[:, None] * values * (x[1] - x[0])
+            z = weights.sum(0)
+            prior = norm.logpdf(mean, 0, mean_sd) if mean_sd else 0.0
+            prior += norm.logpdf(sd, 0, scale) + log_sd
+            total.append(np.log(z).sum() + prior)
+            first = (x @ weights) / z
+            moments.append((first, (x**2 @ weights) / z - first**2, mean, sd))
+    w = np.exp(np.array(total) - max(total))
+    w /= w.sum()
+    first, variance, means, sds = (np.array(part) for part in zip(*moments, strict=True))
+    mean = w @ first
+    return mean, np.sqrt(w @ (variance + (first - mean) ** 2)), w @ means, w @ sds
+
+
+@pytest.mark.parametrize("mean_sd", [1.5, None])
+def test_an_axis_by_quadrature_is_that_of_brute_force(mean_sd):
+    places, sds = RNG.normal(0.3, 0.8, 9), np.full(9, 0.7)
+    grid = np.linspace(-12, 12, 321)
+    found = integrate(Tables.of(grid, skewed(grid, places, sds)), mean_sd, 1.0)
+    mean, sd, axis_mean, axis_sd = brute_force(lambda x: skewed(x, places, sds), mean_sd, 1.0)
+    np.testing.assert_allclose(found.moments()[0], mean, atol=0.02)
+    np.testing.assert_allclose(found.moments()[1], sd, rtol=0.02)
+    shared = found.shared("cell")
+    assert shared["sigma_cell"][0] == pytest.approx(axis_sd, rel=0.03)
+    assert ("mu_cell" in shared) == (mean_sd is not None)
+    if mean_sd is not None:
+        assert shared["mu_cell"][0] == pytest.approx(axis_mean, abs=0.03)
+
+
+def test_sharp_likelihoods_are_the_normals_that_they_are():
+    """A number whose data are far sharper than its prior, beside one without data: both in closed form."""
+    grid = np.linspace(-6, 6, 321)
+    values = np.stack([-0.5 * ((grid - 1.03) / 0.05) ** 2, np.zeros_like(grid)], axis=1)
+    log_z, first, variance = Tables.of(grid, values).moments(0.2, 0.9)
+    assert first[0] == pytest.approx((1.03 * 0.81 + 0.2 * 0.0025) / 0.8125, abs=1e-4)
+    assert variance[0] == pytest.approx(0.0025 * 0.81 / 0.8125, rel=1e-3)
+    assert log_z[0] == pytest.approx(norm.logpdf(1.03, 0.2, 0.8125**0.5) - norm.logpdf(0, 0, 0.05), abs=1e-3)
+    assert (log_z[1], first[1], variance[1]) == pytest.approx((0.0, 0.2, 0.81), abs=1e-6)
+
+
+def test_moments_of_a_mixture_are_those_of_its_draws():
+    weights = np.array([0.3, 0.7])
+    mixture = Mixture(weights, np.array([0.0, 1.0]), np.log([0.2, 0.5]), RNG.normal(size=(2, 4)),
+                      RNG.gamma(2.0, 0.2, (2, 4)), True)  # fmt: skip
+    drawn = [mixture.draw("cell", RNG.random(), RNG.standard_normal(4)) for _ in range(20_000)]
+    x = np.array([own for own, _ in drawn])
+    for ours, theirs in (
+        (mixture.moments(), (x.mean(0), x.std(0))),
+        ((mixture.centred()[0], np.sqrt(mixture.centred()[1])), _centred(x)),
+        (mixture.of_mean(), (x.mean(1).mean(), x.mean(1).var())),
+    ):
+        np.testing.assert_allclose(ours[0], theirs[0], atol=0.02)
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=0.05)
+    sigma = np.array([shared["sigma_cell"] for _, shared in drawn])
+    assert mixture.shared("cell")["sigma_cell"][:2] == pytest.approx((sigma.mean(), sigma.std()), rel=0.02)
+
+
+def _centred(x):
+    away = x - x.mean(1, keepdims=True)
+    return away.mean(0), away.std(0)
+
+
+def test_intervals_hold_their_share_and_are_the_shortest():
+    x = np.linspace(-5, 9, 4001)
+    weights = norm.pdf(x, 1.0, 0.7)
+    low, high = _densest(x, weights / weights.sum())
+    assert high - low == pytest.approx(2 * 0.7 * norm.ppf(0.97), abs=0.01)
+    assert norm.cdf(high, 1.0, 0.7) - norm.cdf(low, 1.0, 0.7) == pytest.approx(0.94, abs=0.003)
+
+
+@pytest.fixture(scope="module")
+def few_counts():
+    rng = np.random.default_rng(1)
+    a, alpha = rng.normal(-0.7, 1.0, 14), np.exp(rng.normal(0.5, 0.7, 14))
+    mu = np.exp(a) * np.ones((60, 1))
+    X = rng.poisson(rng.gamma(alpha, mu / alpha)).astype(np.float64)
+    X[X.sum(1) == 0, 0] = 1
+    return sp.csr_matrix(X)
+
+
+def test_a_fit_says_dispersions_by_quadrature_where_they_tell_little(few_counts):
+    settings = {"random_state": 0, "draws": 0, "offset": "none", "mask_fraction": 0.1, "max_iter": 60}
+    refined = NBHierarchical(2, **settings).fit(few_counts)
+    plain = NBHierarchical(2, marginals="mean_field", **settings).fit(few_counts)
+    assert list(refined.posterior_.refined) == [
+        axis for axis in ("cell", "log_alpha") if not refined.posterior_.family.forms[axis]
+    ]
+    assert "log_alpha" in refined.posterior_.refined
+    assert refined.said_()["refined"] == ", ".join(refined.posterior_.refined)
+    assert plain.said_()["refined"] == ""
+    np.testing.assert_allclose(refined.gene_total_, plain.gene_total_, atol=5e-3)  # the mean field's
+    assert np.median(refined.log_alpha_sd_ / plain.log_alpha_sd_) > 1.03
+    everything = NBHierarchical(2, marginals="quadrature", **settings).fit(few_counts).posterior_
+    assert list(everything.refined) == ["cell", "log_alpha"]
+    draws, effects = list(everything.draws(400, 0)), everything.effects()
+    for name, (mean, sd) in (("log_alpha", effects.log_alpha), ("cell", effects.cell)):
+        x = np.concatenate([block[name] for block in draws])
+        np.testing.assert_allclose(x.mean(0), mean, atol=5 * sd.max() / 20)
+        np.testing.assert_allclose(np.median(x.std(0) / sd), 1.0, atol=0.1)
+    sigma = np.concatenate([block["sigma_log_alpha"] for block in draws])
+    assert sigma.mean() == pytest.approx(everything.globals()["sigma_log_alpha"][0], rel=0.1)
+
+
+def test_a_dispersion_by_quadrature_is_that_of_its_density(few_counts):
+    """One gene given everything else: its density at a grid, the gene's effect summed over one too."""
+    fit = NBHierarchical(2, marginals="quadrature", random_state=0, draws=0, offset="none").fit(few_counts)
+    plain = Posterior(fit.posterior_.family, fit.posterior_.loc, fit.posterior_.log_sd)
+    b, spread = fit.posterior_.effects().cell[0], fit.posterior_.effects().cell_centred[1]
+    gene, mixture = 2, fit.posterior_.refined["log_alpha"]
+    y = few_counts.toarray()[:, gene]
+    x, a = np.linspace(-5, 9, 71), np.linspace(-4, 2, 41)
+    mean, sd = (plain.globals()[name][0] for name in ("mu_gene", "sigma_gene"))
+    value = np.empty((len(x), len(a)))
+    for k, log_alpha in enumerate(x):
+        size = np.exp(log_alpha)
+        for j, effect in enumerate(a):
+            parts = []
+            for sign in (1.0, -1.0):
+                mu = np.exp(effect + b + sign * spread)
+                parts.append(nbinom.logpmf(y, size, size / (size + mu)).sum())
+            value[k, j] = np.mean(parts) + norm.logpdf(effect, mean, sd)
+    density = np.exp(value - value.max()).sum(1)
+    point = int(mixture.weights.argmax())
+    posterior = density * norm.pdf(x, mixture.means[point], np.exp(mixture.log_sds[point]))
+    posterior /= posterior.sum()
+    first = posterior @ x
+    sd = (posterior @ (x - first) ** 2) ** 0.5
+    assert mixture.first[point, gene] == pytest.approx(first, abs=0.06)
+    assert mixture.variance[point, gene] ** 0.5 == pytest.approx(sd, rel=0.05)
+
+
+def test_without_information_an_axis_is_its_prior():
+    flat = Tables.of(np.linspace(-12, 12, 321), np.zeros((321, 5)))
+    shared = integrate(flat, 1.5, 1.0).shared("log_alpha")
+    assert shared["sigma_log_alpha"][:2] == pytest.approx(
+        ((2 / np.pi) ** 0.5, (1 - 2 / np.pi) ** 0.5), rel=0.02
+    )
+    assert shared["mu_log_alpha"][:2] == pytest.approx((0.0, 1.5), abs=0.03)
