@@ -160,16 +160,17 @@ def main() -> None:
     parser.add_argument("cells", type=int, nargs="*", default=[5_000, 20_000, 80_000])
     parser.add_argument("--folder", type=Path, default=Path("scoring-cost"))
     parser.add_argument("--step", choices=STEPS, help="one step in this process, for the script itself")
+    parser.add_argument("--only", nargs="+", choices=STEPS, help="these steps instead of all, in this order")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.step:
         print(json.dumps(run_step(arguments.step, arguments.cells[0], arguments.folder)))
         return
     sizes = sorted(arguments.cells)
-    found: dict[str, dict[int, dict[str, float]]] = {step: {} for step in STEPS}
+    found: dict[str, dict[int, dict[str, float]]] = {step: {} for step in arguments.only or STEPS}
     one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     for n_cells in sizes:
-        for step in STEPS:
+        for step in found:
             command = [
                 sys.executable,
                 __file__,
@@ -204,6 +205,8 @@ def report(found: dict[str, dict[int, dict[str, float]]], sizes: list[int]) -> N
         cells = " | ".join(f"{s:.2f} s" for s in seconds)
         peak = by_size[sizes[-1]]["peak_mb"]
         print(f"| {step} | {STEPS[step]} | {cells} | {slope:.2f} | {estimates[step]:,.0f} s | {peak:,.0f} |")
+    if not set(found) >= {step for group in GROUPS.values() for step in group}:
+        return
     for n in sizes:
         now, plain = (
             sum(found[step][n]["seconds"] * STEPS[step] for step in GROUPS[group]) for group in GROUPS
