@@ -193,8 +193,8 @@ def _as_igraph(connectivities: csr_matrix) -> igraph.Graph:
     import igraph
 
     sources, targets = connectivities.nonzero()
-    # a list of Python numbers goes in three times as fast as a buffer of the array
-    edges = list(zip(sources.tolist(), targets.tolist(), strict=True))
+    # Python numbers go in three times as fast as a buffer of the array, one by one twice as fast as in a list
+    edges = zip(sources.tolist(), targets.tolist(), strict=True)
     return igraph.Graph(n=connectivities.shape[0], edges=edges, directed=False)
 
 
