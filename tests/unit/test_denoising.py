@@ -297,6 +297,21 @@ def test_what_a_gene_has_for_itself_is_found_and_not_copied(with_genes_of_their_
         assert least <= ((W.argmax(1) >= 48) & (own_gene(W) > 0.5)).sum() <= most
 
 
+def test_as_many_axes_as_factors_give_single_genes_an_axis(planted):
+    """Three genes of much variation, each with a companion of a sixtieth of its counts: hardly common."""
+    rng = np.random.default_rng(4)
+    level = rng.gamma(0.5, 2.0, (500, 3))
+    faint = np.hstack([rng.poisson(30 * level), rng.poisson(0.5 * level)]).astype(np.float32)
+    X = normalise_block(sp.hstack([planted[0][:, :48], faint], format="csr"))
+    copies = {}
+    for n_axes in (4, 12):
+        W = AENMFCommon(12, n_axes=n_axes, random_state=0).fit(X).components_
+        copies[n_axes] = int((np.square(W).max(1) > 0.5 * np.square(W).sum(1)).sum())
+    assert copies[12] >= copies[4] + 2
+    with pytest.raises(InputError, match="n_axes"):
+        AENMFCommon(3, n_axes=0).fit(X)
+
+
 def test_own_parts_that_are_drawn_anew(planted):
     """The objective of common variance is the expected error where each gene's own part is another one."""
     rng = np.random.default_rng(5)
@@ -349,6 +364,6 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(counts, tmp_path, model):
 def test_the_recommended_config_is_one(repository):
     """What docs/which_model.md recommends can be asked for, and differs from a default where it says so."""
     config = load_config(yaml.safe_load((repository / "config" / "recommended.yaml").read_text()))
-    assert list(config.models)[:2] == ["base_nmf", "ae_nmf_common"]
-    assert config.datasets["mydata"].gene_scaling == "unit_variance"
-    assert (config.ranks, len(config.seeds)) == ([30], 5)
+    assert list(config.models) == ["nmf_harmony", "base_nmf", "ae_nmf_common", "pca", "harmony"]
+    assert config.datasets["mydata"].gene_scaling == "sqrt"
+    assert (config.ranks, len(config.seeds)) == ([50], 5)
