@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from scipy.stats import nbinom, norm
 
 from nmfbench.models import NBHierarchical
 from nmfbench.models.nb_hierarchical.axis_grid import Mixture, Tables, _densest, integrate
+from nmfbench.models.nb_hierarchical.family import Family, Priors
+from nmfbench.models.nb_hierarchical.finish import finish_shared
+from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 
 RNG = np.random.default_rng(0)
@@ -165,3 +171,45 @@ def test_without_information_an_axis_is_its_prior():
         ((2 / np.pi) ** 0.5, (1 - 2 / np.pi) ** 0.5), rel=0.02
     )
     assert shared["mu_log_alpha"][:2] == pytest.approx((0.0, 1.5), abs=0.03)
+
+
+def centred_family():
+    family = Family(30, 20, False, Priors())
+    rng = np.random.default_rng(3)
+    loc, log_sd = rng.normal(0, 0.5, family.size), rng.normal(-1.5, 0.3, family.size)
+    return family, loc, log_sd
+
+
+def expected_elbo(family, loc, log_sd):
+    """Prior and entropy, expected over all shared numbers by Gauss-Hermite sums: slow."""
+    x, w = np.polynomial.hermite_e.hermegauss(7)
+    total, at = 0.0, torch.from_numpy(loc)
+    for axis in ("gene", "cell", "log_alpha"):  # each by its own two numbers; the others at their means
+        names = [name for name in (f"mu_{axis}", f"log_sigma_{axis}") if name in family.globals]
+        places = [family.globals.index(name) for name in names]
+        for node in np.ndindex(*[len(x)] * len(places)):
+            point = loc.copy()
+            for place, k in zip(places, node, strict=True):
+                point[place] += np.exp(log_sd[place]) * x[k]
+            weight = np.prod([w[k] for k in node]) / (2 * np.pi) ** (len(node) / 2)
+            total += weight * float(family.log_prior(at, torch.from_numpy(log_sd), torch.from_numpy(point)))
+    middle = float(family.log_prior(at, torch.from_numpy(log_sd), at))
+    return total - 2 * middle + float(family.entropy(torch.from_numpy(log_sd)))
+
+
+def test_shared_numbers_end_at_the_optimum_of_the_elbo():
+    family, loc, log_sd = centred_family()
+    found = finish_shared(family, loc, log_sd)
+    best = expected_elbo(family, *found)
+    assert best > expected_elbo(family, loc, log_sd) + 1
+    shared = range(len(family.globals))
+    for part in (0, 1):
+        np.testing.assert_array_equal(found[part][len(shared) :], (loc, log_sd)[part][len(shared) :])
+        for k in shared:  # a step to either side of any of the numbers is none upwards
+            for step in (0.05, -0.05):
+                moved = [x.copy() for x in found]
+                moved[part][k] += step * (np.exp(found[1][k]) if part == 0 else 1.0)
+                assert expected_elbo(family, *moved) < best
+    assert pareto_k(family, *found, 0) < LARGEST_GOOD_K
+    free = replace(family, forms=dict.fromkeys(family.forms, False))
+    np.testing.assert_array_equal(finish_shared(free, loc, log_sd)[0], loc)

@@ -18,7 +18,10 @@ def test_a_panel_is_compared_with_nuts_and_a_fit_is_checked(tmp_path):
     panel = {"cells": 30, "genes": 6, "chains": 2, "warmup": 50, "draws": 60}
     config = {
         "datasets": {"micro": {"simulate": simulate | {"seed": 1}, "min_cells_per_donor": 10}},
-        "models": {"nb_hierarchical": {"mask_fraction": 0.1, "draws": 20, "nuts": panel}},
+        "models": {
+            "nb_hierarchical": {"mask_fraction": 0.1, "draws": 20, "nuts": panel},
+            "pnmf": {"mask_fraction": 0.1, "max_iter": 20},
+        },
         "ranks": [3],
         "tensorboard": {"enabled": True, "state_every": 5},
     }
@@ -38,7 +41,10 @@ def test_a_panel_is_compared_with_nuts_and_a_fit_is_checked(tmp_path):
     assert abs(summary["held_out_vi"] - summary["held_out_nuts"]).max() < 0.05
     assert (folder / "nb_hierarchical/nuts/nuts.nc").stat().st_size > 1000
     scores = pd.read_csv(folder / "tables/held_out_counts.tsv", sep="\t")
+    assert (scores["status"] == "ok").all()
+    assert scores[scores["stratum"] == "all"]["n_entries"].nunique() == 1, "the same entries for every model"
     whole = scores[scores["stratum"] == "all"].set_index("source")["value"]
+    assert whole["gene_poisson"] < whole["pnmf"]
     assert whole["gene_poisson"] < whole["rank_one_poisson"] < whole["nb_hierarchical"]
     assert set(scores["split"]) == {"entries"}
     said = json.loads((folder / "nb_hierarchical/rank-3/seed-42/run.json").read_text())

@@ -239,7 +239,7 @@ CARDS = (
         display_name="NB_hierarchical",
         colour="#AB1578",
         marker="h",
-        revision=3,  # dispersions and cell effects of non-centred axes by quadrature
+        revision=4,  # shared numbers of centred axes at their optimum; the other axes by quadrature
         resources=Resources(megabytes=3000, megabytes_per_input=24),
         input="counts",
         non_negative=False,

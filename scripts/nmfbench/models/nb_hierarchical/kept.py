@@ -10,6 +10,7 @@ import numpy as np
 from nmfbench.models.estimator import Embedding
 from nmfbench.models.nb_hierarchical.cells import infer_cells
 from nmfbench.models.nb_hierarchical.checks import LARGE_Z, cell_checks, gene_checks
+from nmfbench.models.nb_hierarchical.finish import finish_shared
 from nmfbench.models.nb_hierarchical.held_out import score
 from nmfbench.models.nb_hierarchical.marginals import marginals, refined_axes
 from nmfbench.models.nb_hierarchical.means import Means, density
@@ -31,10 +32,11 @@ class Kept(Embedding):
         problem = engine.problem
         family = problem.family
         n, p = csr.shape
-        posterior = Posterior(family, engine.loc.copy(), engine.log_sd.copy())
+        loc, log_sd = finish_shared(family, engine.loc, engine.log_sd)
+        posterior = Posterior(family, loc, log_sd)
         axes = refined_axes(self.settings_["marginals"], family)
         refined = marginals(problem, ready, posterior, axes) if axes else None
-        self.posterior_ = Posterior(family, posterior.loc, posterior.log_sd, refined)
+        self.posterior_ = Posterior(family, loc, log_sd, refined)
         self.cells_, self.genes_, self.effects_ = ready.cells, ready.genes, ready.effects
         self.length_, self.record_, self.size_ = ready.length, ready.record, ready.size
         self.names_ = tuple(
@@ -42,10 +44,10 @@ class Kept(Embedding):
             for names, size in ((gene_names, p), (cell_names, n))
         )
         pairs = int(np.clip(4e8 // max(problem.likelihood.entries.nnz, 1), 2, LAST_PAIRS))
-        fit, rest, self.elbo_se_ = problem.elbo(engine.loc, engine.log_sd, pairs, 1)
+        fit, rest, self.elbo_se_ = problem.elbo(loc, log_sd, pairs, 1)
         self.elbo_ = fit + rest
         self.objective_ = -self.elbo_ / family.n_cells
-        self.pareto_k_ = pareto_k(family, engine.loc, engine.log_sd, self.seed_)
+        self.pareto_k_ = pareto_k(family, loc, log_sd, self.seed_)
         if self.pareto_k_ > LARGEST_GOOD_K:
             log.warning(
                 "NBHierarchical: the posterior of the shared numbers is off (Pareto k = %.2f)", self.pareto_k_
