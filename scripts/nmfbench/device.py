@@ -14,13 +14,15 @@ from nmfbench.errors import DeviceError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, key: str = "device") -> torch.device:
     """The torch device that `name` asks for.
 
     Parameters
     ----------
     name : {"auto", "cpu", "cuda", "mps"}
         ``auto`` is the GPU where torch sees a CUDA device, else the CPU. ``cuda:1`` names one of several.
+    key : str
+        The key of the config that asks, for messages.
 
     Raises
     ------
@@ -32,17 +34,17 @@ def resolve_device(name: str) -> torch.device:
     kind = name.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "device: a GPU was asked for and there is none",
+            f"{key}: a GPU was asked for and there is none",
             "a CUDA device that torch can use",
             f"{_torch_build()}; {_driver()}",
-            "run on a node with a GPU, with the CUDA build of torch, or set device: auto (or cpu)",
+            f"run on a node with a GPU, with the CUDA build of torch, or set {key}: auto (or cpu)",
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
-            "device: an Apple GPU was asked for and there is none",
+            f"{key}: an Apple GPU was asked for and there is none",
             "a Metal device that torch can use",
             f"no Metal device; {_torch_build()}",
-            "run on a Mac with Apple silicon, or set device: auto (or cpu)",
+            f"run on a Mac with Apple silicon, or set {key}: auto (or cpu)",
         )
     return torch.device(name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,8 +116,26 @@ def test_scores_on_a_card_that_is_not_there_are_refused(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert scoring_device("cpu") is scoring_device("auto") is None
-    with pytest.raises(DeviceError, match="a GPU was asked for and there is none"):
+    with pytest.raises(DeviceError, match="scoring_device: a GPU was asked for and there is none"):
         scoring_device("cuda")
+    monkeypatch.setitem(sys.modules, "nmfbench.device", None)
+    with pytest.raises(DeviceError, match=r"(?s)torch in the environment.*envs/models.yaml"):
+        scoring_device("auto")
+    assert scoring_device("cpu") is None, "which needs none"
+
+
+def test_a_scikit_learn_that_takes_no_tensors_is_refused():
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from nmfbench.metrics.on_device import fit_regression
+
+    H, y = labelled("plain", n=60)
+    other = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cg"))
+    with pytest.raises(InputError, match="scoring_device: cpu"):
+        fit_regression(other, H, y, torch.device("cpu"))
 
 
 def test_the_table_of_resources_reads_the_device_of_a_score(monkeypatch, caplog, tmp_path):

@@ -12,7 +12,7 @@ rule find_neighbours:
     benchmark:
         "<benchmarks>/find_neighbours/<fit>.tsv"
     conda:
-        "../../envs/evaluation.yaml"
+        f"../../envs/{'models' if scores_on() else 'evaluation'}.yaml"
     threads: 2
     resources:
         **gpu_resources(memory(1500, 20), 30, 4, lambda wildcards: len(scores_on())),
@@ -83,7 +83,7 @@ rule classify_embedding:
     benchmark:
         "<benchmarks>/classify_embedding/<fit>/{label}-cv-seed-{cv_seed}.tsv"
     conda:
-        "../../envs/evaluation.yaml"
+        f"../../envs/{'models' if classifies_on() else 'evaluation'}.yaml"
     threads: 1
     resources:
         **gpu_resources(memory(2000, 90), 60, 10, lambda wildcards: len(classifies_on())),

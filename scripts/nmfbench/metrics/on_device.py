@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nmfbench.errors import DeviceError, InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,14 +34,22 @@ def scoring_device(name: str) -> torch.device | None:
     Raises
     ------
     DeviceError
-        If a GPU is asked for and there is none.
+        If a GPU is asked for and there is none, or no torch to use it.
     """
     if name == "cpu":
         return None
     allow_array_api()
-    from nmfbench.device import resolve_device
+    try:
+        from nmfbench.device import resolve_device
+    except ImportError as error:
+        raise DeviceError(
+            f"scoring_device: {name}",
+            "torch in the environment of this job",
+            f"{type(error).__name__}: {error}",
+            "install it there (envs/models.yaml has it), or set scoring_device: cpu",
+        ) from error
 
-    device = resolve_device(name)
+    device = resolve_device(name, "scoring_device")
     logger.info("scores: products on %s", device)  # the table of resources reads this
     return None if device.type == "cpu" else device
 
@@ -122,11 +132,20 @@ def fit_regression(classifier: Any, H: np.ndarray, y: np.ndarray, device: torch.
     callable
         From cells of shape (n, k) to the probability of each class, an ndarray.
     """
+    import sklearn
     import torch
     from sklearn import config_context
+    from sklearn.utils import get_tags
 
     allow_array_api()
     scaler, regression = classifier[0], classifier[-1]
+    if not get_tags(regression).array_api_support:
+        raise InputError(
+            "scoring_device: a logistic regression",
+            "a scikit-learn whose LogisticRegression takes tensors of torch (1.9)",
+            f"scikit-learn {sklearn.__version__}",
+            "install the one of requirements.lock, or set scoring_device: cpu",
+        )
 
     def moved(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
