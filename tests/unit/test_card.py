@@ -276,8 +276,14 @@ def on_the_host():
     return fit
 
 
-@pytest.mark.parametrize("name", FITS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-4)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [
+        *((name, np.float64, 1e-9) for name in FITS),
+        ("ae_nmf", np.float32, 2e-4),
+        ("cae_nmf2", np.float32, 2e-4),
+    ],
+)
 def test_a_fit_on_a_card_goes_the_way_of_the_cpu(
     name, dtype, tolerance, on_the_host, device, place, monkeypatch
 ):

@@ -52,6 +52,11 @@ class CardRows:
         """All cells in order: the first row's number, and a block that the next one overwrites."""
         raise NotImplementedError
 
+    def grouped_blocks(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, DenseRows]]:
+        """All cells with the code of each, those of one code beside one another where that costs nothing."""
+        for start, block in self.blocks():
+            yield codes[start : start + block.shape[0]], block
+
     def _put(self, array: np.ndarray) -> torch.Tensor:
         """In memory that the card reads by itself; torch keeps it until that has happened."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -85,14 +90,23 @@ class ResidentRows(CardRows):
         return list(batches)
 
     def blocks(self) -> Iterator[tuple[int, DenseRows]]:
-        n, size = self.source.n_rows, self.block_rows
-        if self._evaluated is None:
-            most = int(np.add.reduceat(self.lengths, np.arange(0, n, size)).max())
+        return self._blocks(np.arange(self.source.n_rows))
+
+    def grouped_blocks(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, DenseRows]]:
+        order = np.argsort(codes, kind="stable")
+        for start, block in self._blocks(order):
+            yield codes[order[start : start + block.shape[0]]], block
+
+    def _blocks(self, order: np.ndarray) -> Iterator[tuple[int, DenseRows]]:
+        n, size = len(order), self.block_rows
+        most = int(np.add.reduceat(self.lengths[order], np.arange(0, n, size)).max())
+        if self._evaluated is None or self._evaluated.capacity < most:
             self._evaluated = Densifier(self.nonzeros, size, self.source.n_columns, max(most, 1))
+        # beyond the last cell the empty row, as often as the buffer has rows
+        padded = np.concatenate([order, np.full(-n % size, self.nonzeros.empty_row)])
+        rows = self._put(padded).to(self.device, non_blocking=True)
         for start in range(0, n, size):
-            # beyond the last cell the empty row, as often as the buffer has rows
-            rows = torch.arange(start, start + size, device=self.device).clamp_(max=n)
-            block = self._evaluated.fill(rows)
+            block = self._evaluated.fill(rows[start : start + size])
             yield start, DenseRows(block[: min(size, n - start)])
 
 

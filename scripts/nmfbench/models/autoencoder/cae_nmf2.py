@@ -29,6 +29,7 @@ from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.models.start import start_conditions
 from nmfbench.rows.batches import Batch
+from nmfbench.rows.dense import DenseRows
 
 
 class LoadingsBatches(BatchObjective):
@@ -97,12 +98,18 @@ class LoadingsBatches(BatchObjective):
         X.transposed_times(through_H, out=gradient, accumulate=True)
         return D
 
+    def _coded_blocks(self) -> Iterator[tuple[np.ndarray, SparseRows | DenseRows]]:
+        if self.card is not None:
+            yield from self.card.grouped_blocks(self.codes)
+            return
+        for start, X in self.blocks():
+            yield self.codes[start : start + X.shape[0]], X
+
     def evaluate(self) -> Evaluation:
         m, _, k = self.U.shape
         A = torch.zeros((m, k, k), dtype=torch.float64, device=self.sums_device)
         overlap, W = A.new_zeros(()), self.W.to(self.sums_device)
-        for start, X in self.blocks():
-            codes = self.codes[start : start + X.shape[0]]
+        for codes, X in self._coded_blocks():
             for c in np.unique(codes):
                 cells = X.subset(np.flatnonzero(codes == c))
                 H = cells.times(W).double()

@@ -62,6 +62,8 @@ class CardSteps:
         self._recorded_phase = -1
         objective.put_on(rows)
 
+    draws_ahead = True
+
     def begin(self, batches: Sequence[Batch], rates: list[float], first: int, epoch: int) -> None:
         self._epoch = epoch
         self._batches = [self.objective.arranged(batch) for batch in batches]
@@ -79,10 +81,11 @@ class CardSteps:
         self.reach(number)
         if self.recorded:
             phase = self.objective.phase(self._epoch)
-            if self._graph is None or phase != self._recorded_phase:
-                self._record()
-                self._recorded_phase = phase
-            self._graph.replay()
+            with torch.cuda.device(self.device):
+                if self._graph is None or phase != self._recorded_phase:
+                    self._record()
+                    self._recorded_phase = phase
+                self._graph.replay()
         else:
             with products_in(self.precision):
                 self._step()
@@ -185,10 +188,9 @@ class CardSteps:
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Products of float32 matrices in TF32 on cards that have it, where `precision` is ``tf32``."""
+    """Products of float32 matrices in TF32 on cards that have it, where `precision` says so; else in full."""
     before = torch.get_float32_matmul_precision()
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         yield
     finally:

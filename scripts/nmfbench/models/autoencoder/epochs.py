@@ -16,7 +16,15 @@ from nmfbench.rows.batches import Batch, Sampler, WindowSampler
 
 
 class Steps(Protocol):
-    """How the steps of an epoch are taken."""
+    """How the steps of an epoch are taken.
+
+    Attributes
+    ----------
+    draws_ahead : bool
+        Whether steps go on by themselves after :meth:`step`: the next epoch is then drawn meanwhile.
+    """
+
+    draws_ahead: bool
 
     def begin(self, batches: Sequence[Batch], rates: list[float], first: int, epoch: int) -> None:
         """Get ready for the batches of `epoch` from number `first` on, each with its factor of the rates."""
@@ -27,6 +35,8 @@ class Steps(Protocol):
 
 class HostSteps:
     """Each batch is cut out of the rows when its turn comes."""
+
+    draws_ahead = False
 
     def __init__(self, objective: BatchObjective) -> None:
         self.objective = objective
@@ -96,6 +106,7 @@ class Epochs(Engine):
         self.clock = self.batch = 0
         self.stepper = stepper or HostSteps(objective)
         self.best: dict[str, torch.Tensor] = {}
+        self._drawn: tuple[int, Sequence[Batch]] = -1, []
 
     def begin(self) -> Row:
         return self._row()
@@ -109,7 +120,9 @@ class Epochs(Engine):
 
     def take_batches(self, pause: Callable[[], bool]) -> bool:
         """The steps of the rest of the present epoch; False where `pause` ended them."""
-        batches = self.sampler.epoch(self.clock)
+        number, batches = self._drawn
+        if number != self.clock:
+            batches = self.sampler.epoch(self.clock)
         rates = [
             self.schedule.rate((self.clock + i / len(batches)) / self.limit) for i in range(len(batches))
         ]
@@ -119,6 +132,8 @@ class Epochs(Engine):
             self.batch += 1
             if self.batch < len(batches) and pause():
                 return False
+        if self.stepper.draws_ahead and isinstance(self.sampler, Sampler):
+            self._drawn = self.clock + 1, self.sampler.epoch(self.clock + 1)
         return True
 
     def has_converged(self) -> bool:

@@ -187,4 +187,5 @@ def gram_of_columns(W: torch.Tensor) -> torch.Tensor:
 
 def squared_norm(W: torch.Tensor) -> float:
     """``||W||²``, summed as in :func:`gram_of_columns`."""
-    return sum(float(torch.dot(part, part)) for part in W.reshape(-1).split(NUMBERS_PER_SUM))
+    dots = [torch.dot(part, part) for part in W.reshape(-1).split(NUMBERS_PER_SUM)]
+    return sum(torch.stack(dots).tolist())  # read from a card once

@@ -85,6 +85,7 @@ def precision_on(device: torch.device, dtype: np.dtype, precision: str) -> str:
 def free_bytes(device: torch.device) -> float:
     """Bytes that are free on the card; where the processor stands in for one, what a large one has."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later is not free for others to see
         return float(torch.cuda.mem_get_info(device)[0])
     return 80e9
 
