@@ -90,6 +90,15 @@ def test_moments_of_a_mixture_are_those_of_its_draws():
     assert mixture.shared("cell")["sigma_cell"][:2] == pytest.approx((sigma.mean(), sigma.std()), rel=0.02)
 
 
+def test_intervals_of_a_mixture_hold_their_share_of_its_draws():
+    mixture = Mixture(np.array([0.4, 0.6]), np.zeros(2), np.zeros(2), np.array([[0.0, 1.0], [3.0, 1.0]]),
+                      np.array([[1.0, 4.0], [0.25, 4.0]]), True)  # fmt: skip
+    low, high = mixture.intervals()
+    x = np.array([mixture.draw("cell", RNG.random(), RNG.standard_normal(2))[0] for _ in range(20_000)])
+    np.testing.assert_allclose(((x > low) & (x < high)).mean(0), 0.94, atol=0.02)
+    np.testing.assert_allclose([low[1], high[1]], 1.0 + 2.0 * norm.ppf(0.97) * np.array([-1, 1]), atol=0.2)
+
+
 def _centred(x):
     away = x - x.mean(1, keepdims=True)
     return away.mean(0), away.std(0)

@@ -128,10 +128,13 @@ def summary_table(posterior: Posterior, genes: Sequence[str], effects: Sequence[
     for k, effect in enumerate(effects):
         sides.append((f"covariate_effect[{effect}]", genes, (found.effect[0][k], found.effect[1][k])))
     for parameter, names, (mean, sd) in sides:
+        low, high = mean - HDI * sd, mean + HDI * sd
+        if parameter in posterior.refined:
+            low, high = posterior.refined[parameter].intervals()
         tables.append(
             pd.DataFrame(
                 {"parameter": parameter, "kind": "gene", "name": list(names), "mean": mean, "sd": sd}
-                | {"hdi_3%": mean - HDI * sd, "hdi_97%": mean + HDI * sd}
+                | {"hdi_3%": low, "hdi_97%": high}
             )
         )
     return pd.concat(tables, ignore_index=True)
