@@ -3,6 +3,7 @@
     python benchmarks/gpu_training.py
     python benchmarks/gpu_training.py --only minibatch pass --out reached.json
     python benchmarks/gpu_training.py --device cpu --small
+    python benchmarks/gpu_training.py --only atlas --filtered results/data/atlas/filtered.h5ad
     python benchmarks/gpu_training.py --device cpu --only processor --before ../worktree-of-before
 
 Every line has the target that was set for one H100- or H200-class card with 16 host cores, and what was
@@ -28,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 for folder in (HERE, HERE.parent / "scripts"):
     sys.path.insert(0, str(folder))
 
-MODULES = ("minibatch", "gram", "counts", "scores", "processor")
+MODULES = ("minibatch", "gram", "counts", "scores", "atlas", "processor")
 """Of `gpu_parts`; each enters its parts."""
 
 LAST_BEGIN = 330.0
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(torch.device(options.device), options.small)
     if bench.small and not bench.on_card:
         let_the_processor_stand_in()
-    if options.before:
-        bench.kept["before"] = options.before
+    given = {"before": options.before, "filtered": options.filtered}
+    bench.kept |= {name: value for name, value in given.items() if value}
     name = torch.cuda.get_device_name(bench.device) if bench.on_card else "processor"
     print(f"{bench.device}: {name}, torch {torch.__version__}" + ", toy sizes" * bench.small)
     lines, failed = measure(bench, options.only or list(load_parts()))
@@ -116,6 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="toy sizes: a rehearsal, no measurement")
     parser.add_argument("--only", nargs="+", choices=list(load_parts()), metavar="PART")
+    parser.add_argument("--filtered", metavar="FILE", help="filtered.h5ad of an atlas, for the part `atlas`")
     parser.add_argument("--before", metavar="TREE", help="a checkout that the CPU path is held to")
     parser.add_argument("--out", help="write the lines as JSON")
     return parser.parse_args(arguments)

@@ -66,7 +66,11 @@ def test_the_training_script_says_that_there_is_no_card(gpu_training, capsys, mo
 
 
 @pytest.mark.parametrize(
-    "part", ["minibatch", "pass", "to_objective", "precision", "counts", "scores", "processor"]
+    "part",
+    [
+        *("minibatch", "pass", "to_objective", "precision", "counts", "scores", "processor"),
+        pytest.param("atlas", marks=pytest.mark.slow),
+    ],
 )
 def test_a_part_of_the_training_script_can_be_rehearsed(gpu_training, part, capsys, tmp_path, monkeypatch):
     from nmfbench.models.autoencoder import on_card
