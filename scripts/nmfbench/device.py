@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from collections.abc import Mapping
@@ -47,6 +48,19 @@ def resolve_device(name: str, key: str = "device") -> torch.device:
             f"run on a Mac with Apple silicon, or set {key}: auto (or cpu)",
         )
     return torch.device(name)
+
+
+def free_bytes(device: torch.device) -> float | None:
+    """Bytes that are free on a CUDA device for this process; None for another kind of device.
+
+    What torch keeps of tensors that are gone is given back first: a fit of a few cells that compiles ahead
+    may have had an XᵀX as large as the one to come.
+    """
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    return float(torch.cuda.mem_get_info(device)[0])
 
 
 def check_granted(environment: Mapping[str, str] = os.environ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from nmfbench.device import free_bytes
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder.costs import gram_method
 from nmfbench.models.autoencoder.exact.conditions import ConditionSums
@@ -119,9 +120,8 @@ def _gram_on_card(
 ) -> GramOperator:
     """The same, gathered on a card and left there: only what the products need, and no sum in memory."""
     n_groups, item = 1 if codes is None else int(codes.max()) + 1, np.dtype(source.dtype).itemsize
-    if device.type == "cuda":
-        granted = math.inf if memory_mb is None else memory_mb * 2**20
-        free = min(float(torch.cuda.mem_get_info(device)[0]), granted)
+    if (free := free_bytes(device)) is not None:
+        free = min(free, math.inf if memory_mb is None else memory_mb * 2**20)
         check_card(source.n_columns, n_groups, min(BLOCK_ROWS, source.n_rows), item, free, device)
     blocks = (
         (X, None if codes is None else codes[start : start + X.shape[0]])

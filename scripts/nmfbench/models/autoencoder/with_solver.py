@@ -12,7 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.card_rates import measured_rates
-from nmfbench.device import resolve_device
+from nmfbench.device import free_bytes, resolve_device
 from nmfbench.errors import InputError
 from nmfbench.fitting.checkpoint import settings_of
 from nmfbench.gram_cost import granted_gram_mb
@@ -90,10 +90,8 @@ class WithSolver(Results):
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
         only = self._minibatch_only()
-        on_card = device.type == "cuda"
-        free = float(torch.cuda.mem_get_info(device)[0]) if on_card else None
-        memory, granted_by = granted_gram_mb(self.gram_memory_mb, free)
-        of_card = {"rates": self._rates_of(device)} if on_card else {}
+        memory, granted_by = granted_gram_mb(self.gram_memory_mb, free_bytes(device))
+        of_card = {"rates": self._rates_of(device)} if device.type == "cuda" else {}
         choice = choose_solver(
             source.n_rows,
             source.n_columns,

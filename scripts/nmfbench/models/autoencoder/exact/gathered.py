@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nmfbench.device import free_bytes
 from nmfbench.errors import InputError
 from nmfbench.models.autoencoder.exact.conditions import ConditionSums
 from nmfbench.models.autoencoder.exact.operators import GramOperator
@@ -103,9 +104,7 @@ def operator_within(
 
 
 def _check_room(held: np.ndarray, device: torch.device) -> None:
-    import torch
-
-    need, free = held.nbytes / _MIB, torch.cuda.mem_get_info(device)[0] / _MIB
+    need, free = held.nbytes / _MIB, free_bytes(device) / _MIB
     if need > free:
         raise InputError(
             f"XᵀX of {held.shape[-1]} genes on {device}", f"at most the {free:.0f} MiB that are free",
