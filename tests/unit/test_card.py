@@ -6,6 +6,10 @@ CUDA, recorded, where there is a device.
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -393,3 +397,86 @@ def test_rows_are_resident_where_they_fit():
 def test_a_card_without_room_for_a_batch_is_refused():
     with pytest.raises(InputError, match="lower batch_size"):
         pretend(2 * 2**30, batch_rows=100_000)
+
+
+# The recorded step, with a recording that the processor can make ------------------------------------------
+
+
+class Recording:
+    """Stands in for a CUDA graph: what is recorded does not happen, and a replay is of the same memory."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self):
+        self.steps = None
+        self.made.append(self)
+
+    def begin(self, steps):
+        self.steps, self.held = steps, (dict(steps._tables), steps._densifier, steps.rows.nonzeros)
+        self.epoch_phase = steps.objective.phase(steps._epoch)
+        self.before = [t.clone() for t in (*steps.objective.changing(), steps._at)]
+
+    def end(self):
+        for tensor, before in zip(
+            (*self.steps.objective.changing(), self.steps._at), self.before, strict=True
+        ):
+            tensor.copy_(before)
+
+    def replay(self):
+        tables, densifier, nonzeros = self.held
+        assert all(self.steps._tables[name] is table for name, table in tables.items()), "other tables"
+        assert len(tables) == len(self.steps._tables)
+        assert (self.steps._densifier, self.steps.rows.nonzeros) == (densifier, nonzeros), "another buffer"
+        assert self.steps.objective.phase(self.steps._epoch) == self.epoch_phase, "other terms"
+        self.steps._step()
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """CUDA's calls of a recording, made on the processor."""
+    present = []
+
+    @contextmanager
+    def graph(recorded, capture_error_mode):
+        recorded.begin(present[-1])
+        yield
+        recorded.end()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    for name in ("stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda of: nullcontext())
+    plain = CardSteps.__init__
+
+    def recorded(self, objective, *given, by_condition=False, **more):
+        able = objective.has_fixed_steps(by_condition)
+        plain(self, objective, *given, by_condition=by_condition, **more | {"record": able})
+        present.append(self)
+
+    Recording.made.clear()
+    return lambda: monkeypatch.setattr(CardSteps, "__init__", recorded)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ae_nmf, unit rows", 2), ("cae_nmf1, adam", 4), ("cae_nmf2", 2)])
+def test_a_recorded_step_is_the_step_and_is_recorded_anew_where_it_must(
+    name, most, place, recording, monkeypatch
+):
+    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
+    plain = fitted(name, "cpu")
+    recording()
+    found = fitted(name, "cpu")
+    assert found.minibatches_["recorded"]
+    assert numbers(found.history_) == numbers(plain.history_)
+    assert np.array_equal(found.components_, plain.components_)
+    assert 1 <= len(Recording.made) <= most, "once, and again for other terms or larger batches"
+    assert len(Recording.made) >= 1 + ("cae_nmf1" in name), "the warm-up ends"
+
+
+def test_steps_that_are_not_of_one_shape_are_not_recorded(recording, monkeypatch):
+    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
+    recording()
+    assert not fitted("cae_nmf2, mixed", "cpu", n_epochs=1).minibatches_["recorded"]
+    assert not Recording.made
