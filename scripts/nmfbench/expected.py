@@ -25,6 +25,8 @@ NONZEROS_PER_CELL = 1500
 GENES = 30_000
 #: Bytes of a cell's or gene's weight on a factor in a result, where models may store further arrays.
 BYTES_PER_WEIGHT = 6
+#: Of a weight while it is fitted: eight numbers in single precision (a posterior, Adam's moments, the best).
+BYTES_PER_FITTED_WEIGHT = 32
 _RANK = re.compile(r"rank-(\d+)")
 
 
@@ -68,6 +70,11 @@ class ExpectedSizes:
         if path.name in ("clusters.tsv.gz", "umap.tsv.gz"):
             return 10.0 * size.n_cells
         return 1e5 if path.suffix in (".png", ".pdf", ".html") else 2e4
+
+    def megabytes_of_factors(self, dataset: str, rank: int) -> float:
+        """MB of a fit's factors, with the moments and the copies that a model makes of them."""
+        size = self.of_dataset(dataset)
+        return BYTES_PER_FITTED_WEIGHT * rank * (size.n_cells + size.n_genes) / 2**20
 
     def of_dataset(self, name: str) -> Size:
         """Cells, genes and nonzeros of a dataset before donors are dropped, as far as they are known."""

@@ -114,6 +114,7 @@ def test_scores_on_a_card_that_is_not_there_are_refused(monkeypatch):
     from nmfbench.errors import DeviceError
     from nmfbench.metrics.on_device import scoring_device
 
+    monkeypatch.setenv("SCIPY_ARRAY_API", "0")  # and as it was afterwards
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert scoring_device("cpu") is scoring_device("auto") is None
     with pytest.raises(DeviceError, match="scoring_device: a GPU was asked for and there is none"):
@@ -144,6 +145,7 @@ def test_the_table_of_resources_reads_the_device_of_a_score(monkeypatch, caplog,
     from nmfbench.metrics.on_device import scoring_device
     from nmfbench.tables.resources import gpu_of
 
+    monkeypatch.setenv("SCIPY_ARRAY_API", "0")  # and as it was afterwards
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with caplog.at_level("INFO"):
         assert scoring_device("auto").type == "cuda"

@@ -142,6 +142,10 @@ def test_files_to_come_follow_from_the_source():
 def test_the_disk_of_a_plan_is_that_of_its_outputs(tmp_path):
     simulated = SimpleNamespace(n_cells=1000, n_genes=500, mean_counts=100.0)
     sizes = ExpectedSizes({"demo": dataset(simulate=simulated)})
+    of_one = sizes.megabytes_of_factors("demo", 1)
+    size = sizes.of_dataset("demo")
+    assert of_one == 32 * (size.n_cells + size.n_genes) / 2**20
+    assert sizes.megabytes_of_factors("demo", 80) == 80 * of_one
     asked = Asked(sizes)
     asked.add(JOB)
     assert asked.rules["train_ae_nmf"]["megabytes"] == sizes.megabytes("results/demo/filtered.h5ad")

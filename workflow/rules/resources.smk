@@ -64,8 +64,10 @@ def training_memory(wildcards, input, attempt):
     if getattr(input, "statistics", None):
         return fit_memory()(wildcards, input, attempt)
     asked = plan.card(wildcards).resources
-    share = 0 if plan.out_of_core(wildcards) else asked.megabytes_per_input
-    return memory(asked.megabytes, share)(wildcards, input, attempt)
+    if plan.out_of_core(wildcards):
+        return memory(asked.megabytes)(wildcards, input, attempt)
+    factors = expected.megabytes_of_factors(wildcards.dataset, int(wildcards.rank))
+    return memory(asked.megabytes + factors, asked.megabytes_per_input)(wildcards, input, attempt)
 
 
 def training_gpus(wildcards):

@@ -118,6 +118,23 @@ def allow_array_api() -> None:
     os.environ["SCIPY_ARRAY_API"] = "1"
 
 
+@contextmanager
+def _array_api() -> Iterator[None]:
+    """The same for a while; scikit-learn refuses where the variable is not set."""
+    from sklearn import config_context
+
+    before = os.environ.get("SCIPY_ARRAY_API")
+    allow_array_api()
+    try:
+        with config_context(array_api_dispatch=True):
+            yield
+    finally:
+        if before is None:
+            del os.environ["SCIPY_ARRAY_API"]
+        else:
+            os.environ["SCIPY_ARRAY_API"] = before
+
+
 def fit_regression(classifier: Any, H: np.ndarray, y: np.ndarray, device: torch.device) -> Any:
     """Fit a pipeline of a scaler and a logistic regression, the latter on a device.
 
@@ -134,10 +151,8 @@ def fit_regression(classifier: Any, H: np.ndarray, y: np.ndarray, device: torch.
     """
     import sklearn
     import torch
-    from sklearn import config_context
     from sklearn.utils import get_tags
 
-    allow_array_api()
     scaler, regression = classifier[0], classifier[-1]
     if not get_tags(regression).array_api_support:
         raise InputError(
@@ -150,11 +165,11 @@ def fit_regression(classifier: Any, H: np.ndarray, y: np.ndarray, device: torch.
     def moved(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
-    with config_context(array_api_dispatch=True), _single_precision():
+    with _array_api(), _single_precision():
         regression.fit(moved(scaler.fit_transform(H)), y)
 
     def probability(cells: np.ndarray) -> np.ndarray:
-        with config_context(array_api_dispatch=True), _single_precision():
+        with _array_api(), _single_precision():
             return regression.predict_proba(moved(scaler.transform(cells))).cpu().numpy()
 
     return probability
