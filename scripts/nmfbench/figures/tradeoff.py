@@ -129,10 +129,11 @@ def _frame(axes: Axes, controls: pd.DataFrame, shown: Mapping[str, str]) -> None
         text = f"{corner} controls: {shown[of_x]} {x:.2f} →, {shown[of_y]} {y:.2f} ↑"
         text = style.shorten(text, 0.86 * _PANEL_WIDTH, style.SMALL)
         left, up, across, along = places[corner]
-        axes.text(
+        said = axes.text(
             left, up, text, transform=axes.transAxes, ha=across, va=along, fontsize=style.SMALL,
             color=MISSING_COLOUR,
         )  # fmt: skip
+        said.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
 
 
 def _inside(axes: Axes, points: pd.DataFrame) -> pd.Series:
