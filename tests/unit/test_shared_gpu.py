@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +14,13 @@ from nmfbench import gpu_use
 from nmfbench.cluster import Site
 from nmfbench.gpu_use import GpuUse
 from nmfbench.models import get_card
-from nmfbench.shared_gpu import BEFORE_A_FIT, SHORT_FIT, expected_seconds, minutes_of
+from nmfbench.shared_gpu import (
+    BEFORE_A_FIT,
+    SHORT_FIT,
+    expected_seconds,
+    let_groups_fall_apart,
+    minutes_of,
+)
 
 
 def test_an_atlas_has_a_job_of_its_own_and_a_study_shares_one():
@@ -73,10 +83,130 @@ def test_what_nvidia_smi_says_is_a_share(tmp_path):
     assert gpu_use._told_by([str(program)]) is None
 
 
+# ---- a group that fails, with what the scheduler and its graph hold
+
+
+class Fit:
+    """A job of Snakemake as far as a group that falls apart asks."""
+
+    def __init__(self, name, restart_times=1, **state):
+        self.name, self.restart_times, self.attempt = name, restart_times, 1
+        self.state, self.post, self.group = state, [], "fits"
+        self.output = [SimpleNamespace(exists=self._exists)]
+        self.rule = SimpleNamespace(name="train_ae_nmf")
+
+    async def _exists(self):
+        return self.state.get("written", False)
+
+    async def postprocess(self, **how):
+        self.post.append(how)
+
+
+class Group(list):
+    def is_group(self):
+        return True
+
+
+def played(*fits, remote=False, holds=lambda fit: True):
+    """What a scheduler holds after the job of these fits has failed."""
+    group, finished = Group(fits), []
+
+    async def incomplete(fit):
+        return [fit.name] if fit.state.get("marked") else []
+
+    async def finish(fit):
+        dag._running.remove(fit)
+        finished.append(fit)
+
+    dag = SimpleNamespace(_running=Held([group]), _ready_jobs=Held(), _group={}, finish=finish)
+    workflow = SimpleNamespace(
+        dag=dag, dryrun=False, remote_exec=remote, async_run=asyncio.run,
+        persistence=SimpleNamespace(incomplete=incomplete),
+    )  # fmt: skip
+    dag.workflow = workflow
+    for fit in fits:
+        fit.dag = dag
+
+    class Scheduler:
+        def _handle_error(self, job, postprocess_job=True):
+            self.left_to_snakemake = job
+
+        def _free_resources(self, job):
+            self.freed = job
+
+        def get_executor(self, job):
+            return SimpleNamespace(handle_job_error=lambda job: None)
+
+    let_groups_fall_apart(Scheduler, holds)
+    let_groups_fall_apart(Scheduler, holds)  # once, whatever the number of times it is asked for
+    scheduler = Scheduler()
+    scheduler.workflow, scheduler.running, scheduler.failed = workflow, Held([group]), Held()
+    scheduler.keepgoing, scheduler._errors, scheduler.finished_jobs = False, False, 0
+    scheduler._handle_error(group)
+    return scheduler, dag, finished
+
+
+class Held(list):
+    """A set of what has no hash here."""
+
+    add = list.append
+
+    def discard(self, item):
+        if item in self:
+            self.remove(item)
+
+
+def test_a_group_that_fails_keeps_what_is_finished_and_tries_the_rest_again_one_by_one():
+    done, half, never = Fit("done", written=True), Fit("half", written=True, marked=True), Fit("never")
+    last = Fit("last", restart_times=0)
+    scheduler, dag, finished = played(done, half, never, last)
+    assert finished == [done]
+    assert done.post == [{"check_output_mtime": False}]
+    assert [fit.post for fit in (half, never, last)] == [[{"error": True}]] * 3, "their files are removed"
+    assert list(dag._ready_jobs) == [half, never]
+    assert [fit.attempt for fit in (done, half, never, last)] == [1, 2, 2, 1]
+    assert half.group is None
+    assert list(scheduler.failed) == [last]
+    assert scheduler._errors
+    assert not scheduler.running
+    assert not dag._running
+    assert not hasattr(scheduler, "left_to_snakemake")
+    assert not scheduler.keepgoing, "which is the user's to say"
+
+
+def test_within_the_job_the_next_fit_begins():
+    scheduler, _, finished = played(Fit("a"), Fit("b", written=True), remote=True)
+    assert scheduler.keepgoing
+    assert len(finished) == 1
+
+
+def test_other_groups_fail_as_a_whole():
+    scheduler, _, finished = played(Fit("a", written=True), holds=lambda fit: False)
+    assert scheduler.left_to_snakemake
+    assert not finished
+
+
+def test_snakemake_has_what_a_group_that_falls_apart_needs():
+    """Read, not imported, which would take longer than all other tests here."""
+    folder = Path(importlib.util.find_spec("snakemake").submodule_search_locations[0])
+    scheduler = (folder / "scheduling" / "job_scheduler.py").read_text()
+    dag = (folder / "dag.py").read_text()
+    for text in (
+        "_handle_error(self, job, postprocess_job",
+        "_free_resources(self, job",
+        "get_executor(self",
+    ):
+        assert f"def {text}" in scheduler
+    for name in ("running", "failed", "_errors", "keepgoing", "finished_jobs"):
+        assert f"self.{name}" in scheduler
+    for name in ("_running", "_ready_jobs", "_group"):
+        assert f"self.{name}" in dag
+    assert "async def finish(self, job" in dag
+
+
 @pytest.mark.gpu
 def test_a_card_that_works_is_seen():
-    import torch
-
+    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     use, X = GpuUse.of("cuda"), torch.rand((4096, 4096), device="cuda")
