@@ -35,7 +35,10 @@ names = {"ae_nmf": "AE_NMF", "cae_nmf1": "CAE_NMF1"}
 runs = [{"model": m, "display_name": n, "rank": 3, "seed": 1, "dataset": "d"} for m, n in names.items()]
 jobs = {
     "scores": (Named(scores="scores.tsv", folds="folds.tsv"), Named(rank=3, display_names=names)),
-    "tradeoff": (Named(scores="scores.tsv", folds="folds.tsv"), Named(rank=3, display_names=names)),
+    "tradeoff": (
+        Named(scores="scores.tsv", folds="folds.tsv"),
+        Named(rank=3, display_names=names, roles=dict.fromkeys(names, "model")),
+    ),
     "training": (
         Named(histories=["history.tsv", "history.tsv"], records=["run.json", "run.json"]), Named(runs=runs)
     ),
