@@ -46,7 +46,29 @@ def minutes_of(seconds: float) -> float:
     return 10 + 3 * seconds / 60
 
 
-def let_groups_fall_apart(scheduler: Any, holds: Callable[[Any], bool]) -> None:
+def groups_fall_apart() -> bool:
+    """Let failed groups of trainings fall apart; False, with a line in the log, if this Snakemake cannot."""
+    from snakemake.logging import logger
+
+    try:
+        from snakemake.scheduling.job_scheduler import JobScheduler
+    except ImportError:
+        known = False
+    else:
+        known = let_groups_fall_apart(JobScheduler, lambda job: job.rule.name.startswith("train_"))
+    if not known:
+        logger.warning(
+            "fits_per_gpu_job of the profile: this version of Snakemake is not known to keep the results of "
+            "a shared job in which one fit fails, so each fit has its own job. Under 9.27.1 they share."
+        )
+    return known
+
+
+INTERNALS = ("_handle_error", "get_executor", "_free_resources")
+"""What of Snakemake's scheduler is used here that it does not promise to keep."""
+
+
+def let_groups_fall_apart(scheduler: Any, holds: Callable[[Any], bool]) -> bool:
     """Let Snakemake's scheduler keep what is finished of a failed group, and try the rest again one by one.
 
     Parameters
@@ -55,9 +77,17 @@ def let_groups_fall_apart(scheduler: Any, holds: Callable[[Any], bool]) -> None:
         ``snakemake.scheduling.job_scheduler.JobScheduler`` (9.27).
     holds : callable
         From a job to whether it may be a member of such a group.
+
+    Returns
+    -------
+    bool
+        Whether this Snakemake's scheduler has what that needs. If not, nothing is changed, and fits must not
+        share jobs: one that fails would take the others' results with it.
     """
     if getattr(scheduler, "_nmfbench_knows", False):
-        return
+        return True
+    if not all(hasattr(scheduler, name) for name in INTERNALS):
+        return False
     handle = scheduler._handle_error
 
     def handle_error(self: Any, job: Any, postprocess_job: bool = True) -> None:
@@ -70,6 +100,7 @@ def let_groups_fall_apart(scheduler: Any, holds: Callable[[Any], bool]) -> None:
             handle(self, job, postprocess_job)
 
     scheduler._handle_error, scheduler._nmfbench_knows = handle_error, True
+    return True
 
 
 def _fall_apart(scheduler: Any, group: Any) -> None:

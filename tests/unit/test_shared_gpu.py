@@ -216,3 +216,12 @@ def test_a_card_that_works_is_seen():
         torch.cuda.synchronize()
     use.stop()
     assert use.share is None or use.share > 0.3
+
+
+def test_fits_do_not_share_a_job_under_a_snakemake_that_is_not_known():
+    class Other:
+        def handle_error_of_another_name(self, job):
+            pass
+
+    assert not let_groups_fall_apart(Other, lambda fit: True)
+    assert not hasattr(Other, "_handle_error")

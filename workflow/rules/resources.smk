@@ -11,12 +11,7 @@ site = Site.of(workflow.resource_settings.default_resources)
 expected = ExpectedSizes(cfg.datasets)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
-if site.shares_gpu_jobs:
-    from snakemake.scheduling import job_scheduler
-
-    shared_gpu.let_groups_fall_apart(
-        job_scheduler.JobScheduler, lambda job: job.rule.name.startswith("train_")
-    )
+shares_gpu_jobs = site.shares_gpu_jobs and shared_gpu.groups_fall_apart()
 
 
 def scheduler_is_unknown():
@@ -78,7 +73,7 @@ def training_gpus(wildcards):
 
 def fits_together(wildcards):
     """The group in which a short training shares a GPU job with others of its dataset that begin from the same; or none."""
-    if workflow.execution_settings.attempt > 1 or not site.shares_gpu_jobs or not training_gpus(wildcards):
+    if workflow.execution_settings.attempt > 1 or not shares_gpu_jobs or not training_gpus(wildcards):
         return None
     if seconds_of_fit(wildcards) > shared_gpu.SHORT_FIT:
         return None
