@@ -14,6 +14,7 @@ from nmfbench.models import NBHierarchical
 from nmfbench.models.nb_hierarchical.axis_grid import Mixture, Tables, _densest, integrate
 from nmfbench.models.nb_hierarchical.family import Family, Priors
 from nmfbench.models.nb_hierarchical.finish import finish_shared
+from nmfbench.models.nb_hierarchical.marginals import refined_axes
 from nmfbench.models.nb_hierarchical.pareto import LARGEST_GOOD_K, pareto_k
 from nmfbench.models.nb_hierarchical.posterior import Posterior
 
@@ -122,32 +123,44 @@ def few_counts():
     return sp.csr_matrix(X)
 
 
-def test_a_fit_says_dispersions_by_quadrature_where_they_tell_little(few_counts):
-    settings = {"random_state": 0, "draws": 0, "offset": "none", "mask_fraction": 0.1, "max_iter": 60}
-    refined = NBHierarchical(2, **settings).fit(few_counts)
-    plain = NBHierarchical(2, marginals="mean_field", **settings).fit(few_counts)
-    assert list(refined.posterior_.refined) == [
-        axis for axis in ("cell", "log_alpha") if not refined.posterior_.family.forms[axis]
-    ]
-    assert "log_alpha" in refined.posterior_.refined
-    assert refined.said_()["refined"] == ", ".join(refined.posterior_.refined)
-    assert plain.said_()["refined"] == ""
-    np.testing.assert_allclose(refined.gene_total_, plain.gene_total_, atol=5e-3)  # the mean field's
-    assert np.median(refined.log_alpha_sd_ / plain.log_alpha_sd_) > 1.03
-    everything = NBHierarchical(2, marginals="quadrature", **settings).fit(few_counts).posterior_
-    assert list(everything.refined) == ["cell", "log_alpha"]
-    draws, effects = list(everything.draws(400, 0)), everything.effects()
+@pytest.fixture(scope="module")
+def fitted(few_counts):
+    return NBHierarchical(2, random_state=0, draws=0, offset="none", max_iter=60).fit(few_counts)
+
+
+def test_a_fit_says_dispersions_by_quadrature_where_they_tell_little(fitted):
+    posterior, family = fitted.posterior_, fitted.posterior_.family
+    assert not family.forms["log_alpha"]
+    assert list(posterior.refined) == refined_axes("auto", family) == ["cell", "log_alpha"]
+    assert fitted.said_()["refined"] == "cell, log_alpha"
+    plain, effects = Posterior(family, posterior.loc, posterior.log_sd), posterior.effects()
+    np.testing.assert_allclose(effects.gene_total[0], plain.effects().gene_total[0], atol=5e-3)
+    np.testing.assert_array_equal(fitted.log_alpha_sd_, effects.log_alpha[1])
+    assert np.median(effects.log_alpha[1] / plain.effects().log_alpha[1]) > 1.03
+    draws = list(posterior.draws(400, 0))
     for name, (mean, sd) in (("log_alpha", effects.log_alpha), ("cell", effects.cell)):
         x = np.concatenate([block[name] for block in draws])
         np.testing.assert_allclose(x.mean(0), mean, atol=5 * sd.max() / 20)
         np.testing.assert_allclose(np.median(x.std(0) / sd), 1.0, atol=0.1)
     sigma = np.concatenate([block["sigma_log_alpha"] for block in draws])
-    assert sigma.mean() == pytest.approx(everything.globals()["sigma_log_alpha"][0], rel=0.1)
+    assert sigma.mean() == pytest.approx(posterior.globals()["sigma_log_alpha"][0], rel=0.1)
 
 
-def test_a_dispersion_by_quadrature_is_that_of_its_density(few_counts):
+def test_which_axes_are_refined(caplog):
+    family, *_ = centred_family()
+    assert refined_axes("auto", family) == []
+    assert refined_axes("quadrature", family) == ["cell", "log_alpha"]
+    free = replace(family, forms=family.forms | {"cell": False})
+    assert refined_axes("auto", free) == ["cell"]
+    assert refined_axes("mean_field", free) == []
+    assert refined_axes("quadrature", replace(free, shared=True)) == ["cell"]
+    assert refined_axes("auto", replace(free, n_cells=100_001)) == []
+    assert "too many for quadrature" in caplog.text
+
+
+def test_a_dispersion_by_quadrature_is_that_of_its_density(few_counts, fitted):
     """One gene given everything else: its density at a grid, the gene's effect summed over one too."""
-    fit = NBHierarchical(2, marginals="quadrature", random_state=0, draws=0, offset="none").fit(few_counts)
+    fit = fitted
     plain = Posterior(fit.posterior_.family, fit.posterior_.loc, fit.posterior_.log_sd)
     b, spread = fit.posterior_.effects().cell[0], fit.posterior_.effects().cell_centred[1]
     gene, mixture = 2, fit.posterior_.refined["log_alpha"]

@@ -16,7 +16,7 @@ POINTS, ENDS = 121, 6.0
 """Points of the sums over one number, and how many prior sds they reach."""
 SHARP = 0.12
 """A likelihood narrower than this share of the prior's sd is taken as the normal that it then is."""
-COARSE = np.linspace(-7.0, 2.5, 39)
+COARSE = np.linspace(-10.0, 2.5, 51)
 FINE, MEANS, REACH = 33, 9, 4.0
 NEGLIGIBLE = 12.0
 LEAST_WEIGHT = 1e-4
