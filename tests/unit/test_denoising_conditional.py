@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 from nmfbench.data import normalise_block
+from nmfbench.errors import InputError
 from nmfbench.models import CAENMF2, AENMFCommon, CAENMF1Common, CAENMF2Common
 from nmfbench.models.autoencoder.exact import GramOperator, SparseOperator, minimise
 from nmfbench.models.autoencoder.exact.coordinate import DonorObjective
@@ -120,6 +123,11 @@ def test_the_objective_is_that_of_its_own_clusters(donors_and_cells):
     error = np.square(dense - H @ W - U[codes]).sum() / len(dense)
     assert parts["reconstruction"] > error, "the genes' own parts are in it"
     assert parts["penalty_U"] == pytest.approx(0.1 * np.square(U).sum(), rel=1e-4)
+
+
+def test_clusters_are_looked_for_among_cells_alone():
+    with pytest.raises(InputError, match="finds clusters"):
+        CAENMF1Common(3).fit_statistics(SimpleNamespace(n_cells=300))
 
 
 @pytest.mark.parametrize("model", [CAENMF1Common, CAENMF2Common])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Run
 from nmfbench.models.autoencoder.cae_nmf1 import CAENMF1
 from nmfbench.models.autoencoder.cae_nmf2 import CAENMF2
@@ -25,6 +26,7 @@ from nmfbench.models.denoising.estimator import DenoisingAutoencoder
 from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.rows.memory import RowSource
+from nmfbench.statistics import Statistics
 
 
 @parameters(card.AdditiveCommonNMF, OnDevice)
@@ -45,6 +47,13 @@ class CAENMF1Common(DenoisingAutoencoder, CAENMF1):
 
     _model_name = "CAE_NMF1_common_variance"
     batch_size, penalty_hsic, centred_invariance = 1, 0.0, True  # as cae_nmf1 has them; no keys of this one
+
+    def fit_statistics(self, statistics: Statistics, **given: Any):
+        """Refused: the clusters are looked for among cells, and sums have none."""
+        raise InputError(
+            "CAENMF1Common: a fit from statistics", "cells, among which it finds clusters",
+            f"sums of {statistics.n_cells} cells", "fit the cells, or take cae_nmf2_common",
+        )  # fmt: skip
 
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
         self._first, clusters = None, None
