@@ -62,6 +62,8 @@ def to_objective(bench: Bench) -> Iterator[Line]:
     if bench.on_card:
         torch.cuda.empty_cache()
     reached = {}
+    for solver in ("auto", "minibatch"):  # a few cells, so that no compiling is timed
+        get_model("ae_nmf")(4, solver=solver, max_iter=1, random_state=0, **where(bench)).fit(X[:600])
     for solver in ("auto", "minibatch"):
         settings = {"solver": solver, "batch_size": batch, "random_state": 0, **where(bench)}
         model = get_model("ae_nmf")(k, max_iter={"minibatch": epochs}, **settings)
