@@ -480,3 +480,19 @@ def test_steps_that_are_not_of_one_shape_are_not_recorded(recording, monkeypatch
     recording()
     assert not fitted("cae_nmf2, mixed", "cpu", n_epochs=1).minibatches_["recorded"]
     assert not Recording.made
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(recording, monkeypatch, caplog):
+    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
+    plain = fitted("cae_nmf1, adam", "cpu")
+    recording()
+
+    def refuse(recorded, capture_error_mode):
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    found = fitted("cae_nmf1, adam", "cpu")
+    assert "could not be recorded (operation not permitted)" in caplog.text
+    assert not found.minibatches_["recorded"]
+    assert numbers(found.history_) == numbers(plain.history_)
+    assert np.array_equal(found.components_, plain.components_)

@@ -7,9 +7,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+import reference_models as dense
 from nmfbench.errors import InputError
 from nmfbench.gram_cost import card_gram_bytes, gram_bytes
+from nmfbench.models import get_model
 from nmfbench.models.autoencoder import from_cells
+from nmfbench.models.autoencoder.solver_choice import SolverChoice
 from nmfbench.rows import memory as memory_module
 from nmfbench.rows.memory import InMemoryRows
 from nmfbench.statistics import card_gram
@@ -121,3 +124,22 @@ def test_what_a_card_needs():
     p = 60_606
     assert 8 * p**2 < card_gram_bytes(p) < 8.5 * p**2, "the upper half in float64, then the whole in float32"
     assert card_gram_bytes(p) < gram_bytes(p, method="dense") == 12 * p**2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["ae_nmf", "cae_nmf2"])
+def test_a_fit_through_the_card_ends_where_one_on_the_cpu_does(name):
+    X, _, donor, _ = dense.planted()
+    found = {}
+    for where in ("cpu", "cuda"):
+        model = get_model(name)(4, solver="statistics", max_iter=20, random_state=0, device=where)
+        model._solver_taken = None if where == "cuda" else SolverChoice("statistics", "gram", {}, "forced")
+        found[where] = model.fit(sp.csr_matrix(X, dtype=np.float32), conditions=donor, progress=False)
+    card, cpu = found["cuda"], found["cpu"]
+    assert card.device_.startswith("cuda")
+    assert card.objective_ == pytest.approx(cpu.objective_, rel=1e-3)
+    told = card.solver_choice_.record()
+    assert told["route"] == "gram"
+    assert told["rates"]["source"].startswith("measured on")
+    assert "free on the card" in told["memory"]["granted_by"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
@@ -14,6 +15,8 @@ from nmfbench.models.autoencoder.minibatch import BatchObjective
 from nmfbench.rows.batches import Batch, CardBatch
 from nmfbench.rows.card import CardRows
 from nmfbench.rows.dense import DenseRows, Densifier
+
+log = logging.getLogger(__name__)
 
 _ROOM = 1.1
 """How much more nonzeros than the largest batch so far a batch has room for, so that few make it grow."""
@@ -85,6 +88,8 @@ class CardSteps:
                 if self._graph is None or phase != self._recorded_phase:
                     self._record()
                     self._recorded_phase = phase
+        if self.recorded:
+            with torch.cuda.device(self.device):
                 self._graph.replay()
         else:
             with products_in(self.precision):
@@ -134,9 +139,13 @@ class CardSteps:
             for tensor, before in zip(changed, kept, strict=True):
                 tensor.copy_(before)
             self._graph = torch.cuda.CUDAGraph()
-            # other threads may go on: the one that reads ahead allocates pinned memory
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._step()
+            try:
+                # other threads may go on: the one that reads ahead allocates pinned memory
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._step()
+            except RuntimeError as error:  # the same steps, one call at a time: slower, not another fit
+                self._graph, self.recorded = None, False
+                log.warning("a step could not be recorded (%s): steps are taken call by call", error)
 
     def _adams(self, batch: Batch) -> Iterator[tuple[object, int | slice]]:
         """What Adam counts a step of for a batch, and of which part."""

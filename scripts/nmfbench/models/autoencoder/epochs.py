@@ -22,9 +22,12 @@ class Steps(Protocol):
     ----------
     draws_ahead : bool
         Whether steps go on by themselves after :meth:`step`: the next epoch is then drawn meanwhile.
+    recorded : bool
+        Whether a step was recorded once and is replayed.
     """
 
     draws_ahead: bool
+    recorded: bool
 
     def begin(self, batches: Sequence[Batch], rates: list[float], first: int, epoch: int) -> None:
         """Get ready for the batches of `epoch` from number `first` on, each with its factor of the rates."""
@@ -36,7 +39,7 @@ class Steps(Protocol):
 class HostSteps:
     """Each batch is cut out of the rows when its turn comes."""
 
-    draws_ahead = False
+    draws_ahead = recorded = False
 
     def __init__(self, objective: BatchObjective) -> None:
         self.objective = objective

@@ -52,6 +52,7 @@ class WithBatches(WithSolver):
             fingerprint=data.fingerprint,
             **decided,
         )
+        self.minibatches_["recorded"] = outcome.engine.stepper.recorded  # as it turned out
         self._keep(outcome.engine.objective.weights())
         return outcome.engine.sampler.order in ("proportional", "round_robin")
 
