@@ -11,8 +11,10 @@ from nmfbench.data import filter_donors, load_normalised, read_filtered, simulat
 from nmfbench.errors import InputError
 from nmfbench.fitting import checkpoint as checkpoint_module
 from nmfbench.models import get_model
+from nmfbench.models.autoencoder import on_card
 from nmfbench.rows import memory as rows_module
 from nmfbench.rows.batches import WindowSampler
+from nmfbench.rows.card_memory import CardPlacement
 from nmfbench.rows.disk import FilteredRows, prefetched
 from nmfbench.rows.memory import InMemoryRows, RowSource
 from nmfbench.rows.shuffle import shuffle_cells
@@ -211,6 +213,24 @@ def test_out_of_core_takes_the_steps_of_in_memory_to_the_last_bit(store, counts,
     monkeypatch.setattr("nmfbench.models.autoencoder.with_batches.ShuffledRows", InTheStoresOrder)
     same(fit(make(name), memory, counts), out_of_core)
     assert out_of_core.history_[-1]["objective"] < out_of_core.history_[0]["objective"]
+
+
+@pytest.mark.parametrize("where", ["resident", "windows"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_card_takes_the_steps_of_the_store(store, counts, name, where, monkeypatch):
+    """The processor stands in for it; windows are of other batches than those that the store is read by."""
+    passes, plain = [], FilteredRows.rows
+    monkeypatch.setattr(FilteredRows, "rows", lambda self, rows: (passes.append(1), plain(self, rows))[1])
+    on_the_host = fit(make(name), store, counts)
+    started = len(passes)
+    placement = CardPlacement(where, 4000, 0.0, 0.0, 0.0)
+    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
+    monkeypatch.setattr(on_card, "place_on_card", lambda *sizes, **more: placement)
+    card = fit(make(name), store, counts)
+    assert (card.minibatches_["rows"], card.minibatches_["products"]) == (where, "dense")
+    assert len(passes) == 2 * started, "none over the whole file for a batch"
+    ours, theirs = ([row["objective"] for row in model.history_] for model in (card, on_the_host))
+    assert ours == pytest.approx(theirs, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

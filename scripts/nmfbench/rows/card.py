@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from nmfbench.rows.card_memory import CardPlacement, block_rows
@@ -190,7 +191,7 @@ class WindowedRows(CardRows):
 
     def _send(self, window: int) -> None:
         """Read the cells of a window and have them copied, after the window before has been taken over."""
-        part = self.source.rows(np.concatenate([self._batches[i] for i in self._windows[window]]))
+        part = self._read([self._batches[i] for i in self._windows[window]])
         if not self._on_cuda:
             self._copy(part, self._ahead)
             return
@@ -199,6 +200,12 @@ class WindowedRows(CardRows):
                 self._stream.wait_event(self._free)
             self._copy(part, self._ahead)
             self._ready = self._stream.record_event()
+
+    def _read(self, batches: list[np.ndarray]):
+        """The cells of some batches; of a store batch by batch, as it is read in windows of its own."""
+        if self.source.order is None:
+            return self.source.rows(np.concatenate(batches))
+        return sp.vstack([self.source.rows(rows) for rows in batches], format="csr")
 
     def _copy(self, part, held: Nonzeros) -> None:
         n, nnz = part.shape[0], part.nnz
