@@ -223,7 +223,7 @@ def test_a_card_takes_the_steps_of_the_store(store, counts, name, where, monkeyp
     monkeypatch.setattr(FilteredRows, "rows", lambda self, rows: (passes.append(1), plain(self, rows))[1])
     on_the_host = fit(make(name), store, counts)
     started = len(passes)
-    placement = CardPlacement(where, 4000, 0.0, 0.0, 0.0)
+    placement = CardPlacement(where, 100_000, 0.0, 0.0, 0.0)
     monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
     monkeypatch.setattr(on_card, "place_on_card", lambda *sizes, **more: placement)
     card = fit(make(name), store, counts)
