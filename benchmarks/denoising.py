@@ -62,7 +62,8 @@ EXACT = {
 }
 
 FINAL = (
-    "nmf_harmony 50 sqrt", "nmf_harmony 40 sqrt", "harmony 20 none", "harmony 30 none", "harmony 50 none",
+    "nmf_harmony 50 sqrt theta=0.5", "nmf_harmony 50 sqrt", "nmf_harmony 40 sqrt",
+    "harmony 20 none", "harmony 30 none", "harmony 50 none",
     "pca 20 none", "pca 30 none", "pca 50 none", "pca 20 sqrt", "harmony 20 sqrt", "harmony 30 sqrt",
     "cae_nmf1_common 20 sqrt", "cae_nmf2_common 20 sqrt",
     "base_nmf 50 sqrt", "base_nmf 30 unit_variance", "ae_nmf_common 20 sqrt", "ae_nmf_split 20 sqrt",
