@@ -37,7 +37,7 @@ from planted import Planted
 FILES = {"result": "result.h5ad", "history": "history.tsv", "record": "run.json"}
 FIT = "{dataset}/{model}/rank-{rank}/seed-{seed}"
 # how the cells were held, and clocks of stages that a consensus does not have
-NOT_OF_A_CONSENSUS = {"rows", "seconds_to_load", "seconds_to_compile", "seconds_to_embed"}
+NOT_OF_A_CONSENSUS = {"rows", "seconds_to_load", "seconds_to_compile", "seconds_to_embed", "gpu_share"}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import yaml
 
 import nmfbench
 from nmfbench.models import MODELS, get_card
+from nmfbench.models.packages import HARMONYPY, Package, missing_packages
 from test_imports import read_imports
 
 ENVIRONMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "envs").glob("*.yaml"))
@@ -223,3 +224,12 @@ def test_every_direct_dependency_is_locked_and_has_a_reason(repository):
 
 def test_scripts_use_this_checkout_and_no_installed_copy(repository):
     assert repository in __import__("pathlib").Path(nmfbench.__file__).parents
+
+
+def test_a_package_that_is_missing_is_said_before_the_run():
+    absent = Package("no-such-thing==1.0", "no_such_thing", "harmony")
+    models = [("mine", absent), ("there", HARMONYPY._replace(module="numpy")), ("ours", None)]
+    (message,) = missing_packages(models)
+    assert "mine" in str(message)
+    assert "no-such-thing==1.0" in str(message)
+    assert "envs/harmony.yaml" in str(message)

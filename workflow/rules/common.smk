@@ -31,6 +31,7 @@ from nmfbench.errors import InputError, unwritable
 from nmfbench.grid import COMPARISON, PROJECTION
 from nmfbench.metrics.neighbours import neighbour_widths
 from nmfbench.models import cards
+from nmfbench.models.packages import missing_packages
 from nmfbench.plan import Plan
 from nmfbench.revisions import revision, training_revision
 
@@ -67,10 +68,14 @@ wildcard_constraints:
 # ---- signals and handlers
 
 
-def name_missing_sources():
-    """Before Snakemake says that an input is missing: which key of the config named it, and from where it is looked for."""
+def name_what_is_missing():
+    """Before any job: files that a key of the config names, and packages of models where jobs use this environment."""
     for message in missing_sources(cfg.datasets, plan.place("<results>")):
         logger.warning(str(message))
+    if not workflow.deployment_settings.deployment_method:
+        wanted = ((name, cfg.card(name).package) for name, section in cfg.models.items())
+        for message in missing_packages(wanted):
+            logger.warning(str(message))
 
 
 if "SLURM_JOB_ID" in os.environ:

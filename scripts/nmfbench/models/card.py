@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from nmfbench.models.packages import Package
 from nmfbench.section import Device, DisplayName, Section
 
 Need = Literal["statistics", "shuffled", "patterns", "coordinates", "names", "tables"]
@@ -175,8 +176,8 @@ class ModelCard:
         Why the model embeds no cells but those it was fitted to, as a noun; empty where it embeds others.
     expects_values : bool
         Whether a fit says what it expects of every gene of its cells (``expected_values``).
-    environment : str
-        Which of ``envs/*.yaml`` its job uses.
+    package : Package, optional
+        What the default installation lacks of what its fits need; its jobs use that package's environment.
     """
 
     section: type[ModelSection]
@@ -200,7 +201,12 @@ class ModelCard:
     no_mask: str = ""
     own_cells_only: str = ""
     expects_values: bool = True
-    environment: str = "models"
+    package: Package | None = None
+
+    @property
+    def environment(self) -> str:
+        """Which of ``envs/*.yaml`` its job uses."""
+        return self.package.environment if self.package else "models"
 
     @property
     def kind(self) -> str:

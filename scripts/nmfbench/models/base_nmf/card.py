@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nmfbench.models.baseline.card import MOVED
 from nmfbench.models.card import ModelCard, ModelSection, Resources
+from nmfbench.models.packages import HARMONYPY
 
 
 class Factorisation(ModelSection):
@@ -39,7 +40,7 @@ CARDS = (
         section=NMFHarmony,
         estimator="NMFHarmony",
         display_name="NMF_Harmony",
-        colour="#B58A5A",
+        colour="#001854",
         marker="d",
         revision=1,
         resources=Resources(3000, 12),
@@ -48,7 +49,7 @@ CARDS = (
         conditional=True,
         unseen_donors=False,
         own_cells_only=MOVED,
-        environment="harmony",
+        package=HARMONYPY,
     ),
     ModelCard(
         section=BaseNMF,

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from nmfbench.models.card import ModelCard, ModelSection, Resources
+from nmfbench.models.packages import HARMONYPY, SCVI_TOOLS
 
 
 class Components(ModelSection):
@@ -88,7 +89,7 @@ CARDS = (
         conditional=True,
         unseen_donors=False,
         own_cells_only=MOVED,
-        environment="harmony",
+        package=HARMONYPY,
     ),
     *(
         ModelCard(
@@ -106,7 +107,7 @@ CARDS = (
             unseen_donors=False,
             own_cells_only=NOT_KEPT,
             expects_values=False,
-            environment="scvi",
+            package=SCVI_TOOLS,
             no_mask="scvi-tools reads whole cells: an entry that is left out would be one that was seen as 0",
         )
         for section, name, colour, marker in (

@@ -10,9 +10,8 @@ from nmfbench.models.baseline import card
 from nmfbench.models.baseline.pca import chosen_genes, number_of
 from nmfbench.models.card import OnCpu
 from nmfbench.models.given import GivenEmbedding
+from nmfbench.models.packages import HARMONYPY
 from nmfbench.models.parameters import parameters
-
-HARMONYPY = "harmonypy==0.0.10"
 
 
 @parameters(card.Harmony, OnCpu)
@@ -44,13 +43,7 @@ def harmonypy_for(model: str, donors: np.ndarray | None):
     try:
         import harmonypy
     except ImportError as error:
-        raise InputError(
-            f"model {model}",
-            f"the package {HARMONYPY}",
-            "it is not installed",
-            f"pip install {HARMONYPY}, run with --sdm conda (envs/harmony.yaml), or leave {model} out of "
-            "`models`",
-        ) from error
+        raise HARMONYPY.absent(model) from error
     return harmonypy
 
 

@@ -10,27 +10,20 @@ import numpy as np
 
 from nmfbench.components import variable_genes
 from nmfbench.device import resolve_device
-from nmfbench.errors import InputError
 from nmfbench.models.baseline import card
 from nmfbench.models.card import OnDevice
 from nmfbench.models.given import GivenEmbedding
+from nmfbench.models.packages import SCVI_TOOLS
 from nmfbench.models.parameters import parameters
 
 log = logging.getLogger(__name__)
-
-SCVI_TOOLS = "scvi-tools==1.4.2"
 
 
 def _scvi_tools() -> ModuleType:
     try:
         import scvi
     except ImportError as error:
-        raise InputError(
-            "models scvi and linear_scvi",
-            f"the package {SCVI_TOOLS}",
-            "it is not installed",
-            f"pip install {SCVI_TOOLS}, run with --sdm conda (envs/scvi.yaml), or leave them out of `models`",
-        ) from error
+        raise SCVI_TOOLS.absent("scvi or linear_scvi") from error
     return scvi
 
 
