@@ -28,9 +28,8 @@ def tables(real_h5ad, tmp_path_factory) -> Path:
         },
         "models": {
             "base_nmf": {},
-            "ae_nmf": {"max_iter": {"minibatch": 30}},
-            "cae_nmf1": {"max_iter": {"minibatch": 30}},
-            "cae_nmf2": {"max_iter": {"minibatch": 30}},
+            "ae_nmf": {"solver": "minibatch", "max_iter": 30},
+            "cae_nmf2": {},
             "pyro_exponential": {"held_out_fraction": 0.05},
         },
         "ranks": [15],

@@ -18,7 +18,6 @@ MICRO = ["--configfile", "tests/configs/micro.yaml"]
 MODELS = {
     "base_nmf": "Base_NMF",
     "ae_nmf": "AE_NMF",
-    "cae_nmf1": "CAE_NMF1",
     "cae_nmf2": "CAE_NMF2",
     "pyro_gamma_nb": "Pyro_GammaNB",
     "pnmf_donor": "PNMF_donor",
@@ -69,10 +68,10 @@ def test_summaries_are_means_over_folds_seeds_and_classifiers(finished):
     tables = finished / "results" / "micro" / "tables"
     folds = pd.read_csv(tables / "folds.tsv", sep="\t")
     summary = pd.read_csv(tables / "classification_summary_by_donor_id_k5.csv", index_col="Model")
-    rows = folds.query("model == 'cae_nmf1' and seed == 42 and label == 'donor_id'")
-    assert len(rows) == 3 * 1 * 3 == summary.loc["CAE_NMF1", "n_rows"]
-    assert summary.loc["CAE_NMF1", "MeanFoldF1"] == pytest.approx(rows["F1"].mean(), rel=1e-5)
-    assert summary.loc["CAE_NMF1", "F1_std"] == pytest.approx(rows["F1"].std(ddof=1), rel=1e-5)
+    rows = folds.query("model == 'cae_nmf2' and seed == 42 and label == 'donor_id'")
+    assert len(rows) == 3 * 1 * 3 == summary.loc["CAE_NMF2", "n_rows"]
+    assert summary.loc["CAE_NMF2", "MeanFoldF1"] == pytest.approx(rows["F1"].mean(), rel=1e-5)
+    assert summary.loc["CAE_NMF2", "F1_std"] == pytest.approx(rows["F1"].std(ddof=1), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +79,6 @@ def test_summaries_are_means_over_folds_seeds_and_classifiers(finished):
     [
         ("base_nmf", ["H_sklearn_nmf_k5"], ["W_sklearn_nmf_k5"], "sklearn_NMF_baseline"),
         ("ae_nmf", ["H_shared_k5"], ["W_tied_k5"], "AE_NMF_no_cond_tied"),
-        (
-            "cae_nmf1",
-            ["H_shared_k5", "H_cond_latent_k5", "H_concat_full_k5"],
-            ["W_concat_k5", "U_concat_gene_k5"],
-            "CNMF_1st_donor_only",
-        ),
         (
             "cae_nmf2",
             ["H_shared_k5", "H_cond_latent_k5", "H_concat_full_k5"],
@@ -114,7 +107,7 @@ def test_every_run_can_be_traced(finished, model):
     assert record["data_fingerprint"]
     assert record["device"] == "cpu"
     assert record["seconds"] > 0
-    solver = {"ae_nmf": "statistics", "cae_nmf1": "minibatch", "cae_nmf2": "statistics"}.get(model)
+    solver = {"ae_nmf": "statistics", "cae_nmf2": "statistics"}.get(model)
     assert (record["solver"] or {}).get("solver") == solver
     history = pd.read_csv(folder / "history.tsv", sep="\t")
     assert {"epoch", "objective", "seconds", "cells_per_s", "peak_mb"} <= set(history)
@@ -213,9 +206,9 @@ def test_nothing_of_the_report_is_cut_off_in_a_browser(report, window, tmp_path)
 
 
 def test_one_rule_again(finished):
-    call = snakemake(*MICRO, "-n", "--forcerun", "train_cae_nmf1", directory=finished)
+    call = snakemake(*MICRO, "-n", "--forcerun", "train_pyro_gamma_nb", directory=finished)
     assert call.code == 0
-    assert "rule train_cae_nmf1:" in call.text
+    assert "rule train_pyro_gamma_nb:" in call.text
     assert "rule train_ae_nmf:" not in call.text
 
 
@@ -223,7 +216,7 @@ def test_a_change_of_one_models_settings_trains_that_model_alone(finished):
     change = ["--config", "models={cae_nmf2: {penalty_U: 0.2}}"]
     call = snakemake(*MICRO, "-n", *change, directory=finished)
     assert "rule train_cae_nmf2:" in call.text
-    assert "rule train_cae_nmf1:" not in call.text
+    assert "rule train_ae_nmf:" not in call.text
     assert "rule filter_donors:" not in call.text
 
 
