@@ -51,17 +51,41 @@ def groups_fall_apart() -> bool:
     from snakemake.logging import logger
 
     try:
+        from snakemake.jobs import GroupJob
         from snakemake.scheduling.job_scheduler import JobScheduler
     except ImportError:
         known = False
     else:
         known = let_groups_fall_apart(JobScheduler, lambda job: job.rule.name.startswith("train_"))
+        say_why_groups_fail(GroupJob, logger.error)
     if not known:
         logger.warning(
             "fits_per_gpu_job of the profile: this version of Snakemake is not known to keep the results of "
             "a shared job in which one fit fails, so each fit has its own job. Under 9.27.1 they share."
         )
     return known
+
+
+def say_why_groups_fail(group: Any, say: Callable[[str], None]) -> None:
+    """Let a group of Snakemake's say the reason that it is given and drops, a refusal by sbatch included.
+
+    Parameters
+    ----------
+    group : type
+        ``snakemake.jobs.GroupJob`` (9.27).
+    say : callable
+        Where the reason goes.
+    """
+    if getattr(group, "_nmfbench_says", False):
+        return
+    log_error = group.log_error
+
+    def log_with_reason(self: Any, msg: str | None = None, *args: Any, **more: Any) -> None:
+        if msg:
+            say(msg)
+        log_error(self, msg, *args, **more)
+
+    group.log_error, group._nmfbench_says = log_with_reason, True
 
 
 INTERNALS = ("_handle_error", "get_executor", "_free_resources")

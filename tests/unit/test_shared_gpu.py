@@ -20,6 +20,7 @@ from nmfbench.shared_gpu import (
     expected_seconds,
     let_groups_fall_apart,
     minutes_of,
+    say_why_groups_fail,
 )
 
 
@@ -225,3 +226,16 @@ def test_fits_do_not_share_a_job_under_a_snakemake_that_is_not_known():
 
     assert not let_groups_fall_apart(Other, lambda fit: True)
     assert not hasattr(Other, "_handle_error")
+
+
+def test_a_group_that_fails_says_why():
+    said = []
+
+    class Group:
+        def log_error(self, msg=None, aux_logs=None, **more):
+            said.append((aux_logs, more))  # Snakemake's own says nothing of `msg`
+
+    for _ in range(2):
+        say_why_groups_fail(Group, said.append)
+    Group().log_error("sbatch: error: partition cpu has no GPUs", aux_logs=["a.log"], jobid=3)
+    assert said == ["sbatch: error: partition cpu has no GPUs", (["a.log"], {"jobid": 3})]
