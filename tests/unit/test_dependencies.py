@@ -16,7 +16,7 @@ import yaml
 
 import nmfbench
 from nmfbench.models import MODELS, get_card
-from nmfbench.models.packages import HARMONYPY, Package, missing_packages
+from nmfbench.packages import HARMONYPY, Package, missing_packages
 from test_imports import read_imports
 
 ENVIRONMENTS = sorted(path.stem for path in (Path(__file__).parents[2] / "envs").glob("*.yaml"))
@@ -37,7 +37,7 @@ def test_every_line_of_the_lock_is_a_pinned_version(repository):
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[\w.]+", line) for line in lines)
 
 
-EXTRAS = {"gseapy", "harmonypy", "scvi-tools"}  # what one choice of the config needs alone
+EXTRAS = {"gseapy", "harmonypy", "scib-metrics", "scvi-tools"}  # what one choice of the config needs alone
 
 
 def test_the_lock_of_python_3_12_holds_every_direct_dependency_and_no_build_of_cuda(repository):
@@ -134,6 +134,7 @@ def scripts_by_environment(repository):
                 found.setdefault(environment.group(1), []).append(script.group(1))
     found["evaluation"].append("enrich_factors")
     found["enrichment"] = ["enrich_factors"]
+    found["kbet"] = ["score_integration"]
     for name in {get_card(kind).environment for kind in MODELS}:
         found[name] = [*found.get(name, []), *MODEL_JOBS]
     return found

@@ -21,7 +21,7 @@ LOWEST = {
         "paths",
         "section",
     ),
-    *("renamed", "tables.files", "threads"),
+    *("packages", "renamed", "tables.files", "threads"),
 }
 """What knows nothing of cells, models or tables; every module may import it."""
 

@@ -249,7 +249,7 @@ def test_the_reference_is_made_of_the_filtered_counts(tmp_path):
 
 
 def test_the_registry_names_every_score():
-    assert len(INTEGRATION_METRICS) == 11
+    assert len(INTEGRATION_METRICS) == 12
     for name in INTEGRATION_METRICS:
         assert METRICS[name].label in ("cell_type", "donor_id")
         assert METRICS[name].family == "integration"

@@ -29,9 +29,10 @@ from nmfbench.config import load_config
 from nmfbench.config.files import check_files, missing_sources
 from nmfbench.errors import InputError, unwritable
 from nmfbench.grid import COMPARISON, PROJECTION
+from nmfbench.metrics import METRICS
 from nmfbench.metrics.neighbours import neighbour_widths
 from nmfbench.models import cards
-from nmfbench.models.packages import missing_packages
+from nmfbench.packages import missing_packages
 from nmfbench.plan import Plan
 from nmfbench.revisions import revision, training_revision
 
@@ -69,12 +70,14 @@ wildcard_constraints:
 
 
 def name_what_is_missing():
-    """Before any job: files that a key of the config names, and packages of models where jobs use this environment."""
+    """Before any job: files that the config names, and packages of models and scores where jobs use this environment."""
     for message in missing_sources(cfg.datasets, plan.place("<results>")):
         logger.warning(str(message))
     if not workflow.deployment_settings.deployment_method:
         wanted = ((name, cfg.card(name).package) for name, section in cfg.models.items())
-        for message in missing_packages(wanted):
+        scores = ((name, METRICS[name].package) for name in cfg.integration.metrics)
+        lacking = missing_packages(wanted) + missing_packages(scores, "metric", "integration.metrics")
+        for message in lacking:
             logger.warning(str(message))
 
 

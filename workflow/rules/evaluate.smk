@@ -154,14 +154,14 @@ rule score_integration:
     benchmark:
         "<benchmarks>/score_integration/<fit>.tsv"
     conda:
-        "../../envs/evaluation.yaml"
+        f"../../envs/{cfg.integration.environment}.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 10),
         runtime=minutes(30, 2),
     params:
         revision=revision("score_integration"),
-        integration=cfg.integration.model_dump(),
+        integration=cfg.integration.settings(),
     script:
         "../../scripts/score_integration.py"
 

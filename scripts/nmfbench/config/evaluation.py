@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nmfbench.metrics import INTEGRATION_METRICS
+from nmfbench.metrics import DEFAULT_INTEGRATION_METRICS, INTEGRATION_METRICS, METRICS
 from nmfbench.section import Name, Section, Seed, no_value_twice
 
 Seeds = Annotated[list[Seed], AfterValidator(no_value_twice)]
@@ -124,13 +124,26 @@ class Integration(Section):
     """Scores of how an embedding mixes donors and keeps cell types, of the embedding as it is given."""
 
     metrics: Annotated[list[Literal[INTEGRATION_METRICS]], AfterValidator(no_value_twice)] = Field(
-        list(INTEGRATION_METRICS),
-        description="Which of them; docs/tables.md says what each is. Empty: none.",
+        list(DEFAULT_INTEGRATION_METRICS),
+        description="Which of them; docs/tables.md says what each is. Empty: none. `kBET`: an extra package.",
     )
     silhouette_cells: int = Field(
         100_000, ge=100, description="Above so many cells, silhouettes are of a stratified sample."
     )
     entropy_neighbours: int = Field(90, ge=3, description="Neighbours that `batch_entropy` counts.")
+    kbet_cells: int = Field(
+        20_000, ge=100, description="Above so many cells, `kBET` is of a stratified sample, whose seed is 0."
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What a job is told; a later key only where its score is wanted, so that nothing is made again."""
+        return self.model_dump(exclude=set() if "kBET" in self.metrics else {"kbet_cells"})
+
+    @property
+    def environment(self) -> str:
+        """Which of ``envs/*.yaml`` has what the scores need."""
+        packages = [METRICS[name].package for name in self.metrics]
+        return next((package.environment for package in packages if package), "evaluation")
 
 
 class Uncertainty(Section):

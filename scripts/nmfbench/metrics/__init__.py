@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from nmfbench.packages import SCIB_METRICS, Package
+
 Direction = Literal["higher", "lower"]
 
 
@@ -44,6 +46,8 @@ class Metric:
         Heading of its panel in the figures of scores; empty for a score that is not drawn there.
     chance_value : float or None
         Where `chance` is one number other than 0, for a line in the figures.
+    package : Package or None
+        What has to be installed for this score alone, which is then computed only where it is asked for.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Metric:
     part: str = ""
     title: str = ""
     chance_value: float | None = None
+    package: Package | None = None
 
     @property
     def family(self) -> Literal["clustering", "classification", "integration"]:
@@ -166,17 +171,27 @@ _INTEGRATION = (
         *("scGraph", "cell_type", "", "0"),
         "Agreement of the distances between cell types with those in single donors.",
     ),
+    (
+        *("kBET", "donor_id", "batch", "0: no cell's neighbours have the donors of its type"),
+        "Share of a cell type's cells among whose neighbours donors are as in the type, mean over types.",
+    ),
 )
+_PACKAGES = {"kBET": SCIB_METRICS}
 
 METRICS |= {
     name: Metric(
         *(name, _INTEGRATE, "", "", -1.0 if name == "scGraph" else 0.0, 1.0, chance, "higher", "higher"),
         *(description, label, part),
+        package=_PACKAGES.get(name),
     )
     for name, label, part, chance, description in _INTEGRATION
 }
 
 INTEGRATION_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "integration")
+#: Those that are computed where the config names none.
+DEFAULT_INTEGRATION_METRICS: tuple[str, ...] = tuple(
+    name for name in INTEGRATION_METRICS if METRICS[name].package is None
+)
 CLUSTERING_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "clustering")
 CLASSIFICATION_METRICS: tuple[str, ...] = tuple(n for n, m in METRICS.items() if m.family == "classification")
 

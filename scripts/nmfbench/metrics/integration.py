@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nmfbench.metrics import INTEGRATION_METRICS, METRICS
+from nmfbench.metrics import DEFAULT_INTEGRATION_METRICS, METRICS
 from nmfbench.metrics import mixing as near
 from nmfbench.metrics import separation as far
+from nmfbench.metrics.kbet import kbet
 from nmfbench.metrics.labels import check_embedding, encode_labels, stratified_sample
 from nmfbench.metrics.neighbours import Neighbours
 
@@ -44,6 +45,7 @@ class _Cells:
     reference: Reference | None
     silhouette_cells: int
     entropy_neighbours: int
+    kbet_cells: int
     n_jobs: int
     notes: list[str] = field(default_factory=list)
 
@@ -148,6 +150,13 @@ def _scgraph(c: _Cells) -> Score:
     return value, value, int((types >= 0).sum())
 
 
+def _kbet(c: _Cells) -> Score:
+    types = np.unique(c.types[c.known], return_inverse=True)[1]
+    found = kbet(c.H[c.known], types, c.donors[c.known], n_cells=c.kbet_cells, n_jobs=c.n_jobs)
+    c.notes += found.notes
+    return found.value, found.value, found.n_cells
+
+
 _FUNCTIONS: dict[str, Callable[[_Cells], Score]] = {
     "iLISI": _ilisi,
     "CiLISI": _cilisi,
@@ -160,8 +169,9 @@ _FUNCTIONS: dict[str, Callable[[_Cells], Score]] = {
     "isolated_labels": _isolated,
     "kSIM": _ksim,
     "scGraph": _scgraph,
+    "kBET": _kbet,
 }
-_NEED_DONORS = ("iLISI", "CiLISI", "BRAS", "PCR", "batch_entropy", "isolated_labels")
+_NEED_DONORS = ("iLISI", "CiLISI", "BRAS", "PCR", "batch_entropy", "isolated_labels", "kBET")
 _NEED_TYPES = ("cLISI", "ASW_label", "isolated_labels", "scGraph")
 
 
@@ -172,9 +182,10 @@ def integration_scores(
     neighbours: Neighbours,
     reference: Reference | None = None,
     *,
-    metrics: Sequence[str] = INTEGRATION_METRICS,
+    metrics: Sequence[str] = DEFAULT_INTEGRATION_METRICS,
     silhouette_cells: int = 100_000,
     entropy_neighbours: int = 90,
+    kbet_cells: int = 20_000,
     n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Compute the integration scores of one embedding.
@@ -195,6 +206,8 @@ def integration_scores(
         Above so many cells, silhouettes are of a stratified sample.
     entropy_neighbours : int
         Neighbours of the batch entropy, as far as the table has them.
+    kbet_cells : int
+        Above so many cells, kBET is of a stratified sample.
     n_jobs : int
         Threads.
 
@@ -211,7 +224,7 @@ def integration_scores(
     donors, _ = encode_labels(donor)
     cells = _Cells(
         *(H, types, donors, names, neighbours, reference),
-        *(silhouette_cells, entropy_neighbours, n_jobs),
+        *(silhouette_cells, entropy_neighbours, kbet_cells, n_jobs),
     )
     rows = []
     for metric in metrics:
@@ -226,13 +239,18 @@ def integration_scores(
                 row["message"] = "; ".join(cells.notes)
             except Exception as error:
                 logger.exception("%s failed", metric)
-                row |= {"status": "failed", "message": f"{type(error).__name__}: {error}"[:300]}
+                row |= {"status": "failed", "message": _one_line(error)}
             row["seconds"] = time.perf_counter() - start
             if row["status"] == "ok" and not np.isfinite(row["value"]):
                 row |= {"status": "not applicable", "message": "nothing in these cells to compare"}
             logger.info("%s: %.4f (%.1f s)", metric, row["value"], row["seconds"])
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _one_line(error: Exception) -> str:
+    """What to say of an error in a table."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _why_not(metric: str, cells: _Cells) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nmfbench.models.packages import Package
+from nmfbench.packages import Package
 from nmfbench.section import Device, DisplayName, Section
 
 Need = Literal["statistics", "shuffled", "patterns", "coordinates", "names", "tables"]

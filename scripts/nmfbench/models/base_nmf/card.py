@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nmfbench.models.baseline.card import MOVED
 from nmfbench.models.card import ModelCard, ModelSection, Resources
-from nmfbench.models.packages import HARMONYPY
+from nmfbench.packages import HARMONYPY
 
 
 class Factorisation(ModelSection):

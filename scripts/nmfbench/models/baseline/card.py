@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from nmfbench.models.card import ModelCard, ModelSection, Resources
-from nmfbench.models.packages import HARMONYPY, SCVI_TOOLS
+from nmfbench.packages import HARMONYPY, SCVI_TOOLS
 
 
 class Components(ModelSection):

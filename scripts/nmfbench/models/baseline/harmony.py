@@ -10,8 +10,8 @@ from nmfbench.models.baseline import card
 from nmfbench.models.baseline.pca import chosen_genes, number_of
 from nmfbench.models.card import OnCpu
 from nmfbench.models.given import GivenEmbedding
-from nmfbench.models.packages import HARMONYPY
 from nmfbench.models.parameters import parameters
+from nmfbench.packages import HARMONYPY
 
 
 @parameters(card.Harmony, OnCpu)

@@ -13,8 +13,8 @@ from nmfbench.device import resolve_device
 from nmfbench.models.baseline import card
 from nmfbench.models.card import OnDevice
 from nmfbench.models.given import GivenEmbedding
-from nmfbench.models.packages import SCVI_TOOLS
 from nmfbench.models.parameters import parameters
+from nmfbench.packages import SCVI_TOOLS
 
 log = logging.getLogger(__name__)
 
