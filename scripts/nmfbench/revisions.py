@@ -8,7 +8,7 @@ a job run again. Models have theirs on their cards. A test holds small results o
 
 from __future__ import annotations
 
-from nmfbench.models import get_card
+from nmfbench.models.card import ModelCard
 
 REVISIONS: dict[str, int] = {
     "simulate_dataset": 1,
@@ -83,6 +83,6 @@ def revision(stage: str) -> str:
     return f"{stage} {REVISIONS[stage]}"
 
 
-def training_revision(kind: str) -> str:
-    """A model and the number on its card, ``train ae_nmf 1``."""
-    return f"train {kind} {get_card(kind).revision}"
+def training_revision(card: ModelCard) -> str:
+    """A model, or a consensus of its fits, and the number on its card: ``train ae_nmf 1``."""
+    return f"train {card.kind} {card.revision}"

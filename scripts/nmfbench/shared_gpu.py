@@ -24,6 +24,9 @@ PRODUCTS_A_SECOND = 6e9
 PASSES = 200
 """Passes over the cells of a model that does not say how many it takes at most."""
 
+INTERNALS = ("_handle_error", "get_executor", "_free_resources")
+"""What of Snakemake's scheduler is used here that it does not promise to keep."""
+
 
 def expected_seconds(nonzeros: float, rank: int, max_iter: Any) -> float:
     """About how long a fit takes on a GPU: what is known before any job runs, taken with room.
@@ -86,10 +89,6 @@ def say_why_groups_fail(group: Any, say: Callable[[str], None]) -> None:
         log_error(self, msg, *args, **more)
 
     group.log_error, group._nmfbench_says = log_with_reason, True
-
-
-INTERNALS = ("_handle_error", "get_executor", "_free_resources")
-"""What of Snakemake's scheduler is used here that it does not promise to keep."""
 
 
 def let_groups_fall_apart(scheduler: Any, holds: Callable[[Any], bool]) -> bool:

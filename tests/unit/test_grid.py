@@ -8,6 +8,7 @@ import pytest
 
 from nmfbench.config import load_config
 from nmfbench.grid import COMPARISON, expand
+from nmfbench.models import get_card
 from nmfbench.plan import Plan
 from nmfbench.revisions import REVISIONS, revision, training_revision
 
@@ -157,4 +158,4 @@ def test_device_settings_and_tensorboard_of_a_job():
 
 def test_a_revision_is_read_as_a_stage_and_a_number():
     assert revision("filter_donors") == f"filter_donors {REVISIONS['filter_donors']}"
-    assert training_revision("ae_nmf").startswith("train ae_nmf ")
+    assert training_revision(get_card("ae_nmf")).startswith("train ae_nmf ")

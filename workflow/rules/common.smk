@@ -71,14 +71,13 @@ wildcard_constraints:
 
 def name_what_is_missing():
     """Before any job: files that the config names, and packages of models and scores where jobs use this environment."""
-    for message in missing_sources(cfg.datasets, plan.place("<results>")):
-        logger.warning(str(message))
+    lacking = missing_sources(cfg.datasets, plan.place("<results>"))
     if not workflow.deployment_settings.deployment_method:
         wanted = ((name, cfg.card(name).package) for name, section in cfg.models.items())
         scores = ((name, METRICS[name].package) for name in cfg.integration.metrics)
-        lacking = missing_packages(wanted) + missing_packages(scores, "metric", "integration.metrics")
-        for message in lacking:
-            logger.warning(str(message))
+        lacking += missing_packages(wanted) + missing_packages(scores, "metric", "integration.metrics")
+    for message in lacking:
+        logger.warning(str(message))
 
 
 if "SLURM_JOB_ID" in os.environ:

@@ -110,8 +110,7 @@ rule score_held_out_counts:
         **training_resources(memory(4000, 30), 60, 4),
     params:
         revision=revision("score_held_out_counts"),
-        # not training_revision(): a consensus is in no registry
-        trained=lambda wildcards: f"train {plan.section(wildcards).kind} {plan.card(wildcards).revision}",
+        trained=lambda wildcards: training_revision(plan.card(wildcards)),
         kind=lambda wildcards: plan.section(wildcards).kind,
         settings=lambda wildcards: plan.section(wildcards).parameters(),
         device=plan.device,

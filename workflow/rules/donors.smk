@@ -97,7 +97,7 @@ rule transfer_to_donors:
         **training_resources(memory(4000, 24), 120, 10),
     params:
         revision=revision("transfer_to_donors"),
-        trained=lambda wildcards: training_revision(plan.section(wildcards).kind),
+        trained=lambda wildcards: training_revision(plan.card(wildcards)),
         kind=lambda wildcards: plan.section(wildcards).kind,
         settings=lambda wildcards: plan.section(wildcards).parameters(),
         device=plan.device,

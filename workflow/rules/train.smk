@@ -57,7 +57,7 @@ for card in cards().values():
                 "gpu_turn": training_gpus,
             },
         params:
-            revision=training_revision(card.kind),
+            revision=training_revision(card),
             kind=card.kind,
             settings=lambda wildcards: plan.section(wildcards).parameters(),
             display_name=lambda wildcards: cfg.display_name(wildcards.model),

@@ -63,8 +63,8 @@ class BaseNMF(Embedding):
         ----------
         X : CSR, CSC or dense of shape (cells, genes)
             Non-negative, float32 or float64.
-        y, conditions, strata : ignored
-            The model knows no labels.
+        conditions : array-like of shape (cells,) or (cells, columns)
+            The donor of each cell, for the model that is told it; else ignored, as y and strata are.
         checkpoint, fingerprint, should_stop, progress
             As in :meth:`nmfbench.models.autoencoder.estimator.Autoencoder.fit`, a sweep for an epoch.
         observer : Observer or None
@@ -75,6 +75,7 @@ class BaseNMF(Embedding):
         self
         """
         check_parameters(self)
+        self._check_conditions(conditions)
         X = self._check_input(X, reset=True)
         self._check_rank(*X.shape)
         outcome = self._fit(
@@ -89,11 +90,18 @@ class BaseNMF(Embedding):
         descent = outcome.engine
         self.components_ = np.ascontiguousarray(descent.Wt.T)
         self.n_components_ = self.components_.shape[0]
-        self.embedding_ = descent.H
         self.reconstruction_err_ = float(
-            _beta_divergence(X, self.embedding_, descent.Wt.T, "frobenius", square_root=True)
+            _beta_divergence(X, descent.H, descent.Wt.T, "frobenius", square_root=True)
         )
+        self.embedding_ = self._embed(descent.H, conditions)
         return self
+
+    def _check_conditions(self, conditions: Any) -> None:
+        """Refuse, before the fit, labels from which no embedding could be made after it."""
+
+    def _embed(self, H: np.ndarray, conditions: Any) -> np.ndarray:
+        """The embedding of the cells that were fitted: their factors as they are."""
+        return H
 
     def transform(self, X) -> np.ndarray:
         """The cells' factors H given the fitted W, of shape (cells, k)."""
