@@ -7,6 +7,7 @@ the mapping that Snakemake parsed and returns a frozen :class:`Config`, or raise
 """
 
 from nmfbench.config.dataset import Dataset
-from nmfbench.config.schema import Config, load_config
+from nmfbench.config.load import load_config
+from nmfbench.config.schema import Config
 
 __all__ = ["Config", "Dataset", "load_config"]
