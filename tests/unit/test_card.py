@@ -6,19 +6,18 @@ CUDA, recorded, where there is a device.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
-from typing import ClassVar
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 import reference_models as dense
+from card_fits import FITS, after, fitted, numbers, put
 from nmfbench.errors import InputError
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, get_model
-from nmfbench.models.autoencoder import on_card
+from nmfbench.models.autoencoder import card_layout, on_card
+from nmfbench.models.autoencoder.card_labels import orthonormal
+from nmfbench.models.autoencoder.card_layout import DonorTiles, tile_rows
 from nmfbench.models.autoencoder.card_steps import CardSteps, products_in
 from nmfbench.models.autoencoder.penalties import group_sums, one_hot_sums
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
@@ -40,7 +39,6 @@ DEVICES = [
         ],
     ),
 ]
-NOT_COMPARED = {"seconds", "cells_per_s", "peak_mb"}
 
 
 @pytest.fixture(params=DEVICES)
@@ -52,9 +50,7 @@ def device(request, monkeypatch):
 @pytest.fixture(params=["resident", "windows"])
 def place(request, monkeypatch):
     """Where the cells lie, whatever the memory."""
-    placement = CardPlacement(request.param, 2000, 0.0, 0.0, 0.0)
-    monkeypatch.setattr(on_card, "place_on_card", lambda *sizes, **more: placement)
-    monkeypatch.setattr(card_module, "LONGEST_WINDOW", 3)
+    put(request.param, monkeypatch)
     return request.param
 
 
@@ -131,6 +127,75 @@ def test_sums_by_one_hots_are_those_by_index():
     torch.testing.assert_close(one_hot_sums(H, codes, 5), group_sums(H, codes, 5))
 
 
+# Batches of several donors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_donors", "batch_size"), [(1, 7), (3, 32), (16, 512), (40, 30), (300, 512), (4, 1)]
+)
+def test_every_cell_has_a_place_in_a_tile_of_its_donor(n_donors, batch_size):
+    rng = np.random.default_rng(0)
+    codes = np.concatenate(
+        [np.arange(n_donors), rng.choice(n_donors, 2000, p=rng.dirichlet(np.ones(n_donors)))]
+    )
+    tiles = DonorTiles(codes, n_donors, batch_size)
+    each = rng.permutation(n_donors)[:batch_size]  # as many donors as go into a batch: the most tiles
+    filled = np.append(each, np.repeat(each[:1], batch_size - len(each)))
+    alone = np.zeros(batch_size, np.int64)
+    drawn = [rng.permutation(len(codes))[:size] for size in (batch_size, max(batch_size // 3, 1), 1)]
+    for rows in (filled, alone, *drawn):
+        batch = tiles.arranged(Batch(rows))
+        places, donors = tiles.places(batch), tiles.donors(batch)
+        assert sorted(batch.rows) == sorted(rows)
+        assert len(np.unique(places)) == len(rows)
+        assert places.max() < tiles.n_places == tiles.size * len(donors)
+        assert np.array_equal(donors[places // tiles.size], codes[batch.rows])
+
+
+def test_tiles_are_of_the_size_that_is_estimated_to_be_fastest():
+    def cost(rows, n_donors, batch_size):
+        return rows * n_donors + 40 * batch_size / rows
+
+    assert tile_rows(16, 512) == 32
+    for n_donors, batch_size in ((2, 512), (16, 512), (16, 4096), (100, 512)):
+        size = tile_rows(n_donors, batch_size)
+        others = [cost(other, n_donors, batch_size) for other in (8, 16, 32, 64, 128, 256)]
+        assert cost(size, n_donors, batch_size) == min(others)
+    assert (tile_rows(300, 512), tile_rows(1, 5), tile_rows(1, 1)) == (8, 8, 1)
+
+
+# Labels of several columns ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_projectors_without_decomposition_are_those_of_the_pseudo_inverse(seed):
+    """Also where labels fall into parts that share no value, and where a column follows from another."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 80))
+    donor, tissue = rng.integers(12, size=n), rng.integers(5, size=n)
+    tissue[donor < 4] %= 2
+    tissue[donor >= 4] = 2 + tissue[donor >= 4] % 3
+    columns = [donor, tissue, donor % 3, rng.integers(2, size=n)]
+    main, others = (
+        np.concatenate([np.eye(12)[c] for c in some], axis=1) for some in (columns[:1], columns[1:])
+    )
+    kind = rng.integers(3, size=n)
+    found = np.zeros((n, n))
+    same = torch.from_numpy((kind[:, None] == kind).astype(float))
+    R = np.zeros_like(others)
+    for t in np.unique(kind):
+        rows = np.flatnonzero(kind == t)
+        P_main = main[rows] @ np.linalg.pinv(main[rows])
+        R[rows] = others[rows] - P_main @ others[rows]
+        found[np.ix_(rows, rows)] = P_main
+    Q = orthonormal(torch.from_numpy(R), same).numpy()
+    found += (Q @ Q.T) * same.numpy()
+    for t in np.unique(kind):
+        rows = np.flatnonzero(kind == t)
+        C = np.concatenate([main[rows], others[rows]], axis=1)
+        assert found[np.ix_(rows, rows)] == pytest.approx(C @ np.linalg.pinv(C), abs=1e-10)
+
+
 # Gradients -----------------------------------------------------------------------------------------------
 
 
@@ -187,17 +252,19 @@ def test_gradient_of_ae_nmf(cells, device, rows):
 
 @pytest.mark.parametrize("rows", BATCHES, ids=["all", "part", "three"])
 @pytest.mark.parametrize(
-    ("epoch", "centred", "columns"), [(0, False, 1), (4, False, 1), (4, True, 1), (4, True, 2)]
+    ("epoch", "centred", "columns"),
+    [(0, False, 1), (4, False, 1), (4, True, 1), (4, True, 2), (4, False, 3), (0, False, 3)],
 )
 def test_gradients_of_cae_nmf1(cells, device, rows, epoch, centred, columns):
+    """The second column crosses the first; the third is larger, and the first follows from it."""
     X, donor, kind, sex = cells
+    sample = np.char.add(donor.astype(str), np.random.default_rng(5).integers(2, size=N).astype(str))
     model = CAENMF1(
         K, penalty_W=0.3, penalty_U=0.2, penalty_invariance=0.7, penalty_hsic=0.05, warmup_epochs=4,
         centred_invariance=centred, update_U="adam",
     )  # fmt: skip
-    conditions = donor if columns == 1 else np.stack([donor, sex], axis=1)
+    conditions = np.stack([donor, sex, sample][:columns], axis=1)
     _, data, problem = problem_of(model, X, conditions, kind, device=device)
-    assert problem.has_fixed_steps(False) == (columns == 1)
     on = epoch >= 4
     C = dense.one_hot(data.conditions.codes[rows], data.conditions.size)
     _, expected = dense.gradients(
@@ -213,14 +280,23 @@ def test_gradients_of_cae_nmf1(cells, device, rows, epoch, centred, columns):
     agree(found["U"], expected["U"])
 
 
-@pytest.mark.parametrize("case", ["mixed", "one donor", "lone"])
-def test_gradients_of_cae_nmf2(cells, device, case):
+MIXED = {"mixed": BATCHES[1], "mixed, all": BATCHES[0], "mixed, three": BATCHES[2]}
+"""Batches of several donors; `three` has two donors, one of them with one cell, and lacks the others."""
+
+
+@pytest.mark.parametrize("tile", [None, 1, 4], ids=["tiles", "tiles of one", "tiles of four"])
+@pytest.mark.parametrize("case", [*MIXED, "mixed, of one donor", "one donor", "lone"])
+def test_gradients_of_cae_nmf2(cells, device, case, tile, monkeypatch):
     X, donor, *_ = cells
+    if tile is not None:
+        monkeypatch.setattr(card_layout, "tile_rows", lambda *sizes: tile)
+        monkeypatch.setattr(card_layout, "CHUNK", 8 * K * 500)  # less than all genes at once
     _, data, problem = problem_of(CAENMF2(K, penalty_W=0.3, penalty_U=0.2), X, donor, device=device)
     codes = data.conditions.codes[:, 0]
-    of = None if case == "mixed" else int(codes[7 if case == "lone" else 0])
-    rows = BATCHES[1] if of is None else np.flatnonzero(codes == of)
+    of = None if case.startswith("mixed") else int(codes[7 if case == "lone" else 0])
+    rows = MIXED.get(case, np.flatnonzero(codes == (codes[0] if of is None else of)))
     assert case != "lone" or len(rows) == 1
+    assert case != "mixed, three" or np.bincount(codes[rows]).max() == 2
     batch = Batch(rows, 1.0, of, 1.0 if of is None else 0.4)
     _, expected = dense.gradients(
         lambda W, U: dense.cae_nmf2_loss(
@@ -238,34 +314,6 @@ def test_gradients_of_cae_nmf2(cells, device, case):
 
 
 # Fits ----------------------------------------------------------------------------------------------------
-
-FITS = {
-    "ae_nmf": {},
-    "ae_nmf, unit rows": {"row_norm": True, "init": "uniform"},
-    "cae_nmf1": {"warmup_epochs": 2, "penalty_invariance": 0.1, "penalty_hsic": 0.05},
-    "cae_nmf1, adam": {"update_U": "adam", "penalty_invariance": 0.1, "warmup_epochs": 2, "row_norm": True},
-    "cae_nmf2": {},
-    "cae_nmf2, mixed": {"batches": "round_robin"},
-}
-
-
-def fitted(name, device, dtype=np.float64, n_epochs=5, **around):
-    X, _, donor, kind = dense.planted()
-    donor[13] = "lone"
-    settings = {"max_iter": n_epochs, "batch_size": 32, "solver": "minibatch", "random_state": 0}
-    model = get_model(name.split(",")[0])(4, device=device, **settings, **FITS[name])
-    labels = {"strata": kind} | ({} if name.startswith("ae") else {"conditions": donor})
-    return model.fit(sp.csr_matrix(X, dtype=dtype), **labels, progress=False, **around)
-
-
-def numbers(history):
-    return [{key: value for key, value in row.items() if key not in NOT_COMPARED} for row in history]
-
-
-def after(steps):
-    """Says that it is time to stop when it has been asked so often."""
-    asked = iter(range(steps))
-    return lambda: next(asked, None) is None
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +345,7 @@ def test_a_fit_on_a_card_goes_the_way_of_the_cpu(
     card = fitted(name, device, dtype)
     assert cpu.minibatches_["rows"] == "host"
     assert (card.minibatches_["rows"], card.minibatches_["products"]) == (place, "dense")
-    assert card.minibatches_["recorded"] == (device == "cuda" and "mixed" not in name)
+    assert card.minibatches_["recorded"] == (device == "cuda")
     assert len(card.history_) == len(cpu.history_) == 6
     for ours, theirs in zip(numbers(card.history_), numbers(cpu.history_), strict=True):
         assert ours.keys() == theirs.keys()
@@ -305,7 +353,10 @@ def test_a_fit_on_a_card_goes_the_way_of_the_cpu(
     assert card.components_ == pytest.approx(cpu.components_, rel=tolerance, abs=10 * tolerance)
 
 
-@pytest.mark.parametrize("name", ["ae_nmf", "cae_nmf1, adam", "cae_nmf2", "cae_nmf2, mixed"])
+@pytest.mark.parametrize(
+    "name",
+    ["ae_nmf", "cae_nmf1, adam", "cae_nmf1, crossed", "cae_nmf2", "cae_nmf2, mixed", "cae_nmf2, published"],
+)
 def test_resumed_equals_unbroken_to_the_bit(name, device, place, tmp_path):
     """Stopped in the middle of an epoch, and between two."""
     whole = fitted(name, device, np.float32)
@@ -394,105 +445,27 @@ def test_rows_are_resident_where_they_fit():
     assert donors.rows == "windows", "the loadings of 300 donors leave no room"
 
 
+def test_the_room_of_batches_of_several_donors_is_counted(device, monkeypatch):
+    """Empty places, the gradients of all donors' loadings, and those gathered for the tiles."""
+    asked = {}
+
+    def place(*sizes, **more):
+        asked[name] = more["weights"]
+        return CardPlacement("resident", 0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(on_card, "place_on_card", place)
+    for name in ("cae_nmf2", "cae_nmf2, mixed"):
+        fitted(name, device, n_epochs=1)
+    p, k, m = 90, 4, 4
+    tiles = DonorTiles(np.zeros(1, int), m, 32)
+    assert (tiles.size, tiles.n_places) == (16, 80)
+    gathered = (m + 2 * 5) * p * k
+    assert asked["cae_nmf2, mixed"] - asked["cae_nmf2"] == 8 * ((80 - 32) * p + m * p * k + gathered)
+    # 300 donors of 60,606 genes: loadings are gathered a quarter of a GiB at a time
+    atlas = DonorTiles(np.zeros(1, int), 300, 512).nbytes(60_606, 80, 4)
+    assert 300 * 60_606 * 80 * 4 < atlas < 300 * 60_606 * 80 * 4 + 1.5 * 2**30
+
+
 def test_a_card_without_room_for_a_batch_is_refused():
     with pytest.raises(InputError, match="lower batch_size"):
         pretend(2 * 2**30, batch_rows=100_000)
-
-
-# The recorded step, with a recording that the processor can make ------------------------------------------
-
-
-class Recording:
-    """Stands in for a CUDA graph: what is recorded does not happen, and a replay is of the same memory."""
-
-    made: ClassVar[list] = []
-
-    def __init__(self):
-        self.steps = None
-        self.made.append(self)
-
-    def begin(self, steps):
-        self.steps, self.held = steps, (dict(steps._tables), steps._densifier, steps.rows.nonzeros)
-        self.epoch_phase = steps.objective.phase(steps._epoch)
-        self.before = [t.clone() for t in (*steps.objective.changing(), steps._at)]
-
-    def end(self):
-        for tensor, before in zip(
-            (*self.steps.objective.changing(), self.steps._at), self.before, strict=True
-        ):
-            tensor.copy_(before)
-
-    def replay(self):
-        tables, densifier, nonzeros = self.held
-        assert all(self.steps._tables[name] is table for name, table in tables.items()), "other tables"
-        assert len(tables) == len(self.steps._tables)
-        assert (self.steps._densifier, self.steps.rows.nonzeros) == (densifier, nonzeros), "another buffer"
-        assert self.steps.objective.phase(self.steps._epoch) == self.epoch_phase, "other terms"
-        self.steps._step()
-
-
-@pytest.fixture
-def recording(monkeypatch):
-    """CUDA's calls of a recording, made on the processor."""
-    present = []
-
-    @contextmanager
-    def graph(recorded, capture_error_mode):
-        recorded.begin(present[-1])
-        yield
-        recorded.end()
-
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    for name in ("stream", "device"):
-        monkeypatch.setattr(torch.cuda, name, lambda of: nullcontext())
-    plain = CardSteps.__init__
-
-    def recorded(self, objective, *given, by_condition=False, **more):
-        able = objective.has_fixed_steps(by_condition)
-        plain(self, objective, *given, by_condition=by_condition, **more | {"record": able})
-        present.append(self)
-
-    Recording.made.clear()
-    return lambda: monkeypatch.setattr(CardSteps, "__init__", recorded)
-
-
-@pytest.mark.parametrize(("name", "most"), [("ae_nmf, unit rows", 2), ("cae_nmf1, adam", 4), ("cae_nmf2", 2)])
-def test_a_recorded_step_is_the_step_and_is_recorded_anew_where_it_must(
-    name, most, place, recording, monkeypatch
-):
-    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
-    plain = fitted(name, "cpu")
-    recording()
-    found = fitted(name, "cpu")
-    assert found.minibatches_["recorded"]
-    assert numbers(found.history_) == numbers(plain.history_)
-    assert np.array_equal(found.components_, plain.components_)
-    assert 1 <= len(Recording.made) <= most, "once, and again for other terms or larger batches"
-    assert len(Recording.made) >= 1 + ("cae_nmf1" in name), "the warm-up ends"
-
-
-def test_steps_that_are_not_of_one_shape_are_not_recorded(recording, monkeypatch):
-    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
-    recording()
-    assert not fitted("cae_nmf2, mixed", "cpu", n_epochs=1).minibatches_["recorded"]
-    assert not Recording.made
-
-
-def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(recording, monkeypatch, caplog):
-    monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
-    plain = fitted("cae_nmf1, adam", "cpu")
-    recording()
-
-    def refuse(recorded, capture_error_mode):
-        raise RuntimeError("operation not permitted")
-
-    monkeypatch.setattr(torch.cuda, "graph", refuse)
-    found = fitted("cae_nmf1, adam", "cpu")
-    assert "could not be recorded (operation not permitted)" in caplog.text
-    assert not found.minibatches_["recorded"]
-    assert numbers(found.history_) == numbers(plain.history_)
-    assert np.array_equal(found.components_, plain.components_)

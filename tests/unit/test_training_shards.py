@@ -216,17 +216,19 @@ def test_out_of_core_takes_the_steps_of_in_memory_to_the_last_bit(store, counts,
 
 
 @pytest.mark.parametrize("where", ["resident", "windows"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_card_takes_the_steps_of_the_store(store, counts, name, where, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "more"), [*((name, {}) for name in MODELS), ("cae_nmf2", {"batches": "proportional"})]
+)
+def test_a_card_takes_the_steps_of_the_store(store, counts, name, more, where, monkeypatch):
     """The processor stands in for it; windows are of other batches than those that the store is read by."""
     passes, plain = [], FilteredRows.rows
     monkeypatch.setattr(FilteredRows, "rows", lambda self, rows: (passes.append(1), plain(self, rows))[1])
-    on_the_host = fit(make(name), store, counts)
+    on_the_host = fit(make(name, **more), store, counts)
     started = len(passes)
     placement = CardPlacement(where, 100_000, 0.0, 0.0, 0.0)
     monkeypatch.setattr(on_card, "CARDS", frozenset({"cpu"}))
     monkeypatch.setattr(on_card, "place_on_card", lambda *sizes, **more: placement)
-    card = fit(make(name), store, counts)
+    card = fit(make(name, **more), store, counts)
     assert (card.minibatches_["rows"], card.minibatches_["products"]) == (where, "dense")
     assert len(passes) == 2 * started, "none over the whole file for a batch"
     ours, theirs = ([row["objective"] for row in model.history_] for model in (card, on_the_host))

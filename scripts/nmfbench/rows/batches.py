@@ -55,19 +55,19 @@ class CardBatch:
 
     Attributes
     ----------
-    cells : Tensor of int64 of shape (batch size,)
-        Their numbers; the number of cells where the batch is shorter.
+    cells : Tensor of int64 of shape (places,)
+        Their numbers; the number of all cells in places that none fills.
     scale, condition_share : Tensor of shape ()
     condition : Tensor of int64 of shape (1,) or None
-    host : Batch
-        The batch as the sampler drew it, for steps that are not recorded.
+    donors : Tensor of int64 of shape (tiles,) or None
+        The donor of each tile of places, where the batch has cells of several.
     """
 
     cells: torch.Tensor
     scale: torch.Tensor
     condition: torch.Tensor | None
     condition_share: torch.Tensor
-    host: Batch
+    donors: torch.Tensor | None
 
 
 class Sampler:

@@ -15,6 +15,9 @@ from nmfbench.rows.memory import BLOCK_ROWS, RowSource
 
 LONGEST_WINDOW = 64  # batches
 
+ROOM = 1.1
+"""How much more nonzeros than the largest batch so far a batch has room for, so that few make it grow."""
+
 
 class CardRows:
     """What both kinds have: the length of each row, and all cells in dense blocks.
@@ -186,7 +189,9 @@ class WindowedRows(CardRows):
         need = (rows, max([self._most, *in_batch]))
         if need[0] <= self._room[0] and need[1] <= self._room[1]:
             return
-        self._room = (max(need[0], self._room[0]), max(need[1], self._room[1]))
+        # a batch that is larger than a window has others like it, a little larger, in later epochs
+        nonzeros = need[1] if need[1] == self._most else int(ROOM * need[1]) + 1
+        self._room = (max(need[0], self._room[0]), max(nonzeros, self._room[1]))
         self.nonzeros, self._ahead = (Nonzeros.empty(*self._room, self.dtype, self.device) for _ in range(2))
 
     def _send(self, window: int) -> None:

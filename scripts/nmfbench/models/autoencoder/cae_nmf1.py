@@ -13,6 +13,7 @@ from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.adam import Gradient
 from nmfbench.models.autoencoder.batch_labels import BatchLabels
 from nmfbench.models.autoencoder.card_labels import CardLabels
+from nmfbench.models.autoencoder.card_layout import Layout
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -151,23 +152,20 @@ class AdditiveBatches(BatchObjective):
             result.add_(labels.hsic_half_gradient(H, R), alpha=self.eta)
         return result
 
-    def put_on(self, rows: CardRows) -> None:
-        super().put_on(rows)
+    def put_on(self, rows: CardRows, layout: Layout) -> None:
+        super().put_on(rows, layout)
         # a cell more, for the places of a batch that none fills
         self._codes = torch.cat([self.codes, torch.zeros_like(self.codes[:1])])
         self._types = (
             None if self.types is None else torch.cat([self.types, torch.zeros_like(self.types[:1])])
         )
 
-    def has_fixed_steps(self, by_condition: bool) -> bool:
-        return not self.gamma or self.codes.shape[1] == 1
-
     def _labels_of(self, batch: Batch | CardBatch) -> BatchLabels | CardLabels:
         if not isinstance(batch, Batch):
             there, dtype = batch.cells < self.n_rows, self.W.dtype
             types = None if self._types is None else self._types.index_select(0, batch.cells)
             codes = self._codes.index_select(0, batch.cells)
-            return CardLabels(codes, self.m, types, self.n_types, there, dtype, centred=self.centred)
+            return CardLabels(codes, self.columns, types, there, dtype, centred=self.centred)
         rows = torch.from_numpy(batch.rows)
         types = None if self.types is None else self.types[rows]
         return BatchLabels(self.codes[rows], self.m, types, self.n_types, centred=self.centred)

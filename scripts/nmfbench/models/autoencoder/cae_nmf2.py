@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from nmfbench.errors import InputError
 from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder import card
 from nmfbench.models.autoencoder.adam import Gradient
+from nmfbench.models.autoencoder.card_layout import DonorTiles, Layout, donor_gradients
 from nmfbench.models.autoencoder.conditional import ConditionalAutoencoder
 from nmfbench.models.autoencoder.exact.coordinate import DonorObjective
 from nmfbench.models.autoencoder.exact.held_out import Decoder
@@ -28,7 +28,8 @@ from nmfbench.models.card import OnDevice
 from nmfbench.models.labels import Conditions, FitData
 from nmfbench.models.parameters import parameters
 from nmfbench.models.start import start_conditions
-from nmfbench.rows.batches import Batch
+from nmfbench.rows.batches import Batch, CardBatch
+from nmfbench.rows.card import CardRows
 from nmfbench.rows.dense import DenseRows
 
 
@@ -60,31 +61,41 @@ class LoadingsBatches(BatchObjective):
         self._V = torch.empty_like(self.W)
         self._D = torch.empty_like(self.W)
 
-    def gradients(self, X: SparseRows, batch: Batch, epoch: int) -> Iterator[Gradient]:
+    def gradients(
+        self, X: SparseRows | DenseRows, batch: Batch | CardBatch, epoch: int
+    ) -> Iterator[Gradient]:
         decay_U = 2 * self.penalty_U / batch.condition_share
+        if isinstance(batch, CardBatch) and batch.donors is not None:
+            donor_gradients(X.X, batch.donors, self.W, self.U, self._D_of_all, self._gradient_W)
+            for c, D in enumerate(self._D_of_all):
+                yield Gradient("U", D, batch.scale, decay_U, part=c)
+            yield Gradient("W", self._gradient_W, batch.scale, 2 * self.penalty_W)
+            return
         gradient = self._gradient_W.zero_()
         for c, cells in self._by_condition(X, batch):
             D = self._D.zero_() if cells is None else self._add_condition(cells, c, gradient)
             yield Gradient("U", D, batch.scale, decay_U, part=c)
         yield Gradient("W", gradient, batch.scale, 2 * self.penalty_W)
 
-    def _by_condition(self, X: SparseRows, batch: Batch) -> Iterator[tuple[int, SparseRows | None]]:
+    def _by_condition(
+        self, X: SparseRows | DenseRows, batch: Batch | CardBatch
+    ) -> Iterator[tuple[int | torch.Tensor, SparseRows | DenseRows | None]]:
         """Each condition that the batch touches with its cells; None where it has none."""
         if batch.condition is not None:
             yield batch.condition, X
             return
-        codes = self.codes[(batch if isinstance(batch, Batch) else batch.host).rows]
+        codes = self.codes[batch.rows]
         for c in range(len(self.U)):
             members = np.flatnonzero(codes == c)
             yield c, X.subset(members) if len(members) else None
 
-    def arranged(self, batch: Batch) -> Batch:
-        if batch.condition is not None:
-            return batch
-        return replace(batch, rows=batch.rows[np.argsort(self.codes[batch.rows], kind="stable")])
+    def layout(self, batch_size: int, by_condition: bool) -> Layout:
+        return Layout(batch_size) if by_condition else DonorTiles(self.codes, len(self.U), batch_size)
 
-    def has_fixed_steps(self, by_condition: bool) -> bool:
-        return by_condition  # else the cells of each condition are another number in each batch
+    def put_on(self, rows: CardRows, layout: Layout) -> None:
+        super().put_on(rows, layout)
+        if isinstance(layout, DonorTiles):
+            self._D_of_all = torch.empty_like(self.U)
 
     def _add_condition(self, X: SparseRows, c: int, gradient: torch.Tensor) -> torch.Tensor:
         """Add the cells X of condition c to the gradient of W; return D_c."""

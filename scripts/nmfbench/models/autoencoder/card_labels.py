@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from nmfbench.models.autoencoder.penalties import Invariance
 from nmfbench.rows.dense import DenseRows
+
+_NONE = 1e-12
+"""The square of what is left of an indicator below which nothing is."""
 
 
 class CardLabels:
@@ -13,24 +15,26 @@ class CardLabels:
 
     Places of the batch that no cell fills have no part in any sum. With one condition column, the group of a
     cell is made of the cells of the batch that have its type and condition, so Inv needs one matrix of cells
-    x cells; with several it needs pseudo-inverses, and a step that has them cannot be recorded.
+    x cells. With several, what the other columns add to the one with most values is made orthogonal to it and
+    in itself (:func:`orthonormal`): the projectors of the pseudo-inverses, without decompositions, which no
+    recorded step can have.
 
     Parameters
     ----------
     codes : Tensor of int64 of shape (cells, columns)
-    size : int
+    columns : sequence of slice
+        The one-hot columns of each condition column.
     types : Tensor of int64 of shape (cells,) or None
-    n_types : int
     there : Tensor of bool of shape (cells,)
         Whether a cell fills the place.
     dtype : torch.dtype
     centred : bool
     """
 
-    def __init__(self, codes, size, types, n_types, there, dtype, *, centred: bool) -> None:
-        self.codes, self.size, self.types, self.n_types = codes, size, types, n_types
+    def __init__(self, codes, columns, types, there, dtype, *, centred: bool) -> None:
+        self.codes, self.columns, self.types = codes, columns, types
         self.there, self.centred = there, centred
-        self.C = torch.zeros((len(codes), size), dtype=dtype, device=codes.device)
+        self.C = torch.zeros((len(codes), columns[-1].stop), dtype=dtype, device=codes.device)
         self.C.scatter_(1, codes, 1.0)  # columns of one cell are distinct
         self.C.mul_(there[:, None])
 
@@ -52,12 +56,18 @@ class CardLabels:
 
     def invariance_half_gradient(self, H: torch.Tensor) -> torch.Tensor:
         """Half the gradient of Inv with respect to H."""
-        if self.codes.shape[1] > 1:
-            return self._by_projectors(H)
         same_type = self._same(self.types)
         cells = same_type.sum(dim=1, keepdim=True)
-        same_group = same_type * self._same(self.codes[:, 0])
-        result = (same_group @ H) / same_group.sum(dim=1, keepdim=True).clamp(min=1)
+        largest = max(self.columns, key=lambda column: column.stop - column.start)
+        same_group = same_type * self._same(self.codes[:, self.columns.index(largest)])
+        sizes = same_group.sum(dim=1, keepdim=True).clamp(min=1)
+        result = (same_group @ H) / sizes
+        others = [self.C[:, column] for column in self.columns if column is not largest]
+        if others:
+            added = torch.cat(others, dim=1).double()
+            added -= (same_group.double() @ added) / sizes
+            Q = orthonormal(added, same_type.double()).to(H.dtype)
+            result += ((Q @ Q.T) * same_type) @ H
         if self.centred:
             result -= (same_type @ H) / cells.clamp(min=1)
         return torch.where((cells >= 2) & self.there[:, None], result, 0.0)
@@ -74,9 +84,30 @@ class CardLabels:
         both = (codes[:, None] == codes) & self.there[:, None] & self.there
         return both.to(self.C.dtype)
 
-    def _by_projectors(self, H: torch.Tensor) -> torch.Tensor:
-        there = self.there.nonzero()[:, 0]
-        penalty = Invariance(
-            self.types[there], self.codes[there], self.n_types, self.size, centred=self.centred
-        )
-        return torch.zeros_like(H).index_copy_(0, there, penalty.half_gradient(H[there]))
+
+def orthonormal(R: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """Gram-Schmidt of the columns of R within each group of rows, by the same calls whatever the numbers.
+
+    A column that depends on those before it becomes zero in its group: rounding leaves about 1e-30 of the
+    square of what was an indicator, and one that does not depend on them keeps far more than :data:`_NONE`.
+
+    Parameters
+    ----------
+    R : Tensor of float64 of shape (rows, columns)
+        In each group, what is left of indicators (0 and 1) after others were projected out.
+    same : Tensor of float64 of shape (rows, rows)
+        1 where two rows are of the same group.
+
+    Returns
+    -------
+    Tensor of float64 of shape (rows, columns)
+        Q such that the rows of a group of it are orthonormal columns and columns of zeros.
+    """
+    found = []
+    for _ in range(R.shape[1]):
+        r, R = R[:, 0], R[:, 1:]
+        squares = same @ (r * r)
+        q = torch.where(squares > _NONE, r / squares.clamp(min=_NONE).sqrt(), 0.0)
+        R = R - q[:, None] * (same @ (q[:, None] * R))
+        found.append(q)
+    return torch.stack(found, dim=1)

@@ -13,13 +13,10 @@ import torch
 from nmfbench.models.autoencoder.adam import BETA1, BETA2
 from nmfbench.models.autoencoder.minibatch import BatchObjective
 from nmfbench.rows.batches import Batch, CardBatch
-from nmfbench.rows.card import CardRows
+from nmfbench.rows.card import ROOM, CardRows
 from nmfbench.rows.dense import DenseRows, Densifier
 
 log = logging.getLogger(__name__)
-
-_ROOM = 1.1
-"""How much more nonzeros than the largest batch so far a batch has room for, so that few make it grow."""
 
 
 class CardSteps:
@@ -41,7 +38,7 @@ class CardSteps:
     precision : {"float32", "tf32"}
         Of products of the steps; the objective is always computed in full.
     record : bool, optional
-        Whether steps are recorded; by default on CUDA, where the objective allows it.
+        Whether steps are recorded; by default on CUDA.
     """
 
     def __init__(
@@ -55,25 +52,29 @@ class CardSteps:
         record: bool | None = None,
     ) -> None:
         self.objective, self.rows, self.device = objective, rows, objective.W.device
-        self.batch_size, self.by_condition, self.precision = batch_size, by_condition, precision
-        able = objective.has_fixed_steps(by_condition)
-        self.recorded = able and self.device.type == "cuda" if record is None else record
+        self.by_condition, self.precision = by_condition, precision
+        self.recorded = self.device.type == "cuda" if record is None else record
+        self.layout = objective.layout(batch_size, by_condition)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._tables: dict[str, torch.Tensor] = {}
         self._densifier: Densifier | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._recorded_phase = -1
-        objective.put_on(rows)
+        objective.put_on(rows, self.layout)
 
     draws_ahead = True
 
     def begin(self, batches: Sequence[Batch], rates: list[float], first: int, epoch: int) -> None:
         self._epoch = epoch
-        self._batches = [self.objective.arranged(batch) for batch in batches]
+        self._batches = [self.layout.arranged(batch) for batch in batches]
         of_cells = [batch.rows for batch in self._batches]
-        places = self.rows.begin(of_cells, first)
-        self._write("cells", self._padded(of_cells, self.objective.n_rows))
-        self._write("places", self._padded(places, self.rows.nonzeros.empty_row))
+        at = [self.layout.places(batch) for batch in self._batches]
+        sources = self.rows.begin(of_cells, first)
+        self._write("cells", self._laid_out(of_cells, at, self.objective.n_rows))
+        self._write("sources", self._laid_out(sources, at, self.rows.nonzeros.empty_row))
+        donors = [self.layout.donors(batch) for batch in self._batches]
+        if donors[0] is not None:
+            self._write("donors", np.stack(donors))
         self._write("numbers", self._numbers(rates, first))
         if self.by_condition:
             self._write("condition", np.array([batch.condition for batch in self._batches]))
@@ -100,7 +101,6 @@ class CardSteps:
     def reach(self, number: int) -> None:
         """Have the cells of a batch in place; batches come in order."""
         self.rows.reach(number)
-        self._number = number
 
     # ------------------------------------------------------------------------------------------------
 
@@ -118,10 +118,9 @@ class CardSteps:
         """The cells, the batch and the numbers of the line that the counter points to."""
         line = {name: table.index_select(0, self._at) for name, table in self._tables.items()}
         numbers = line["numbers"][0]
-        batch = CardBatch(
-            line["cells"][0], numbers[0], line.get("condition"), numbers[1], self._batches[self._number]
-        )
-        return DenseRows(self._densifier.fill(line["places"][0])), batch, numbers
+        donors = line["donors"][0] if "donors" in line else None
+        batch = CardBatch(line["cells"][0], numbers[0], line.get("condition"), numbers[1], donors)
+        return DenseRows(self._densifier.fill(line["sources"][0])), batch, numbers
 
     def _record(self) -> None:
         """Record a step, after two that count for nothing: libraries set themselves up in the first."""
@@ -169,10 +168,11 @@ class CardSteps:
                 table[i, 2 + 2 * j : 4 + 2 * j] = rate, sqrt(1 - BETA2**count)
         return table.astype(str(self.objective.W.dtype).removeprefix("torch."))
 
-    def _padded(self, rows: Sequence[np.ndarray], filler: int) -> np.ndarray:
-        table = np.full((len(rows), self.batch_size), filler, np.int64)
-        for line, of_batch in zip(table, rows, strict=True):
-            line[: len(of_batch)] = of_batch
+    def _laid_out(self, rows: Sequence[np.ndarray], at: Sequence[np.ndarray], filler: int) -> np.ndarray:
+        """A line for each batch: its numbers at their places, and a filler in the others."""
+        table = np.full((len(rows), self.layout.n_places), filler, np.int64)
+        for line, of_batch, places in zip(table, rows, at, strict=True):
+            line[places[: len(of_batch)]] = of_batch  # none of a batch that was done before
         return table
 
     def _write(self, name: str, values: np.ndarray) -> None:
@@ -181,7 +181,7 @@ class CardSteps:
         held = self._tables.get(name)
         if held is None or len(held) < len(values):
             self._tables[name] = held = torch.zeros(
-                (int(_ROOM * len(values)) + 1, *values.shape[1:]), dtype=values.dtype, device=self.device
+                (int(ROOM * len(values)) + 1, *values.shape[1:]), dtype=values.dtype, device=self.device
             )
             self._graph = None
         held[: len(values)].copy_(values)
@@ -190,7 +190,7 @@ class CardSteps:
         held = self._densifier
         if held is None or held.capacity < longest or held.nonzeros is not self.rows.nonzeros:
             self._densifier = Densifier(
-                self.rows.nonzeros, self.batch_size, self.objective.W.shape[0], int(_ROOM * longest) + 1
+                self.rows.nonzeros, self.layout.n_places, self.objective.W.shape[0], int(ROOM * longest) + 1
             )
             self._graph = None
 

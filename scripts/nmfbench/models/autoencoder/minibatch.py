@@ -11,6 +11,7 @@ import torch
 
 from nmfbench.linalg import SparseRows, double_device
 from nmfbench.models.autoencoder.adam import Adam, Gradient
+from nmfbench.models.autoencoder.card_layout import Layout
 from nmfbench.models.start import unit_factors
 from nmfbench.rows.batches import Batch
 from nmfbench.rows.card import CardRows
@@ -94,13 +95,9 @@ class BatchObjective:
         """The full objective at the present weights, all cells, sums in double precision."""
         raise NotImplementedError
 
-    def arranged(self, batch: Batch) -> Batch:
-        """The batch with its cells in the order in which a card takes them best."""
-        return batch
-
-    def has_fixed_steps(self, by_condition: bool) -> bool:
-        """Whether a step is the same calls with the same shapes, whatever the batch."""
-        return True
+    def layout(self, batch_size: int, by_condition: bool) -> Layout:
+        """Where the cells of batches lie on a card; `by_condition`: each has cells of one condition."""
+        return Layout(batch_size)
 
     def phase(self, epoch: int) -> int:
         """A number that changes where a step of `epoch` has other terms than those before it."""
@@ -120,8 +117,8 @@ class BatchObjective:
         if self.row_norm:
             unit_factors(self.W)
 
-    def put_on(self, rows: CardRows) -> None:
-        """Take the cells from `rows`, on the weights' device, from now on."""
+    def put_on(self, rows: CardRows, layout: Layout) -> None:
+        """Take the cells from `rows`, on the weights' device, from now on, and batches laid out so."""
         self.card = rows
 
     def bytes_to_come(self) -> int:

@@ -53,20 +53,22 @@ def steps_on(
         reason = f"fewer than {100 * DENSE_ABOVE:.1f} % of the values are nonzero: sparse products are faster"
         return HostSteps(objective), _record("sparse", "host", False, precision, used, reason)
     batch_size = min(sampler.batch_size, source.n_rows)
+    by_condition = sampler.order == "by_condition"
+    layout = objective.layout(batch_size, by_condition)
     placement = place_on_card(
         source.nnz,
         source.n_rows,
         source.n_columns,
         item=np.dtype(source.dtype).itemsize,
         batch_rows=batch_size,
-        weights=objective.bytes_to_come(),
+        weights=objective.bytes_to_come() + layout.nbytes(*objective.W.shape, objective.W.element_size()),
         free=free_bytes(device) or PRETENDED,
     )
     steps = CardSteps(
         objective,
         card_rows(source, device, placement),
         batch_size,
-        by_condition=sampler.order == "by_condition",
+        by_condition=by_condition,
         precision=precision,
     )
     reason = f"nonzeros of {placement.resident_mb:.0f} MiB and {placement.working_mb:.0f} MiB beside them, "
