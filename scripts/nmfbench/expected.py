@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nmfbench.data.size import Size, size_of_file
+from nmfbench.errors import InputError
 
 #: Bytes of a compressed nonzero in an .h5ad, of value and place together.
 BYTES_PER_NONZERO = 2.5
@@ -76,6 +77,24 @@ class ExpectedSizes:
         size = self.of_dataset(dataset)
         return BYTES_PER_FITTED_WEIGHT * rank * (size.n_cells + size.n_genes) / 2**20
 
+    def megabytes_of_loadings(self, dataset: str, rank: int) -> float:
+        """MB of a fit's loadings of every donor, with the same."""
+        genes = self.of_dataset(dataset).n_genes
+        return BYTES_PER_FITTED_WEIGHT * rank * genes * self.donors(dataset) / 2**20
+
+    def donors(self, dataset: str) -> int:
+        """Donors of a dataset (values of its condition column) at most, as far as they are known.
+
+        As many as have enough cells; fewer where the file that the dataset begins from names fewer.
+        """
+        section = self.datasets[dataset]
+        if section.simulate is not None:
+            return section.simulate.n_donors
+        most = max(1, self.of_dataset(dataset).n_cells // section.min_cells_per_donor)
+        column = section.condition_columns[0]
+        named = _named(section.path, section.donor_column if column == "donor_id" else column)
+        return most if named is None else min(most, named)
+
     def of_dataset(self, name: str) -> Size:
         """Cells, genes and nonzeros of a dataset before donors are dropped, as far as they are known."""
         return _size(_Source.of(self.datasets[name]))
@@ -99,6 +118,20 @@ class _Source:
             simulate and (simulate.n_cells, simulate.n_genes, simulate.mean_counts),
             section.matrix.source,
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _named(path: str | None, column: str) -> int | None:
+    """Values that a file has names for in a column of obs; None where it has none, or is not there."""
+    from nmfbench.data.h5ad import open_h5ad
+
+    if path is None or not Path(path).exists():
+        return None
+    try:
+        with open_h5ad(path) as file:
+            return len(file["obs"][column]["categories"]) or None
+    except (InputError, OSError, KeyError, ValueError, TypeError):
+        return None  # not a categorical column, or no sound file, of which others say what is wrong
 
 
 @functools.lru_cache(maxsize=64)

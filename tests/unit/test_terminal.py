@@ -6,7 +6,11 @@ import io
 import logging
 from types import SimpleNamespace
 
+import anndata
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from nmfbench.asked import Asked
 from nmfbench.expected import ExpectedSizes
@@ -137,6 +141,32 @@ def test_files_to_come_follow_from_the_source():
     assert large == 8 * small == pytest.approx(6 * 80 * 1500 / 2**20)
     # the published atlas has 592,317 cells
     assert 0.5 < sizes.of_dataset("atlas").n_cells / 592_317 < 2
+
+
+def test_loadings_of_each_donor_are_asked_for(tmp_path):
+    """As many donors as have enough cells, or as the file names: those that a fit may hold."""
+    simulated = SimpleNamespace(n_cells=1000, n_genes=500, mean_counts=100.0, n_donors=7)
+    columns = {"condition_columns": ["donor_id"], "donor_column": "patient", "min_cells_per_donor": 5000}
+    obs = pd.DataFrame({"patient": pd.Categorical(list("aabb")), "text": list("wxyz")}, index=list("klmn"))
+    path = str(tmp_path / "source.h5ad")
+    anndata.AnnData(sp.csr_matrix(np.ones((4, 3), np.float32)), obs=obs).write_h5ad(path)
+    in_file = columns | {"path": path, "min_cells_per_donor": 1}
+    sizes = ExpectedSizes(
+        {
+            "simulated": dataset(simulate=simulated),
+            "atlas": dataset(size=19_773_999_714, **columns),
+            "file": dataset(**in_file),
+            "by text": dataset(**in_file | {"condition_columns": ["text"], "min_cells_per_donor": 2}),
+            "by another": dataset(**in_file | {"condition_columns": ["nothing"]}),
+        }
+    )
+    assert sizes.donors("simulated") == 7
+    assert 60 < sizes.donors("atlas") < 240, "592,317 cells, 5,000 of a donor at least"
+    assert sizes.donors("file") == 2
+    assert sizes.donors("by text") == 2, "no more than have two cells each"
+    assert sizes.donors("by another") == 4
+    assert sizes.megabytes_of_loadings("simulated", 10) == 32 * 10 * 500 * 7 / 2**20
+    assert sizes.megabytes_of_loadings("file", 2) == 32 * 2 * 3 * 2 / 2**20
 
 
 def test_the_disk_of_a_plan_is_that_of_its_outputs(tmp_path):

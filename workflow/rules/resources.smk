@@ -43,26 +43,28 @@ def minutes(base, per_input_mb=0.0, gpus=lambda wildcards: 0):
     return request
 
 
-def fit_memory(n_files=1):
+def fit_memory(n_files=1, besides=0.0):
     """Megabytes for fits from statistics: the Gram matrices that are held, and what a fit needs besides."""
 
     def request(wildcards, input, attempt):
         held = host_gram_mb(plan.section(wildcards).gram_memory_mb)
         grams = min(n_files * held, expected.megabytes(input))
-        return site.megabytes((3000 + 1.05 * grams) * 2 ** (attempt - 1))
+        return site.megabytes((3000 + besides + 1.05 * grams) * 2 ** (attempt - 1))
 
     return request
 
 
 def training_memory(wildcards, input, attempt):
     """Megabytes for training: from statistics, from the cells as the model's card has it, or from cells on disk."""
+    card, dataset, rank = plan.card(wildcards), wildcards.dataset, int(wildcards.rank)
+    asked = card.resources
+    loadings = expected.megabytes_of_loadings(dataset, rank) if card.own_loadings else 0.0
     if getattr(input, "statistics", None):
-        return fit_memory()(wildcards, input, attempt)
-    asked = plan.card(wildcards).resources
+        return fit_memory(besides=loadings)(wildcards, input, attempt)
     if plan.out_of_core(wildcards):
-        return memory(asked.megabytes)(wildcards, input, attempt)
-    factors = expected.megabytes_of_factors(wildcards.dataset, int(wildcards.rank))
-    return memory(asked.megabytes + factors, asked.megabytes_per_input)(wildcards, input, attempt)
+        return memory(asked.megabytes + loadings)(wildcards, input, attempt)
+    factors = expected.megabytes_of_factors(dataset, rank)
+    return memory(asked.megabytes + factors + loadings, asked.megabytes_per_input)(wildcards, input, attempt)
 
 
 def training_gpus(wildcards):
