@@ -20,6 +20,7 @@ with job(snakemake) as run:
         device=smk.params.device,
         normalisation=smk.params.normalisation,
         condition_columns=smk.params.dataset["condition_columns"],
+        gene_scaling=smk.params.dataset.get("gene_scaling", "none"),
         fraction=smk.params.deviance["fraction"],
         thinning_seed=smk.params.deviance["seed"],
         scratch=Path(smk.output.score).parent / "deviance_checkpoint",

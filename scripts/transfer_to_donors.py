@@ -18,6 +18,7 @@ with job(snakemake) as run:
         device=smk.params.device,
         normalisation=smk.params.normalisation,
         condition_columns=smk.params.dataset["condition_columns"],
+        gene_scaling=smk.params.dataset.get("gene_scaling", "none"),
         labels=smk.params.labels,
         asked=smk.params.donor_transfer,
         statistics=list(getattr(smk.input, "statistics", None) or []),

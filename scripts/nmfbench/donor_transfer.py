@@ -44,6 +44,7 @@ def transfer_to_donors(
     run: Job,
     scratch: str | Path,
     statistics: Sequence[str] = (),
+    gene_scaling: str = "none",
 ) -> HeldOutTables:
     """Fit a model without each group of donors, and predict labels in that group.
 
@@ -51,8 +52,8 @@ def transfer_to_donors(
     ----------
     filtered : str
         The filtered counts.
-    kind, settings, rank, seed, device, normalisation, condition_columns
-        As in :func:`nmfbench.train.train`.
+    kind, settings, rank, seed, device, normalisation, condition_columns, gene_scaling
+        As in :func:`nmfbench.train.train`; genes are scaled by the cells of the other donors.
     labels : sequence of str
         Labels to predict, none of them the donor.
     asked : mapping
@@ -78,7 +79,7 @@ def transfer_to_donors(
     Interrupted
         The job was told to stop; the fit goes on from its checkpoint.
     """
-    from nmfbench.data import AS_COUNTED, read_filtered
+    from nmfbench.data import read_filtered
     from nmfbench.data.donor_groups import deal_donors
     from nmfbench.models import get_card
 
@@ -96,11 +97,12 @@ def transfer_to_donors(
     fits = Fits(
         data,
         card,
-        dict(normalisation) if card.input == "normalised" else AS_COUNTED,
+        normalisation,
         condition_columns,
         {"rank": rank, "settings": settings, "seed": seed, "device": device},
         run,
         Path(scratch),
+        gene_scaling=gene_scaling,
     )
     found = []
     for group in range(int(groups.max()) + 1):

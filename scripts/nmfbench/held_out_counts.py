@@ -39,6 +39,7 @@ def score_held_out_counts(
     thinning_seed: int,
     run: Job,
     scratch: str | Path,
+    gene_scaling: str = "none",
 ) -> DevianceScore:
     """Thin the counts, fit the model to what is left, and score what it expects of the rest.
 
@@ -46,8 +47,8 @@ def score_held_out_counts(
     ----------
     filtered : str
         The filtered counts.
-    kind, settings, rank, seed, device, normalisation, condition_columns
-        As in :func:`nmfbench.train.train`.
+    kind, settings, rank, seed, device, normalisation, condition_columns, gene_scaling
+        As in :func:`nmfbench.train.train`; genes are scaled by the counts that are left.
     fraction, thinning_seed
         Share of the molecules set aside, and the seed of the draw: the same for all models.
     run : Job
@@ -85,8 +86,11 @@ def score_held_out_counts(
     for key in OWN_SHARES & settings.keys():
         settings[key] = 0.0  # it is asked for these molecules, and would set more aside
     asked = {"rank": rank, "settings": settings, "seed": seed, "device": device}
-    fits = Fits(data, card, normalisation, condition_columns, asked, run, Path(scratch), values=values)
-    model = fits.fit_without(0, np.ones(data.n_cells, dtype=bool), None)
+    fits = Fits(
+        data, card, normalisation, condition_columns, asked, run, Path(scratch), values, gene_scaling
+    )  # fmt: skip
+    fitted = fits.fit_without(0, np.ones(data.n_cells, dtype=bool), None)
+    taken = fitted.taken(values)
     depth = np.asarray(train.sum(axis=1), dtype=np.float64).ravel()
 
     def blocks(counts: Any) -> Iterator[np.ndarray]:
@@ -96,7 +100,7 @@ def score_held_out_counts(
     def expected() -> Iterator[np.ndarray]:
         for start in range(0, data.n_cells, BLOCK):
             rows = slice(start, min(start + BLOCK, data.n_cells))
-            found = np.maximum(model.expected_values(values, rows), 0.0)
+            found = np.maximum(fitted.expected_values(taken, rows), 0.0)
             yield found if of_counts else _counts_of(found, depth[rows], **normalisation)
 
     score = score_deviance(lambda: blocks(train), lambda: blocks(test), expected, fraction)

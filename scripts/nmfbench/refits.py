@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from nmfbench.endings import Interrupted
 from nmfbench.errors import InputError, NotApplicable
+from nmfbench.rows.memory import BLOCK_ROWS, InMemoryRows
+from nmfbench.rows.scaled import gene_factors, gene_moments, scale_columns, scaled_rows
 from nmfbench.train import fit_to, given_beside, make_model
 
 if TYPE_CHECKING:
@@ -20,8 +23,56 @@ if TYPE_CHECKING:
     from nmfbench.models.card import ModelCard
 
 
+@dataclass(frozen=True)
+class Refit:
+    """An estimator, fitted to some of the cells.
+
+    Attributes
+    ----------
+    model : object
+        It takes the cells' values with each gene multiplied by `factors`.
+    factors : (genes,) array or None
+        From the cells that it was fitted to, and no others. None: the values as they are.
+    scales_itself : bool
+        Whether the model is given counts, and scales what it makes of them.
+    """
+
+    model: Any
+    factors: np.ndarray | None
+    scales_itself: bool
+
+    def taken(self, values: Any) -> Any:
+        """Values, cells x genes, as the model takes them."""
+        if self.factors is None or self.scales_itself:
+            return values
+        return scale_columns(values, self.factors)
+
+    def expected_values(self, taken: Any, rows: slice) -> np.ndarray:
+        """What the model expects of some cells, on the scale of the values before; cells x genes."""
+        found = self.model.expected_values(taken, rows)
+        return found if self.factors is None else found / self.factors
+
+
 class Fits:
-    """Fits of one model, each without some cells, that embed all of them."""
+    """Fits of one model, each without some cells, that embed all of them.
+
+    Parameters
+    ----------
+    data : FilteredCounts
+    card : ModelCard
+    normalisation : mapping
+        From counts to normalised values.
+    condition_columns : sequence of str
+    fit : mapping
+        ``rank``, ``settings``, ``seed`` and ``device``.
+    run : Job
+    scratch : Path
+        Folder of the checkpoints.
+    values : CSR matrix, optional
+        All cells as the model takes them, in place of those in the file.
+    gene_scaling : {"none", "unit_variance", "sqrt"}
+        As in :func:`nmfbench.train.train`; the standard deviations are those of the cells that are fitted.
+    """
 
     def __init__(
         self,
@@ -33,26 +84,31 @@ class Fits:
         run: Job,
         scratch: Path,
         values: Any = None,
+        gene_scaling: str = "none",
     ) -> None:
-        self.data, self.card, self.normalisation = data, card, normalisation
+        self.data, self.card, self.normalisation = data, card, dict(normalisation)
+        scales = card.input == "normalised" or card.normalises
+        self.gene_scaling = gene_scaling if scales else "none"
         self.columns, self.fit, self.run, self.scratch = condition_columns, fit, run, scratch
         self._values = values
 
     @property
     def values(self):
         """All cells as the model takes them, in memory; read once."""
+        from nmfbench.data import AS_COUNTED
         from nmfbench.data.filtered import load_normalised
 
         if self._values is None:
-            self._values = load_normalised(self.data.path, **self.normalisation)
+            given = AS_COUNTED if self.card.input == "counts" else self.normalisation
+            self._values = load_normalised(self.data.path, **given)
         return self._values
 
     def embed_without(self, group: int, known: np.ndarray, statistics: str | None) -> np.ndarray:
         """Embedding of all cells (cells x k, float32) by a fit to those that are `known`."""
-        model = self.fit_without(group, known, statistics)
-        return np.vstack(list(self._embed(model, statistics is not None)))
+        fitted = self.fit_without(group, known, statistics)
+        return np.vstack(list(self._embed(fitted, statistics is not None)))
 
-    def fit_without(self, group: int, known: np.ndarray, statistics: str | None) -> Any:
+    def fit_without(self, group: int, known: np.ndarray, statistics: str | None) -> Refit:
         """The estimator, fitted to the cells that are `known`."""
         from threadpoolctl import threadpool_limits
 
@@ -71,22 +127,54 @@ class Fits:
         around["checkpoint"].parent.mkdir(parents=True, exist_ok=True)
         with threadpool_limits(self.run.threads):
             if statistics is not None:
-                _fit_statistics(model, statistics, self.data, self.normalisation, around)
+                factors = self._fit_statistics(model, statistics, around)
             else:
-                self._fit_cells(model, known, around)
+                factors = self._fit_cells(model, known, around)
             if model.stop_reason_ == "interrupted":
                 raise Interrupted("its state is kept; run the same command again to go on")
-        return model
+        return Refit(model, factors, self.card.normalises)
 
-    def _fit_cells(self, model: Any, known: np.ndarray, around: dict[str, Any]) -> None:
-        from nmfbench.rows.memory import InMemoryRows
+    def _fit_cells(self, model: Any, known: np.ndarray, around: dict[str, Any]) -> np.ndarray | None:
+        from nmfbench.data.filtered import normalise_block
 
         data = self.data
         conditions = self._labels(known) if self.card.conditional else None
         labels: dict[str, Any] = {"conditions": conditions, "strata": data.label("cell_type")[known]}
         if getattr(model, "multigroup", False):
             labels["groups"] = self._labels(known).astype(str).agg(" ".join, axis=1)
-        fit_to(model, InMemoryRows(self.values[known]), given_beside(self.card, data, labels, known), around)
+        values, factors = self.values[known], None
+        if self.gene_scaling != "none":
+            normalised = self.card.normalises
+            scaled = normalise_block(values, **self.normalisation) if normalised else values
+            factors = gene_factors(
+                self.gene_scaling, *gene_moments(InMemoryRows(scaled)), len(values.indptr) - 1
+            )
+            if normalised:
+                model.gene_factors = factors
+            else:
+                values = scale_columns(values, factors)
+        fit_to(model, InMemoryRows(values), given_beside(self.card, data, labels, known), around)
+        return factors
+
+    def _fit_statistics(self, model: Any, path: str, around: dict[str, Any]) -> np.ndarray | None:
+        from nmfbench.models.autoencoder.from_statistics import scaled_in_memory
+        from nmfbench.statistics.store import load
+
+        statistics = load(path, memory_map=True)
+        wanted = {"fingerprint": self.data.fingerprint, "normalisation": self.normalisation}
+        for name, value in wanted.items():
+            if getattr(statistics.layout, name) != value:
+                raise InputError(
+                    f"{path}: {name}", str(value), str(getattr(statistics.layout, name)),
+                    "gather the statistics of the present data and settings: delete the file and run again",
+                )  # fmt: skip
+        present, factors = statistics.of_present(), None
+        if self.gene_scaling != "none":
+            moments = present.gene_sums, present.gene_squares
+            factors = gene_factors(self.gene_scaling, *moments, present.n_cells)
+            present = scaled_in_memory(path, present, factors, model.gram_memory_mb)
+        model.fit_statistics(present, **around)
+        return factors
 
     def _labels(self, known: np.ndarray) -> pd.DataFrame:
         import pandas as pd
@@ -95,37 +183,25 @@ class Fits:
         columns = {name: self.data.label(name)[known].remove_unused_categories() for name in self.columns}
         return pd.DataFrame(columns)
 
-    def _embed(self, model: Any, on_disk: bool) -> Iterator[np.ndarray]:
+    def _embed(self, fitted: Refit, on_disk: bool) -> Iterator[np.ndarray]:
         from nmfbench.models.autoencoder.embed import times_blocks
         from nmfbench.rows.disk import FilteredRows
-        from nmfbench.rows.memory import BLOCK_ROWS
 
+        model = fitted.model
         if on_disk:
-            rows = FilteredRows(self.data, self.normalisation)
+            rows: Any = FilteredRows(self.data, self.normalisation)
+            if fitted.factors is not None:
+                rows = scaled_rows(rows, fitted.factors)
             for _, H in times_blocks(model.components_, rows, BLOCK_ROWS):
                 yield np.asarray(H, dtype=np.float32)
             return
         factors = model.n_components_
         for start in range(0, self.data.n_cells, BLOCK_ROWS):
             try:
-                H = model.transform(self.values[start : start + BLOCK_ROWS])
+                H = model.transform(fitted.taken(self.values[start : start + BLOCK_ROWS]))
             except InputError as error:
                 raise NotApplicable(
                     f"{type(model).__name__}: cells of other donors", error.expected, error.got, error.remedy
                 ) from error
             # constant patterns of cells stand before the factors and are not scored
             yield np.asarray(H[:, H.shape[1] - factors :], dtype=np.float32)
-
-
-def _fit_statistics(model, path: str, data: FilteredCounts, normalisation, around: dict[str, Any]) -> None:
-    from nmfbench.statistics.store import load
-
-    statistics = load(path, memory_map=True)
-    wanted = {"fingerprint": data.fingerprint, "normalisation": dict(normalisation)}
-    for name, value in wanted.items():
-        if getattr(statistics.layout, name) != value:
-            raise InputError(
-                f"{path}: {name}", str(value), str(getattr(statistics.layout, name)),
-                "gather the statistics of the present data and settings: delete the file and run again",
-            )  # fmt: skip
-    model.fit_statistics(statistics.of_present(), **around)

@@ -94,11 +94,11 @@ class Run:
         return False
 
 
-def of_model(filtered, kind, tmp_path, **settings):
+def of_model(filtered, kind, tmp_path, gene_scaling="none", **settings):
     return score_held_out_counts(
         str(filtered), kind=kind, settings=settings, rank=4, seed=0, device="cpu",
         normalisation=NORMALISATION, condition_columns=["donor_id"], fraction=FRACTION, thinning_seed=1,
-        run=Run(), scratch=tmp_path / "scratch",
+        run=Run(), scratch=tmp_path / "scratch", gene_scaling=gene_scaling,
     )  # fmt: skip
 
 
@@ -119,15 +119,34 @@ def test_models_explain_more_than_the_null_and_less_than_the_truth(kind, filtere
     assert not (tmp_path / "scratch").exists()
 
 
-def test_the_fit_never_saw_what_it_is_asked(filtered, tmp_path):
+@pytest.mark.parametrize("scaling", ["none", "unit_variance"])
+def test_the_fit_never_saw_what_it_is_asked(filtered, scaling, tmp_path):
     path, _ = filtered
     train, test = thin_counts(load_normalised(path, None, log1p=False), FRACTION, 1)
     values = normalise_block(train, **NORMALISATION)
+    factors = np.ones(values.shape[1])
+    if scaling == "unit_variance":  # of the counts that are left
+        sd = values.toarray().astype(np.float64).std(axis=0)
+        factors = 1 / np.where(sd > 0, sd, 1.0)
+        values = sparse.csr_matrix(values.multiply(factors.astype(np.float32)))
     model = get_model("base_nmf")(4, random_state=0).fit(values)
     depth = np.asarray(train.sum(axis=1), dtype=np.float64)
-    mu = np.expm1(model.embedding_.astype(np.float64) @ model.components_) * depth / 1e4
+    values_expected = model.embedding_.astype(np.float64) @ model.components_ / factors
+    mu = np.expm1(np.minimum(values_expected, np.log1p(1e4))) * depth / 1e4
     expected = scored(train.toarray(), test.toarray(), mu)
-    assert of_model(path, "base_nmf", tmp_path).deviance == pytest.approx(expected.deviance, rel=1e-6)
+    found = of_model(path, "base_nmf", tmp_path, scaling)
+    assert found.deviance == pytest.approx(expected.deviance, rel=1e-6 if scaling == "none" else 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ae_nmf", "ae_nmf_split", "pca", "pnmf"])
+def test_scaled_genes_are_scaled_back_before_counts_are_expected_of_them(kind, filtered, tmp_path):
+    path, rates = filtered
+    found = of_model(path, kind, tmp_path, "sqrt", **({"max_iter": 20} if kind == "pnmf" else {}))
+    train, test = thin_counts(load_normalised(path, None, log1p=False), FRACTION, 1)
+    truth = scored(train.toarray(), test.toarray(), rates * (1 - FRACTION)).deviance_explained
+    assert 0.25 * truth < found.deviance_explained < truth + 0.02
+    if kind == "pnmf":  # a model of counts has no scaling
+        assert found == of_model(path, kind, tmp_path, max_iter=20)
     assert read_filtered(path).nnz >= train.nnz
 
 

@@ -22,7 +22,8 @@ from nmfbench.inapplicable import write_stub
 from nmfbench.metrics.classification import classify
 from nmfbench.metrics.donor_folds import DonorSplit, cells_by_donor, split_donors
 from nmfbench.metrics.donors_held_out import HeldOutTables, classify_held_out_donors, score_split
-from nmfbench.models import get_model
+from nmfbench.models import get_card, get_model
+from nmfbench.refits import Fits
 from nmfbench.statistics import load, merge_files
 from nmfbench.statistics.shards import gather_file
 from nmfbench.tables.coverage import coverage
@@ -267,12 +268,14 @@ class Run:
         return False
 
 
-def transfer(filtered, kind, settings, tmp_path, statistics=(), labels=("cell_type",), **changes):
+def transfer(
+    filtered, kind, settings, tmp_path, statistics=(), labels=("cell_type",), gene_scaling="none", **changes
+):
     asked = {"groups": 3, "classifiers": ["knn"], "min_cells": 5, "min_donors": 2} | changes
     return transfer_to_donors(
         str(filtered), kind=kind, settings=settings, rank=4, seed=0, device="cpu",
         normalisation=NORMALISATION, condition_columns=["donor_id"], labels=labels, asked=asked,
-        run=Run(), scratch=tmp_path / "scratch", statistics=statistics,
+        run=Run(), scratch=tmp_path / "scratch", statistics=statistics, gene_scaling=gene_scaling,
     ).frames()  # fmt: skip
 
 
@@ -290,12 +293,17 @@ def test_fits_from_statistics_score_as_fits_to_the_other_cells(
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_fit_to_the_cells_is_the_models_own(filtered, tmp_path):
-    scores, folds, counts = transfer(filtered, "base_nmf", {"max_iter": 15}, tmp_path)
-    X, data = load_normalised(filtered), read_filtered(filtered)
+@pytest.mark.parametrize("scaling", ["none", "sqrt"])
+def test_a_fit_to_the_cells_is_the_models_own(filtered, scaling, tmp_path):
+    scores, folds, counts = transfer(filtered, "base_nmf", {"max_iter": 15}, tmp_path, gene_scaling=scaling)
+    values, data = load_normalised(filtered), read_filtered(filtered)
     y, donors = np.asarray(data.label("cell_type")).astype(str), data.label("donor_id")
     groups, predicted = deal_donors(donors, 3), np.empty(data.n_cells, dtype=object)
     for group in range(3):
+        X = values
+        if scaling == "sqrt":  # by what the cells of the other donors have, and these alone
+            sd = values[groups != group].toarray().astype(np.float64).std(axis=0)
+            X = sparse.csr_matrix(values.multiply(np.float32(1) / np.sqrt(sd).astype(np.float32)))
         model = get_model("base_nmf")(4, max_iter=15, random_state=0).fit(X[groups != group])
         H = model.transform(X)
         knn = make_pipeline(StandardScaler(), KNeighborsClassifier(15))
@@ -305,6 +313,28 @@ def test_a_fit_to_the_cells_is_the_models_own(filtered, tmp_path):
     assert scores["F1"].item() == pytest.approx(f1_score(y, predicted.astype(str), average="macro"), abs=1e-9)
     assert set(folds["splitter"]) == {"groups of donors"}
     assert counts["n"].sum() == data.n_cells
+
+
+@pytest.mark.parametrize("kind", ["ae_nmf", "ae_nmf_split"])
+def test_scaled_embeddings_of_a_fit_are_those_of_the_other_cells_scale(
+    filtered, without_groups, kind, tmp_path
+):
+    data = read_filtered(filtered)
+    groups = deal_donors(data.label("donor_id"), 3)
+    asked = {"rank": 4, "settings": {"max_iter": 10}, "seed": 0, "device": "cpu"}
+    if kind == "ae_nmf_split":  # given counts, it normalises and scales for itself
+        asked["settings"] = asked["settings"] | NORMALISATION
+    around = (data, get_card(kind), NORMALISATION, ["donor_id"], asked, Run())
+    fits = Fits(*around, tmp_path / "scaled", gene_scaling="unit_variance")
+    plain = Fits(*around, tmp_path / "plain")
+    path = str(without_groups[1]) if kind == "ae_nmf" else None
+    fitted = fits.fit_without(1, groups != 1, path)
+    values = load_normalised(filtered).toarray().astype(np.float64)
+    factors = 1 / values[groups != 1].std(axis=0)
+    np.testing.assert_allclose(fitted.factors, factors, rtol=1e-4)
+    H = np.vstack(list(fits._embed(fitted, path is not None)))
+    np.testing.assert_allclose(H, values * factors @ fitted.model.components_.T, rtol=2e-3, atol=1e-4)
+    assert plain.fit_without(1, groups != 1, path).factors is None
 
 
 def test_a_model_without_a_place_for_other_donors_is_not_applicable(filtered, tmp_path):

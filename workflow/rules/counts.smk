@@ -115,7 +115,7 @@ rule score_held_out_counts:
         settings=lambda wildcards: plan.section(wildcards).parameters(),
         device=plan.device,
         normalisation=cfg.normalisation.model_dump(),
-        dataset=plan.dataset("condition_columns"),
+        dataset=plan.dataset("condition_columns", gene_scaling="none"),
         deviance=cfg.deviance.model_dump(exclude={"enabled"}),
     script:
         "../../scripts/score_held_out_counts.py"

@@ -102,7 +102,7 @@ rule transfer_to_donors:
         settings=lambda wildcards: plan.section(wildcards).parameters(),
         device=plan.device,
         normalisation=cfg.normalisation.model_dump(),
-        dataset=plan.dataset("condition_columns"),
+        dataset=plan.dataset("condition_columns", gene_scaling="none"),
         labels=cfg.donor_labels,
         donor_transfer=cfg.donor_transfer.model_dump(exclude={"enabled", "models"}),
     script:

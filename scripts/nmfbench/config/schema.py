@@ -297,12 +297,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _genes_are_scaled_where_fits_are_made(self) -> Config:
         scaled = [name for name, dataset in self.datasets.items() if dataset.gene_scaling != "none"]
-        asked = ["rank_selection"] * bool(self.rank_selection.models)
-        asked += ["donor_transfer"] * self.donor_transfer.enabled
-        asked += ["deviance"] * self.deviance.enabled
-        if scaled and asked:
+        if scaled and self.rank_selection.models:
             raise ValueError(
-                f"gene_scaling of {scaled}: {' and '.join(asked)} would fit the values as they are; "
+                f"gene_scaling of {scaled}: rank_selection would fit the values as they are; "
                 "leave one of them out"
             )
         return self

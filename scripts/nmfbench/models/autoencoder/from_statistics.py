@@ -69,15 +69,7 @@ def fit_file(
         log.warning("%s holds no Gram matrix for each donor: the cells themselves are fitted", path)
         return False
     if gene_factors is not None:
-        need, room_mb = statistics.gram.nbytes, host_gram_mb(model.gram_memory_mb)
-        if need > room_mb * 2**20:
-            raise InputError(
-                f"{path}: gene_scaling",
-                f"XᵀX, which is scaled in memory, within gram_memory_mb = {room_mb:.0f}",
-                f"{need / 2**20:.0f} MiB",
-                "raise gram_memory_mb, keep fewer genes, or set gene_scaling: none",
-            )
-        statistics = statistics.scaled(gene_factors)
+        statistics = scaled_in_memory(path, statistics, gene_factors, model.gram_memory_mb)
     log.info("statistics of %d cells read and checked in %.1f s", data.n_cells, time.monotonic() - began)
     model.fit_statistics(statistics, rows=rows, **around)
     if model.stop_reason_ == "interrupted":
@@ -85,6 +77,21 @@ def fit_file(
     if model.is_conditional:
         model.conditions_ = encode_conditions(conditions, data.n_cells)
     return True
+
+
+def scaled_in_memory(
+    path: str | Path, statistics: Statistics, factors: np.ndarray, gram_memory_mb: float | str
+) -> Statistics:
+    """The statistics in `path` with their genes scaled, where `gram_memory_mb` has room for XᵀX."""
+    need, room_mb = statistics.gram.nbytes, host_gram_mb(gram_memory_mb)
+    if need > room_mb * 2**20:
+        raise InputError(
+            f"{path}: gene_scaling",
+            f"XᵀX, which is scaled in memory, within gram_memory_mb = {room_mb:.0f}",
+            f"{need / 2**20:.0f} MiB",
+            "raise gram_memory_mb, keep fewer genes, or set gene_scaling: none",
+        )
+    return statistics.scaled(factors)
 
 
 def _check_columns(path: str | Path, statistics: Statistics, conditions: Any) -> None:
