@@ -5,12 +5,14 @@ from nmfbench.cluster import Site, do_without_accounting
 from nmfbench.expected import ExpectedSizes
 from nmfbench.gram_cost import host_gram_mb
 from nmfbench.metrics.classifiers import ON_A_DEVICE
+from nmfbench.scheduler_turns import one_chain_of_timers
 
 site = Site.of(workflow.resource_settings.default_resources)
 # Not the input's own size: that of a file which no job has made yet is unknown, and a dry run would say nothing.
 expected = ExpectedSizes(cfg.datasets)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     do_without_accounting(sys.modules["snakemake_executor_plugin_slurm"])
+one_chain_of_timers()
 shares_gpu_jobs = site.shares_gpu_jobs and shared_gpu.groups_fall_apart()
 
 
