@@ -3,9 +3,10 @@
     python benchmarks/count_embeddings.py kang2018_pbmc_ifnb.h5ad --ranks 15 80 --seeds 0 1 2 --out table.tsv
     python benchmarks/count_embeddings.py ... --only "pnmf, exposure" "gamma, ARD"
 
-Every line of `WAYS` is fitted to the counts of the most variable genes and scored after z-scoring: macro F1
-by 15 nearest neighbours (of the donor by a random forest too, with ``--forest``) in folds, NMI and ARI of
-Leiden clusters (means of three seeds). Means over training seeds are printed; every fit goes to ``--out``.
+Every line of `WAYS` is fitted to the counts of the most variable genes and scored after z-scoring, the
+Bayesian models with all patterns and with those in use (`scored_patterns`): macro F1 by 15 nearest
+neighbours (of the donor by a random forest too, with ``--forest``) in folds, NMI and ARI of Leiden clusters
+(means of three seeds). Means over training seeds are printed; every fit goes to ``--out``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ WAYS: dict[str, tuple[str, dict]] = {
     "base_nmf": ("base_nmf", {}),
     "exponential": ("pyro_exponential", {}),
     "exponential, ARD": ("pyro_exponential", {"learn_rates": "pattern"}),
+    "exponential, nndsvd": ("pyro_exponential", {"init": "nndsvd"}),
     "exponential, p by gene": ("pyro_exponential", {"learn_probs": "gene"}),
     "exponential, sizes": ("pyro_exponential", SIZES),
     "exponential, sizes, nndsvd": ("pyro_exponential", {**SIZES, "init": "nndsvd"}),
@@ -35,6 +37,7 @@ WAYS: dict[str, tuple[str, dict]] = {
     "exponential, sizes, p by gene": ("pyro_exponential", {**SIZES, "learn_probs": "gene"}),
     "gamma": ("pyro_gamma_nb", {}),
     "gamma, ARD": ("pyro_gamma_nb", {"learn_rates": "pattern"}),
+    "gamma, nndsvd": ("pyro_gamma_nb", {"init": "nndsvd"}),
     "gamma, p by gene": ("pyro_gamma_nb", {"learn_probs": "gene"}),
     "gamma, sizes": ("pyro_gamma_nb", SIZES),
     "gamma, sizes, nndsvd": ("pyro_gamma_nb", {**SIZES, "init": "nndsvd"}),
@@ -47,6 +50,7 @@ WAYS: dict[str, tuple[str, dict]] = {
     "pnmf_donor, exposure": ("pnmf_donor", {**PNMF, "exposure": "total"}),
 }
 FORMS = ("raw", "shares", "sqrt_shares")
+IN_USE = "in use"
 HELD_OUT = 0.05
 
 
@@ -63,7 +67,7 @@ def read(path: str, n_genes: int):
     return sp.csr_matrix(adata.X, dtype=np.float32), adata.obs
 
 
-def fit(kind: str, settings: dict, X, rank: int, seed: int, donors):
+def fit(kind: str, settings: dict, X, rank: int, seed: int, donors, max_iter: int | None = None):
     """A fitted model, and its factors per unit of what they count."""
     from nmfbench.models import get_card, get_model
 
@@ -71,10 +75,29 @@ def fit(kind: str, settings: dict, X, rank: int, seed: int, donors):
     model = get_model(kind)(rank, **settings, random_state=seed, **({"device": "cpu"} if card.gpu else {}))
     given = {"conditions": donors} if card.conditional else {}
     if kind.startswith("pyro"):
-        model.set_params(held_out_fraction=HELD_OUT, marker_draws=0)
+        model.set_params(held_out_fraction=HELD_OUT, marker_draws=0, max_iter=max_iter)
     if card.input == "normalised":
         X = X.multiply(1e4 / np.asarray(X.sum(axis=1))).tocsr().log1p().astype(np.float32)
     return model.fit(X, **given, progress=False)
+
+
+def forms(model, asked: list[str]):
+    """Name and array of every form that is asked for and that the model has."""
+    from nmfbench.models.count_embedding import in_form
+
+    factors = next(iter(model.embeddings().values()))
+    if not hasattr(model, "embedding"):  # no model of counts
+        yield "raw", factors
+        return
+    units = model._units()[-factors.shape[1] :]
+    kept = {"": np.full(factors.shape[1], True)}
+    if hasattr(model, "in_use_"):
+        kept[f", {IN_USE}"] = model.in_use_
+    for form in asked:
+        name, _, which = form.partition(",")
+        columns = kept.get(f",{which}" if which else "")
+        if columns is not None:
+            yield form, in_form(factors[:, columns], units[columns], name)
 
 
 def scores(H: np.ndarray, obs, forest: bool) -> dict[str, float]:
@@ -118,7 +141,6 @@ def one_gene(W: np.ndarray) -> float:
 def main(given: list[str] | None = None) -> pd.DataFrame:
     """Print the table of means; returns that of every fit."""
     options = arguments(given)
-    from nmfbench.models.count_embedding import in_form
 
     warnings.filterwarnings("ignore")
     X, obs = read(options.path, options.genes)
@@ -128,18 +150,16 @@ def main(given: list[str] | None = None) -> pd.DataFrame:
         for name in options.only or WAYS:
             for seed in options.seeds:
                 began = time.process_time()
-                model = fit(*WAYS[name], X, rank, seed, obs["donor_id"].astype(str).to_numpy())
+                donors = obs["donor_id"].astype(str).to_numpy()
+                model = fit(*WAYS[name], X, rank, seed, donors, options.max_iter)
                 about = {
                     "rank": rank, "way": name, "seed": seed, "cpu_s": time.process_time() - began,
                     "steps": model.n_iter_, "objective": model.objective_,
                     "held out": getattr(model, "held_out_log_likelihood_", None),
                     "one gene": one_gene(model.components_),
-                    "used": float((model.embedding_.sum(axis=0) > 1e-3 * model.embedding_.sum()).sum()),
+                    "used": getattr(model, "in_use_", np.ones(rank)).sum(),
                 }  # fmt: skip
-                factors = next(iter(model.embeddings().values()))
-                for form in FORMS if name != "base_nmf" else FORMS[:1]:
-                    units = model.components_.sum(axis=1, dtype=np.float64)[-factors.shape[1] :]
-                    H = in_form(factors, units, form)
+                for form, H in forms(model, options.forms):
                     rows.append(about | {"form": form} | scores(H, obs, options.forest))
                     if options.out:
                         pd.DataFrame(rows).to_csv(options.out, sep="\t", index=False, float_format="%.5g")
@@ -157,7 +177,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--ranks", type=int, nargs="+", default=[15, 80])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--max-iter", type=int, help="sweeps of the Bayesian models; by default their own")
     parser.add_argument("--only", nargs="+", choices=list(WAYS))
+    every = [*FORMS, *(f"{form}, {IN_USE}" for form in FORMS)]
+    parser.add_argument("--forms", nargs="+", choices=every, default=every)
     parser.add_argument("--forest", action="store_true", help="the donor's F1 by a random forest too")
     parser.add_argument("--out", type=Path, help="table of every fit, tab-separated")
     return parser.parse_args(given)

@@ -98,11 +98,22 @@ class Bayesian(CountModelSection):
         description="Share of the counts set aside by thinning; their log-likelihood per entry is in "
         "scores.tsv and chooses the best state.",
     )
+    scored_patterns: Literal["all", "in_use"] = Field(
+        "all",
+        description="`in_use`: what is scored is 0 throughout for patterns that the prior has switched off "
+        "or that tell no cells apart (reliability below a half, or less than a thousandth of the counts).",
+    )
     marker_draws: int = Field(50, ge=0, description="Posterior draws behind the marker votes.")
     storage_device: Literal["auto", "cpu", "compute"] = Field(
         "auto", description="Where the cells' posterior lies; `auto`: the CPU with minibatches."
     )
     keep_on_cpu: bool = Field(False, description="Leave the counts on the CPU, copy each minibatch over.")
+
+    def parameters(self) -> dict[str, Any]:
+        found = super().parameters()
+        if self.scored_patterns == "all":  # as before there was a choice: such fits are not run again
+            del found["scored_patterns"]
+        return found
 
     def passes(self) -> int:
         """Epochs, or steps of `svi`, at most."""
@@ -115,6 +126,8 @@ class Bayesian(CountModelSection):
         if self.use_chisq and self.inference != "svi":
             raise ValueError("use_chisq has no closed-form update: set inference: svi")
         if self.inference == "map":
+            if self.scored_patterns == "in_use":
+                raise ValueError("scored_patterns: in_use needs a posterior: not with inference: map")
             shapes = [getattr(self, f"prior_shape_{side}", 1.0) for side in "PA"]
             learnt = self.learn_rates, getattr(self, "learn_shapes", "fixed")
             if self.batch_size is not None or learnt != ("fixed", "fixed") or min(shapes) < 1:

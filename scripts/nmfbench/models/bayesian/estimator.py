@@ -207,6 +207,8 @@ class BayesianNMF(Results):
 
     def _checkpoint_settings(self) -> dict[str, Any]:
         settings = super()._checkpoint_settings()
+        if self.scored_patterns == "all":  # as in checkpoints from before there was a choice
+            del settings["scored_patterns"]
         for name in ("fixed_genes", "fixed_samples"):  # their content is in the fingerprint of the data
             settings[name] = settings[name] if isinstance(settings[name], str) else settings[name] is not None
         return settings

@@ -151,6 +151,12 @@ def check_together(estimator: Any) -> None:
             "give fixed_genes, or learn some patterns",
         ),
         (
+            e.inference == "map" and e.scored_patterns == "in_use",
+            "scored_patterns='in_use' with inference='map'",
+            "inference='cavi' or 'svi'",
+            "the most probable values have no posterior variance to compare with; set scored_patterns='all'",
+        ),
+        (
             e.keep_on_cpu and e.batch_size is None,
             "keep_on_cpu without batch_size",
             "minibatches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.fitting.loop import Outcome
+from nmfbench.models.bayesian.in_use import patterns_in_use, reliability
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.terms import (
     Probability,
@@ -19,7 +21,9 @@ from nmfbench.models.bayesian.terms import (
     expected_chi_squared,
     gene_moments,
 )
-from nmfbench.models.count_embedding import CountEmbedding
+from nmfbench.models.count_embedding import CountEmbedding, in_form
+
+log = logging.getLogger(__name__)
 
 
 class Results(CountEmbedding):
@@ -88,6 +92,7 @@ class Results(CountEmbedding):
             "model_name": self._model_name,
             "k_rank": self.n_components_,
             **preparation,
+            "reliability_P": self.reliability_,
             "scale_P": self.rates_P_.numpy(),
             "scale_A": self.rates_A_.numpy(),
             "loc_P": self.shapes_P_.numpy(),
@@ -128,6 +133,7 @@ class Results(CountEmbedding):
             "p": p.p.numpy(),
             "p_by": p.by,
             "mean_total": float(self.mean_total_),
+            "in_use": self.in_use_,
             "of_training_cells": self.given_.cells is not None or p.by == "donor",
         }
 
@@ -142,6 +148,8 @@ class Results(CountEmbedding):
         )
         self.posterior_ = SimpleNamespace(genes=genes)
         self.rates_P_, self.shapes_P_ = tensors["rates_P"], tensors["shapes_P"]
+        # younger than some stored fits, of which all patterns are scored
+        self.in_use_ = np.asarray(state.get("in_use", np.ones(len(self.rates_P_))), dtype=bool)
         self.probability_ = Probability(str(state["p_by"]), tensors["p"])
         self.mean_total_ = float(state.get("mean_total", np.nan))  # needed with exposure, which is younger
         # patterns or chances of the training cells: transform then refuses
@@ -155,6 +163,27 @@ class Results(CountEmbedding):
         p = self.probability_
         odds = p.odds().cpu().numpy() if p.by == "gene" else 1.0
         return (self.components_.astype(np.float64) * odds).sum(axis=1)
+
+    @property
+    def _suffix(self) -> str:
+        return super()._suffix + ("" if self.scored_patterns == "all" else "_in_use")
+
+    def _scored(self, factors: np.ndarray) -> np.ndarray:
+        if self.scored_patterns == "all":
+            return super()._scored(factors)
+        kept = self.in_use_[-factors.shape[1] :]
+        scored = np.zeros_like(factors)
+        scored[:, kept] = in_form(factors[:, kept], self._units()[-factors.shape[1] :][kept], self.embedding)
+        return scored
+
+    def _find_in_use(self) -> None:
+        """Of the learnt patterns of the cells."""
+        cells, first = self.posterior_.cells, self._first_learnt
+        self.reliability_ = reliability(cells)[first:]
+        totals = cells.mean()[:, first:].sum(0, dtype=torch.float64).numpy()
+        self.in_use_ = patterns_in_use(self.reliability_, totals * self._units()[first:])
+        if self.scored_patterns == "in_use" and not self.in_use_.any():
+            log.warning("%s: no pattern tells cells apart, what is scored is 0 throughout", self._model_name)
 
     @property
     def _first_learnt(self) -> int:
@@ -178,6 +207,7 @@ class Results(CountEmbedding):
         P, A = fitted.cells.mean(), fitted.genes.mean()
         self.components_ = np.ascontiguousarray(A.numpy().T)
         self.n_components_ = self.components_.shape[0]
+        self._find_in_use()
         self.embedding_ = self._scored(
             np.ascontiguousarray(self.posterior_.cells.mean().numpy()[:, self._first_learnt :])
         )
