@@ -50,7 +50,7 @@ def steps_on(
         return HostSteps(objective), _record("sparse", "host", False, precision, used, reason)
     if not dense_on_card(source.nnz, source.n_rows, source.n_columns):
         used = precision_on(device, source.dtype, "float32")
-        reason = f"fewer than {100 * DENSE_ABOVE:.1f} % of the values are nonzero: sparse products are faster"
+        reason = f"fewer than {100 * DENSE_ABOVE:.2f} % of the values are nonzero: sparse products are faster"
         return HostSteps(objective), _record("sparse", "host", False, precision, used, reason)
     batch_size = min(sampler.batch_size, source.n_rows)
     by_condition = sampler.order == "by_condition"
