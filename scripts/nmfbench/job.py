@@ -39,6 +39,7 @@ from nmfbench.endings import (
     Interrupted,
 )
 from nmfbench.errors import DeviceError, InputError, NotApplicable
+from nmfbench.gpu_use import GpuUse
 from nmfbench.inapplicable import reason_among, write_stub
 from nmfbench.memory import peak_mb
 from nmfbench.threads import let_waiting_threads_sleep
@@ -74,6 +75,8 @@ class Job:
         Names of the stop signals received.
     listens : bool
         Whether the work looks at them, and ends by itself at a safe point.
+    card : GpuUse or None
+        How much the GPU works that the scheduler granted; None where it was asked for none.
     """
 
     threads: int
@@ -81,6 +84,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     signals: list[str] = field(default_factory=list)
     listens: bool = False
+    card: GpuUse | None = None
 
     @property
     def stop_requested(self) -> Callable[[], bool]:
@@ -151,6 +155,7 @@ def job(smk: Any) -> Iterator[Job]:
             from nmfbench.device import check_granted
 
             check_granted()
+            run.card = GpuUse.of("cuda")
         yield run
     except NotApplicable as error:
         log.warning("%s is not applicable.\n%s", smk.rule, error)
@@ -178,6 +183,10 @@ def job(smk: Any) -> Iterator[Job]:
         # the table of gaps reads this line
         log.error("%s ends with exit code %d: %s", smk.rule, code, ENDINGS[code])
         raise SystemExit(code)
+    if run.card is not None:
+        run.card.stop()
+        if run.card.share is not None:  # the table of resources reads this
+            log.info("the card worked in %.4f of the time", run.card.share)
     log.info("%s done in %.1f s, peak memory %.0f MB", smk.rule, time.monotonic() - run.started, peak_mb())
 
 

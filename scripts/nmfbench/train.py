@@ -120,7 +120,7 @@ def train(
         from nmfbench.device import resolve_device  # loads torch
 
         resolve_device(device)  # refused before anything is read or compiled
-    use = GpuUse.of(device if card.gpu else "cpu")
+    use = run.card or GpuUse.of(device if card.gpu else "cpu")
     checkpoint = Path(result).parent / "checkpoint"
     labels = {"conditions": _conditions(data, condition_columns) if card.conditional else None}
     grouped = getattr(model, "multigroup", False)

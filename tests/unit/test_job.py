@@ -150,3 +150,18 @@ def test_a_gpu_that_was_asked_for_is_looked_for_before_the_work(tmp_path, monkey
     assert got == code
     assert ("the work" in text) == (code == 0)
     assert ("torch sees none" in text) == (code != 0)
+
+
+def test_a_job_says_how_much_the_card_worked_that_it_was_granted(tmp_path, monkeypatch):
+    granted = "SimpleNamespace(resources={'gpu': 1, 'gpu_request': 'gpus'}, log"
+    before = """
+import nmfbench.device
+from nmfbench.gpu_use import GpuUse
+nmfbench.device.check_granted = lambda: None
+GpuUse.of = classmethod(lambda cls, device: cls(lambda: 0.5, every=0.01))
+with job("""
+    script = SCRIPT.replace("SimpleNamespace(log", granted).replace("\nwith job(", before)
+    monkeypatch.setitem(globals(), "SCRIPT", script)
+    code, text = finish(tmp_path, "import time; time.sleep(0.2)")
+    assert code == 0
+    assert "the card worked in 0.5000 of the time" in text

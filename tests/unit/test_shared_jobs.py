@@ -18,6 +18,7 @@ FAILED = (
 DONE = (
     "12:00:00 gather_statistics (dataset=demo, scatteritem=1-of-2) starts on node with 2 threads\n"
     "12:00:00 shard 1 of 2: 5 of 10 cells x 4 genes, dense products on cuda:0, 1 MiB for Gram matrices\n"
+    "12:00:01 the card worked in 0.2500 of the time\n"
     "12:00:01 gather_statistics done in 1.0 s, peak memory 300 MB\n"
 )
 BENCHMARK = "s\th:m:s\tmax_rss\tcpu_time\n{0}\t0:00:09\t{1}\t8.0\n"
@@ -131,6 +132,7 @@ def test_every_shared_job_has_its_row_of_resources_and_its_bar(folder):
         ["select_ranks", "ae_nmf", "", 60.0],
     ]
     assert table.query("part == '1-of-2'")[["threads", "device"]].to_numpy().tolist() == [[2, "cuda"]]
+    assert table["gpu_share"].fillna(-1).tolist() == [-1, 0.25, -1, -1]
     assert table[["rank", "seed"]].isna().all(axis=None)
     shown = table.assign(device="cpu")
     figure = resources_figure(shown)

@@ -117,8 +117,8 @@ def collect_resources(
         each; a job that found that it is not applicable has none. ``cpu_efficiency`` is the CPU time of the
         whole job over its time on all its threads; ``queue_seconds`` the time it waited in the queue;
         ``compile_seconds`` what a training compiled before its seconds were counted; ``training`` what an
-        autoencoder's estimated (``exact``, ``minibatch`` or ``published``); ``gpu_share`` in how much of a
-        training's time its card worked.
+        autoencoder's estimated (``exact``, ``minibatch`` or ``published``); ``gpu_share`` in how much of its
+        time the card of a training worked, or of another job that asked a scheduler for one.
     """
     import pandas as pd
 
@@ -172,7 +172,7 @@ def _measured_by_run(cell: Cell, directory: str | Path) -> dict[str, Any]:
 def _scheduled(path: Path | None, accounted: Mapping[str, Accounted]) -> dict[str, Any]:
     """What the log of a job tells about how it was run, and accounting about how it waited."""
     job = job_of(path)
-    found = {"threads": threads_of(path), "job": job, "device": gpu_of(path)}
+    found = {"threads": threads_of(path), "job": job, "device": gpu_of(path), "gpu_share": share_of(path)}
     if job in accounted:
         found["queue_seconds"] = accounted[job].queue_seconds
     return found
@@ -187,6 +187,16 @@ def threads_of(log: Path | None) -> int | None:
 def gpu_of(log: Path | None) -> str | None:
     """``cuda`` where the job that wrote this log says that its products are made there."""
     return _in_head(log, r" products on (cuda)")
+
+
+def share_of(log: Path | None) -> float | None:
+    """In how much of the time of the job that wrote this log its card worked, as it says at its end."""
+    if log is None or not log.is_file():
+        return None
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - 4096, 0))
+        found = re.search(rb"the card worked in ([\d.]+) of the time", file.read())
+    return float(found.group(1)) if found else None
 
 
 def _in_head(log: Path | None, pattern: str) -> str | None:
