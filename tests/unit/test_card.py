@@ -16,7 +16,7 @@ from card_fits import FITS, after, fitted, numbers, put
 from nmfbench.errors import InputError
 from nmfbench.models import AENMF, CAENMF1, CAENMF2, get_model
 from nmfbench.models.autoencoder import card_layout, on_card
-from nmfbench.models.autoencoder.card_labels import orthonormal
+from nmfbench.models.autoencoder.card_labels import projectors
 from nmfbench.models.autoencoder.card_layout import DonorTiles, tile_rows
 from nmfbench.models.autoencoder.card_steps import CardSteps, products_in
 from nmfbench.models.autoencoder.penalties import group_sums, one_hot_sums
@@ -188,8 +188,7 @@ def test_projectors_without_decomposition_are_those_of_the_pseudo_inverse(seed):
         P_main = main[rows] @ np.linalg.pinv(main[rows])
         R[rows] = others[rows] - P_main @ others[rows]
         found[np.ix_(rows, rows)] = P_main
-    Q = orthonormal(torch.from_numpy(R), same).numpy()
-    found += (Q @ Q.T) * same.numpy()
+    found += projectors(torch.from_numpy(R), same).numpy()
     for t in np.unique(kind):
         rows = np.flatnonzero(kind == t)
         C = np.concatenate([main[rows], others[rows]], axis=1)

@@ -16,8 +16,8 @@ class CardLabels:
     Places of the batch that no cell fills have no part in any sum. With one condition column, the group of a
     cell is made of the cells of the batch that have its type and condition, so Inv needs one matrix of cells
     x cells. With several, what the other columns add to the one with most values is made orthogonal to it and
-    in itself (:func:`orthonormal`): the projectors of the pseudo-inverses, without decompositions, which no
-    recorded step can have.
+    in itself (:func:`projectors`): what the pseudo-inverses give, without decompositions, which no recorded
+    step can have.
 
     Parameters
     ----------
@@ -66,8 +66,7 @@ class CardLabels:
         if others:
             added = torch.cat(others, dim=1).double()
             added -= (same_group.double() @ added) / sizes
-            Q = orthonormal(added, same_type.double()).to(H.dtype)
-            result += ((Q @ Q.T) * same_type) @ H
+            result += projectors(added, same_type.double()).to(H.dtype) @ H
         if self.centred:
             result -= (same_type @ H) / cells.clamp(min=1)
         return torch.where((cells >= 2) & self.there[:, None], result, 0.0)
@@ -85,29 +84,31 @@ class CardLabels:
         return both.to(self.C.dtype)
 
 
-def orthonormal(R: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """Gram-Schmidt of the columns of R within each group of rows, by the same calls whatever the numbers.
+def projectors(R: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """Projector onto the columns of R within each group of rows, by the same calls whatever the numbers.
 
-    A column that depends on those before it becomes zero in its group: rounding leaves about 1e-30 of the
-    square of what was an indicator, and one that does not depend on them keeps far more than :data:`_NONE`.
+    Gram-Schmidt, whose few calls for each column are small. A column that depends on those before it becomes
+    zero in its group: rounding leaves about 1e-30 of the square of what was an indicator, and one that does
+    not depend on them keeps far more than :data:`_NONE`.
 
     Parameters
     ----------
     R : Tensor of float64 of shape (rows, columns)
         In each group, what is left of indicators (0 and 1) after others were projected out.
     same : Tensor of float64 of shape (rows, rows)
-        1 where two rows are of the same group.
+        1 where two rows are of the same group, else 0.
 
     Returns
     -------
-    Tensor of float64 of shape (rows, columns)
-        Q such that the rows of a group of it are orthonormal columns and columns of zeros.
+    Tensor of float64 of shape (rows, rows)
+        0 where two rows are of different groups.
     """
-    found = []
+    orthogonal, scaled = [], []
     for _ in range(R.shape[1]):
-        r, R = R[:, 0], R[:, 1:]
-        squares = same @ (r * r)
-        q = torch.where(squares > _NONE, r / squares.clamp(min=_NONE).sqrt(), 0.0)
-        R = R - q[:, None] * (same @ (q[:, None] * R))
-        found.append(q)
-    return torch.stack(found, dim=1)
+        r = R[:, :1]
+        products = same @ (r * R)  # of this column with itself and the later ones, in the row's own group
+        squares = products[:, :1]
+        orthogonal.append(r)
+        scaled.append(r * ((squares > _NONE) / squares.clamp(min=_NONE)))
+        R = torch.addcmul(R[:, 1:], scaled[-1], products[:, 1:], value=-1)
+    return (torch.cat(scaled, dim=1) @ torch.cat(orthogonal, dim=1).T) * same
