@@ -18,14 +18,14 @@ from nmfbench.models import AENMF, CAENMF1, CAENMF2, get_model
 from nmfbench.models.autoencoder import card_layout, on_card
 from nmfbench.models.autoencoder.card_labels import projectors
 from nmfbench.models.autoencoder.card_layout import DonorTiles, tile_rows
-from nmfbench.models.autoencoder.card_steps import CardSteps, products_in
+from nmfbench.models.autoencoder.card_steps import CardSteps
 from nmfbench.models.autoencoder.penalties import group_sums, one_hot_sums
 from nmfbench.models.labels import FitData, encode_conditions, encode_strata
 from nmfbench.rows import card as card_module
 from nmfbench.rows.batches import Batch
 from nmfbench.rows.card import ResidentRows, WindowedRows
 from nmfbench.rows.card_memory import CardPlacement, dense_on_card, place_on_card
-from nmfbench.rows.dense import DenseRows
+from nmfbench.rows.dense import DenseRows, products_in
 from nmfbench.rows.memory import InMemoryRows
 
 N, P, K = 60, 35, 5

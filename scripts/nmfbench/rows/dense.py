@@ -7,6 +7,8 @@ threads can change it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,3 +117,14 @@ class Densifier:
         self._flat.zero_()
         self._flat.index_put_((targets,), held.data.index_select(0, places))
         return self.block
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Products of float32 matrices in TF32 on cards that have it, where `precision` says so; else in full."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

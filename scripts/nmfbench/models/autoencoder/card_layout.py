@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nmfbench.rows.batches import Batch
+from nmfbench.rows.dense import products_in
 
 CHUNK = 2**28
 """Bytes of the loadings of all tiles that are gathered at once."""
@@ -155,7 +156,8 @@ def donor_gradients(
         # D_c of these genes at once: nothing more is asked of V than its Gram matrix
         torch.bmm(V, A, out=D[:, genes])
         products = torch.bmm(tiles[:, :, genes].mT, H)
-        D[:, genes].view(m, -1).addmm_(mine, products.view(n, -1), alpha=-1)
+        with products_in("float32"):  # a sum of what was made, which TF32 would cut once more
+            D[:, genes].view(m, -1).addmm_(mine, products.view(n, -1), alpha=-1)
     through_H = torch.baddbmm(Y, H, G.index_select(0, donors), beta=-1).view(-1, k)
     torch.sum(D, dim=0, out=out).addmm_(X.T, through_H)
 

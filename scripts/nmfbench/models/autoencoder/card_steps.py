@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from math import sqrt
 
 import numpy as np
@@ -14,7 +13,7 @@ from nmfbench.models.autoencoder.adam import BETA1, BETA2
 from nmfbench.models.autoencoder.minibatch import BatchObjective
 from nmfbench.rows.batches import Batch, CardBatch
 from nmfbench.rows.card import ROOM, CardRows
-from nmfbench.rows.dense import DenseRows, Densifier
+from nmfbench.rows.dense import DenseRows, Densifier, products_in
 
 log = logging.getLogger(__name__)
 
@@ -193,14 +192,3 @@ class CardSteps:
                 self.rows.nonzeros, self.layout.n_places, self.objective.W.shape[0], int(ROOM * longest) + 1
             )
             self._graph = None
-
-
-@contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Products of float32 matrices in TF32 on cards that have it, where `precision` says so; else in full."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
