@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+from nmfbench.rows.dense import products_in
+
 BUDGET = 0.05
 """Seconds for each of the two."""
 
@@ -30,14 +32,10 @@ def measured_rates(device: torch.device, side: int = _SIDE, n_bytes: int = _BYTE
     product, copy : float
         Two digits of each: a choice that rests on them should not turn with noise.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with products_in("float32"):
         A = torch.ones((side, side), device=device)
         out = torch.empty_like(A)
         product = side**3 / _seconds(lambda: torch.mm(A, A, out=out), device)
-    finally:
-        torch.set_float32_matmul_precision(before)
     here = torch.zeros(n_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     there = torch.empty(n_bytes, dtype=torch.uint8, device=device)
     copy = n_bytes / _seconds(lambda: there.copy_(here, non_blocking=True), device)

@@ -18,7 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from card_fits import FITS, fitted, numbers, put
 from nmfbench.models.autoencoder import on_card
+from nmfbench.models.autoencoder.card_layout import donor_gradients
 from nmfbench.models.autoencoder.card_steps import CardSteps
+from nmfbench.rows.dense import products_in
 
 
 class Tape(TorchDispatchMode):
@@ -138,6 +140,28 @@ def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(recording, monkeyp
     assert not found.minibatches_["recorded"]
     assert numbers(found.history_) == numbers(plain.history_)
     assert np.array_equal(found.components_, plain.components_)
+
+
+class Precisions(TorchDispatchMode):
+    """The precision in which each kind of product was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found.setdefault(function.overloadpacket.__name__, set()).add(
+            torch.get_float32_matmul_precision()
+        )
+        return function(*args, **(kwargs or {}))
+
+
+def test_sums_over_tiles_are_made_in_full_where_products_are_not():
+    X, W, U, out = (torch.rand(*shape) for shape in ((6, 5), (5, 3), (2, 5, 3), (5, 3)))
+    with products_in("tf32"), Precisions() as precisions:
+        donor_gradients(X, torch.tensor([0, 1, 1]), W, U, torch.empty_like(U), out)
+    assert precisions.found["bmm"] == precisions.found["baddbmm"] == {"high"}
+    assert precisions.found["addmm_"] == {"highest", "high"}, "the tiles' sum, and the gradient of W"
 
 
 # On torch's device of shapes without numbers ----------------------------------------------------------------
