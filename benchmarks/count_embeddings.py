@@ -35,6 +35,10 @@ WAYS: dict[str, tuple[str, dict]] = {
         {**SIZES, "init": "nndsvd", "learn_rates": "pattern"},
     ),
     "exponential, sizes, p by gene": ("pyro_exponential", {**SIZES, "learn_probs": "gene"}),
+    "exponential, sizes, nndsvd, p by gene": (
+        "pyro_exponential",
+        {**SIZES, "init": "nndsvd", "learn_probs": "gene"},
+    ),
     "gamma": ("pyro_gamma_nb", {}),
     "gamma, ARD": ("pyro_gamma_nb", {"learn_rates": "pattern"}),
     "gamma, nndsvd": ("pyro_gamma_nb", {"init": "nndsvd"}),
