@@ -197,8 +197,10 @@ class Grid:
         """Everything the benchmark makes: tables and figures of every dataset."""
         wanted = [f"tables/{name}.csv" for name in CSVS]
         wanted += [f"tables/{name}.tsv" for name in TABLES] + [f"figures/{name}.png" for name in FIGURES]
-        if self.config.rank_selection.models:
+        if self.config.rank_selection.by_hidden_genes:
             wanted += ["tables/rank_selection.tsv", "figures/rank_selection.png"]
+        if self.config.rank_selection.by_unseen_molecules:
+            wanted += ["tables/unseen_molecules.tsv", "figures/unseen_molecules.png"]
         files = [file for name in wanted for file in self.fits(f"<results>/{{dataset}}/{name}")]
         files += self.fits(f"<results>/{self.first_fit}/factors.html")
         if self.config.factors.across_datasets:

@@ -44,7 +44,7 @@ class Plan(Grid):
 
     def donor_grams(self, wildcards: Any) -> bool:
         """Whether a model with loadings of its own for each donor is fitted from a dataset's statistics."""
-        swept = self.config.rank_selection.models
+        swept = self.config.rank_selection.by_hidden_genes
         return any(
             self.config.card(name).own_loadings
             and (name in swept or self._from_statistics(wildcards.dataset, name))
@@ -164,7 +164,7 @@ class Plan(Grid):
         dataset, n = wildcards.dataset, self.config.statistics.shards
         folder = self.place(f"<results>/{dataset}")
         asked = dict.fromkeys(file for model in self.config.models for file in self.needs_of(dataset, model))
-        swept = self.config.rank_selection.models
+        swept = self.config.rank_selection.by_hidden_genes
         parts = ["all"] * (f"{folder}/statistics/all.h5" in asked) + ["fitted", "held_out"] * bool(swept)
         shards = [f"{folder}/statistics/shards/{number}-of-{n}.h5" for number in range(1, n + 1)]
         merged = {part: f"{folder}/statistics/{part}.h5" for part in parts}
@@ -185,6 +185,9 @@ class Plan(Grid):
             needs = [merged["fitted"], merged["held_out"]]
             file = f"{folder}/{model}/rank_selection.tsv"
             jobs.append(self._job(dataset, "select_ranks", file, needs, model=model))
+        for model in self.config.rank_selection.by_unseen_molecules:
+            file = f"{folder}/{model}/unseen_molecules.tsv"
+            jobs.append(self._job(dataset, "score_unseen_molecules", file, [filtered], model=model))
         for file in asked:
             if Path(file).name.startswith("shuffled-"):
                 order = Path(file).stem.removeprefix("shuffled-")

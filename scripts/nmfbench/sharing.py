@@ -136,7 +136,7 @@ def _weigh(
             shared = one["gram"] if fits <= config.statistics.memory_mb else alone
             from_statistics += shared * len(config.seeds)
     # a rank selection makes the pass anyway
-    there = bool(config.rank_selection.models)
+    there = bool(config.rank_selection.by_hidden_genes)
     seconds = {
         "pass": 0.0 if there else pass_seconds(n, p, nnz, gathering),
         "jobs": JOB_SECONDS * (1 if there else config.statistics.shards + 1),

@@ -367,3 +367,4 @@ def test_the_recommended_config_is_one(repository):
     assert list(config.models) == ["nmf_harmony", "base_nmf", "ae_nmf_common", "pca", "harmony"]
     assert config.datasets["mydata"].gene_scaling == "sqrt"
     assert (config.ranks, len(config.seeds)) == ([50], 5)
+    assert config.rank_selection.by_unseen_molecules == ["ae_nmf_common"]

@@ -151,3 +151,4 @@ def test_what_would_fit_the_values_as_they_are_is_refused_beside_it():
     load_config(config | {"donor_transfer": {"enabled": True}, "deviance": {"enabled": True}})
     with pytest.raises(InputError, match="gene_scaling"):
         load_config(config | {"rank_selection": {"models": ["ae_nmf"]}})
+    load_config(config | {"rank_selection": {"models": ["ae_nmf"], "criterion": "unseen_molecules"}})

@@ -208,7 +208,15 @@ rule collect_tables:
         donors="<results>/{dataset}/donors.tsv",
         # not read, but their jobs stand in the tables of resources and of gaps: one that still runs would be a gap
         umaps=plan.fits_of(f"<results>/{plan.first_fit}/umap.tsv.gz"),
-        sweeps=expand("<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.models),
+        sweeps=[
+            *expand(
+                "<results>/{{dataset}}/{model}/rank_selection.tsv", model=cfg.rank_selection.by_hidden_genes
+            ),
+            *expand(
+                "<results>/{{dataset}}/{model}/unseen_molecules.tsv",
+                model=cfg.rank_selection.by_unseen_molecules,
+            ),
+        ],
     output:
         clustering=score_tables("clustering_metrics", "clustering (ARI, NMI)"),
         clustering_pages=score_tables("clustering_metrics", "clustering (ARI, NMI)", "html"),

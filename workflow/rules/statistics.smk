@@ -72,7 +72,7 @@ rule select_ranks:
         revision=revision("select_ranks"),
         kind=lambda wildcards: plan.section(wildcards).kind,
         settings=lambda wildcards: plan.section(wildcards).parameters(),
-        sweep=cfg.rank_selection.model_dump(exclude={"models", "held_out_shards"}),
+        sweep=cfg.rank_selection.model_dump(exclude={"models", "held_out_shards", "criterion", "tolerance"}),
         device=plan.device,
     script:
         "../../scripts/select_ranks.py"

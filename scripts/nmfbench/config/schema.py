@@ -276,7 +276,9 @@ class Config(Section):
             able = [key for key, model in self.models.items() if "statistics" in CARDS[model.kind].needs]
             if name not in able:
                 raise ValueError(f"rank_selection.models: {name!r} is no autoencoder of `models`; {able} are")
-        if chosen.models and chosen.held_out_shards >= self.statistics.shards:
+            if chosen.by_unseen_molecules and (why := self._not_from_the_other_half(name)):
+                raise ValueError(f"rank_selection.models: {name!r} by criterion unseen_molecules: {why}")
+        if chosen.by_hidden_genes and chosen.held_out_shards >= self.statistics.shards:
             raise ValueError(
                 f"rank_selection.held_out_shards: {chosen.held_out_shards} of {self.statistics.shards} "
                 "statistics.shards leaves none to fit; give more shards"
@@ -294,13 +296,21 @@ class Config(Section):
                 raise ValueError(f"rank_selection.penalties: {negative} must not be negative")
         return self
 
+    def _not_from_the_other_half(self, name: str) -> str | None:
+        """Why a model does not write one half of the molecules as X WᵀW of the other; None where it does."""
+        if self.card(name).conditional:
+            return "it is told the donors; take a model that is not"
+        if self.models[name].kind == "ae_nmf_blind":
+            return "it leaves WᵀW's diagonal free; take ae_nmf or ae_nmf_common"
+        return None
+
     @model_validator(mode="after")
     def _genes_are_scaled_where_fits_are_made(self) -> Config:
         scaled = [name for name, dataset in self.datasets.items() if dataset.gene_scaling != "none"]
-        if scaled and self.rank_selection.models:
+        if scaled and self.rank_selection.by_hidden_genes:
             raise ValueError(
-                f"gene_scaling of {scaled}: rank_selection would fit the values as they are; "
-                "leave one of them out"
+                f"gene_scaling of {scaled}: rank_selection by hidden_genes would fit the values as they are; "
+                "leave one of them out, or set rank_selection.criterion: unseen_molecules"
             )
         return self
 

@@ -42,26 +42,58 @@ class RankSelection(Section):
     models: list[Name] = Field(
         [], description="Autoencoders to fit, by their names in `models`. Empty: no rank selection."
     )
+    criterion: Literal["hidden_genes", "unseen_molecules"] = Field(
+        "hidden_genes",
+        description="What fits are judged by: genes hidden in cells left out, predicted from the others; "
+        "or half of the molecules of all cells, written from the other half.",
+    )
+    tolerance: float = Field(
+        0.002,
+        ge=0,
+        description="With `unseen_molecules`, the smallest rank is taken whose error is above the least "
+        "by no more than this share of it.",
+    )
     ranks: list[Rank] = Field([10, 20, 40, 80], min_length=1, description="Numbers of factors k to compare.")
     seeds: list[Seed] = Field(
-        [0, 1, 2], min_length=2, description="Random starts of each; their agreement is the stability."
+        [0, 1, 2],
+        min_length=2,
+        description="Random starts of each; their agreement is the stability. With `unseen_molecules`: "
+        "random halves.",
     )
     penalties: list[dict[str, float]] = Field(
         [{}],
         min_length=1,
-        description="Sets of penalties to compare, each over the model's own: `[{}, {penalty_W: 0.1}]`.",
+        description="With `hidden_genes`, sets of penalties to compare, each over the model's own: "
+        "`[{}, {penalty_W: 0.1}]`.",
     )
     held_out_shards: int = Field(
         1,
         ge=1,
-        description="Of `statistics.shards`, random sets of cells: so many are left out of the fits, "
-        "which are then judged on them.",
+        description="With `hidden_genes`, of `statistics.shards`, random sets of cells: so many are "
+        "left out of the fits, which are then judged on them.",
     )
     gene_folds: int = Field(
         5,
         ge=2,
-        description="In the cells left out, the genes of each fold in turn are predicted from the others.",
+        description="With `hidden_genes`, in the cells left out, the genes of each fold in turn are "
+        "predicted from the others.",
     )
+
+    @property
+    def by_hidden_genes(self) -> list[str]:
+        """The models that are fitted from statistics and judged on cells left out."""
+        return self.models if self.criterion == "hidden_genes" else []
+
+    @property
+    def by_unseen_molecules(self) -> list[str]:
+        """The models that are fitted to half of the molecules and judged by the other half."""
+        return self.models if self.criterion == "unseen_molecules" else []
+
+    @model_validator(mode="after")
+    def _penalties_have_their_criterion(self) -> RankSelection:
+        if self.by_unseen_molecules and self.penalties != [{}]:
+            raise ValueError("penalties: sets of them are compared by criterion hidden_genes alone")
+        return self
 
     @model_validator(mode="after")
     def _no_value_twice(self) -> RankSelection:

@@ -19,6 +19,7 @@ _WHERE = {
     "resources_figure": "resources",
     "comparison_figure": "comparison",
     "rank_selection_figure": "rank_selection",
+    "unseen_molecules_figure": "unseen_molecules",
     "save": "style",
 }
 __all__ = list(_WHERE)

@@ -66,7 +66,7 @@ def rank_selection_figure(
             for model in models:
                 rows, means = single[single["model"] == model], mean[mean["model"] == model]
                 _draw(axes, rows, means.sort_values("rank"), measure, styles[model])
-            _finish(axes, sorted(single["rank"].unique()), words)
+            label_ranks(axes, sorted(single["rank"].unique()), words)
             if measure == "predicted_error":
                 _cut_off(axes, mean)
     handles = [
@@ -109,7 +109,7 @@ def _cut_off(axes: Axes, means: pd.DataFrame) -> None:
         axes.set_ylim(lowest - 0.1 * (top - lowest), top)
 
 
-def _finish(axes: Axes, ranks: list[int], words: str) -> None:
+def label_ranks(axes: Axes, ranks: list[int], words: str) -> None:
     """Label the axes; ranks stand at equal ratios, with their numbers."""
     axes.set_xscale("log", base=2)
     shown = ranks[:1]
