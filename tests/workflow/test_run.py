@@ -142,6 +142,17 @@ def test_two_fits_are_compared(finished):
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_rank_that_unseen_molecules_ask_for(finished):
+    tables = finished / "results" / "micro" / "tables"
+    chosen = pd.read_csv(tables / "unseen_molecules.tsv", sep="\t")
+    fits = pd.read_csv(tables / "unseen_molecules_fits.tsv", sep="\t")
+    assert list(chosen["rank"]) == [2, 4, 6]
+    assert chosen["chosen"].sum() == 1
+    errors = fits.groupby("rank")["unseen_error"].mean()
+    assert chosen.loc[chosen["chosen"], "rank"].item() == errors.index[errors <= 1.002 * errors.min()].min()
+    assert (finished / "results/micro/figures/unseen_molecules.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_factors_are_described_and_new_cells_embedded(finished):
     results = finished / "results" / "micro"
     summary = pd.read_csv(results / "tables" / "factor_summary.tsv", sep="\t")
