@@ -14,7 +14,7 @@ import pytest
 import browser
 from snake import snakemake
 
-MICRO = ["--configfile", "tests/configs/micro.yaml"]
+MICRO = ["--configfile", "tests/configs/micro.yaml", "tests/configs/micro_ranks.yaml"]
 MODELS = {
     "base_nmf": "Base_NMF",
     "ae_nmf": "AE_NMF",
