@@ -33,6 +33,7 @@ OF_REFERENCE = ("PCR", "scGraph")
 
 class Run:
     threads = 1
+    card = None
 
     @staticmethod
     def stop_requested():

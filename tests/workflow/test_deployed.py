@@ -24,9 +24,14 @@ use rule * from nmfbench
 """
 
 
-@pytest.fixture
-def deployed(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
     """A folder as snakedeploy makes it, of this very tree under a tag; git finds the remote on disk."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield deploy(tmp_path_factory.mktemp("deployed"), monkeypatch)
+
+
+def deploy(tmp_path, monkeypatch):
     work = tmp_path / "work"
     git = ("git", "-C", str(REPOSITORY))
     try:

@@ -20,7 +20,6 @@ MODELS = {
     "ae_nmf": "AE_NMF",
     "cae_nmf2": "CAE_NMF2",
     "pyro_gamma_nb": "Pyro_GammaNB",
-    "pnmf_donor": "PNMF_donor",
 }
 CLUSTERING_COLUMNS = "Model,ARI,ARI Std,NMI,NMI Std"
 CLASSIFICATION_COLUMNS = (
@@ -85,7 +84,6 @@ def test_summaries_are_means_over_folds_seeds_and_classifiers(finished):
             ["W_concat_k5"],
             "CNMF_2nd_donorOnly",
         ),
-        ("pnmf_donor", ["H_pnmf_k5", "H_pnmf_sd_k5", "H_pnmf_marginal_k5"], ["W_pnmf_k5"], "PNMFDonor"),
     ],
 )
 def test_results_have_the_published_keys_and_no_counts(finished, model, obsm, varm, name):
