@@ -74,7 +74,7 @@ def sweep(
 
     cells, others = load(fitted, memory_map=True), load(held_out, memory_map=True)
     _check_parts(fitted, cells, held_out, others)
-    _check_ranks(ranks, cells)
+    check_ranks(ranks, cells.n_cells, len(cells.layout.genes))
     model_class = get_model(kind)
     make = {
         label: {**settings, **chosen, "init": "random", "device": device}
@@ -182,11 +182,11 @@ def _check_parts(path: str | Path, cells: Statistics, other_path: str | Path, ot
         )  # fmt: skip
 
 
-def _check_ranks(ranks: Sequence[int], cells: Statistics) -> None:
-    largest = min(cells.n_cells, len(cells.layout.genes))
-    if max(ranks) > largest:
+def check_ranks(ranks: Sequence[int], n_cells: int, n_genes: int) -> None:
+    """Refuse ranks that the data cannot carry, before anything is fitted."""
+    if max(ranks) > min(n_cells, n_genes):
         raise InputError(
             f"rank_selection.ranks: {max(ranks)} is larger than the data",
-            f"ranks of at most {largest}", f"{cells.n_cells} cells x {len(cells.layout.genes)} genes",
+            f"ranks of at most {min(n_cells, n_genes)}", f"{n_cells} cells x {n_genes} genes",
             "leave the larger ranks out",
         )  # fmt: skip

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nmfbench.endings import Interrupted
-from nmfbench.errors import InputError
 from nmfbench.job import Job
+from nmfbench.rank_selection import check_ranks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -78,12 +78,7 @@ def score_unseen_molecules(
     from nmfbench.tables.files import write_table
 
     counts = load_normalised(filtered, **AS_COUNTED)
-    if max(ranks) > min(counts.shape):
-        raise InputError(
-            f"rank_selection.ranks: {max(ranks)} is larger than the data",
-            f"ranks of at most {min(counts.shape)}", f"{counts.shape[0]} cells x {counts.shape[1]} genes",
-            "leave the larger ranks out",
-        )  # fmt: skip
+    check_ranks(ranks, *counts.shape)
     folder = Path(table).with_suffix(".fits")
     options = {**settings, "init": "nndsvd", "device": device}
     around = {"should_stop": run.stop_requested, "progress": False}
