@@ -1,76 +1,78 @@
-"""Split counts told the donors (model 1), which is no registered model: docs/denoising.md says why.
+"""Registered models that are told the donors, at several weights of the donors' likeness, on labelled counts.
 
-    python benchmarks/denoising_conditional.py a.h5ad --rank 20 --scaling sqrt --seeds 2
+    python benchmarks/denoising_conditional.py a.h5ad --models cae_nmf1_common cae_nmf2_common \\
+        --rank 20 --scaling sqrt --seeds 3 --weights 0 20 100 --out t.tsv
+    python benchmarks/denoising_conditional.py --table t.tsv
 
-Beside it `cae_nmf1_common` with the same weights; the protocol is that of benchmarks/denoising.py.
+The protocol is that of benchmarks/denoising.py. A model without `penalty_invariance` has one row for all
+weights; one of counts is given the counts and scales its genes itself. Rows that `--out` holds already are
+not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from pathlib import Path
 
 import numpy as np
-from denoising import RIDGE, Cells, descend, gene_factors, operator_for, scaled, score
+import pandas as pd
+from denoising import Cells, gene_factors, one_gene, scaled, score
+from denoising_tables import table
 
 from nmfbench.data import normalise_block
-from nmfbench.data.halves import mean_and_difference
-from nmfbench.models import CAENMF1Common
-from nmfbench.models.autoencoder.exact import TiedObjective, minimise, sums_of_blocks
-from nmfbench.models.autoencoder.exact.denoising import unique_squares
-from nmfbench.models.denoising.card import AdditiveCommonNMF
-from nmfbench.models.denoising.conditional import clusters_of
+from nmfbench.models import get_card, get_model
 
 
-def split_told_the_donors(cells: Cells, X, factors, rank: int, seed: int, weight: float) -> np.ndarray:
-    """Embedding of all counts, by loadings of split counts with a profile for each donor.
-
-    As `cae_nmf1_common`: clusters of the fit that is not told the donors, where the descent begins.
-    """
-    section = AdditiveCommonNMF()
-    operator = operator_for("ae_nmf_split", cells.counts, X, factors, seed)
-    W = descend("ae_nmf_split", operator, rank, seed).W
-    clusters = clusters_of(X @ W.T, section.n_clusters, seed)
-    mean = scaled(mean_and_difference(cells.counts, 0, seed)[0], factors)
-    donors = np.unique(cells.donors, return_inverse=True)[1]
-    objective = TiedObjective(
-        operator,
-        W,
-        penalty_W=RIDGE,
-        conditions=sums_of_blocks(mean, donors, clusters),
-        penalty_U=section.penalty_U,
-        penalty_invariance=weight,
-        centred=True,
-        split=True,
-        unique=unique_squares(operator, min(section.n_axes, rank), seed=seed, halves=True),
-    )
-    return X @ minimise(objective).W.T
+def fit(kind: str, cells: Cells, X, factors: np.ndarray, rank: int, seed: int, **settings):
+    """The fitted estimator; `X` are the scaled values of a model that does not normalise for itself."""
+    model, card = get_model(kind)(rank, random_state=seed, **settings), get_card(kind)
+    if card.normalises:
+        model.gene_factors = factors.astype(np.float32)
+    given = {"conditions": cells.donors} if card.conditional else {}
+    return model.fit(cells.counts if card.normalises else X, progress=False, **given)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("h5ad")
-    parser.add_argument("--n-top", type=int, default=2000)
+    parser.add_argument("h5ad", nargs="?")
+    parser.add_argument("--models", nargs="+", default=["cae_nmf1_common", "cae_nmf2_common"])
+    parser.add_argument("--n-top", type=int, default=2000, help="variable genes; 0: all")
     parser.add_argument("--rank", type=int, default=20)
     parser.add_argument("--scaling", default="sqrt")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 20.0, 100.0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", nargs="+")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.table))
+        return
     cells = Cells(options.h5ad, options.n_top)
     X = normalise_block(cells.counts)
     factors = gene_factors(X, options.scaling)
     X = scaled(X, factors)
-    for weight in options.weights:
-        for seed in range(options.seeds):
-            model = CAENMF1Common(options.rank, penalty_invariance=weight, random_state=seed)
-            found = {
-                "cae_nmf1_common": model.fit(X, conditions=cells.donors, progress=False).embedding_,
-                "split, told": split_told_the_donors(cells, X, factors, options.rank, seed, weight),
-            }
-            for name, H in found.items():
-                shown = ", ".join(
-                    f"{key} {value:.3f}" for key, value in score(H, cells.types, cells.donors).items()
-                )
-                print(f"{name}, weight {weight:g}, seed {seed}: {shown}", flush=True)
+    done = pd.read_csv(options.out, sep="\t") if options.out and options.out.exists() else pd.DataFrame()
+    for seed in range(options.seeds):
+        for kind in options.models:
+            weighed = "penalty_invariance" in get_card(kind).section.model_fields
+            for weight in options.weights if weighed else [None]:
+                settings = {} if weight is None else {"penalty_invariance": weight}
+                shown = " ".join([kind, *(f"{key}={value:g}" for key, value in settings.items())])
+                key = {"data": cells.name, "model": shown, "rank": options.rank}
+                key |= {"scaling": options.scaling, "seed": seed}
+                if len(done) and (done[list(key)] == pd.Series(key)).all(axis=1).any():
+                    continue
+                began = time.process_time()
+                model = fit(kind, cells, X, factors, options.rank, seed, **settings)
+                made = {"sweeps": model.n_iter_, "cpu_s": time.process_time() - began}
+                made["one_gene"] = one_gene(model.components_)
+                found = score(model.embedding_, cells.types, cells.donors)
+                row = pd.DataFrame([key | found | made])
+                done = pd.concat([done, row], ignore_index=True)
+                if options.out:
+                    done.to_csv(options.out, sep="\t", index=False)
+                print(row.to_string(index=False, header=False), flush=True)
 
 
 if __name__ == "__main__":
