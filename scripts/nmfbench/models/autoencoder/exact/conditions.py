@@ -1,4 +1,4 @@
-"""What the conditional models need of the cells besides K: sums over donors and cell types."""
+"""What the conditional models need of the cells besides K, and what the objectives of model 1 make of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nmfbench.errors import InputError
+from nmfbench.models.autoencoder.exact.operators import Operator, gram
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,77 @@ class ConditionSums:
         """T̃ = T - N x̄ᵀ, (M, genes), with HSIC(W) = ||W T̃ᵀ||²."""
         total, sizes = self.total.astype(float), np.diag(self.overlap)
         return total - sizes[:, None] * (total.sum(axis=0) / sizes.sum())
+
+
+class ToldConditions:
+    """What the objectives of model 1 share: the profiles U, and penalties ``||W Fᵀ||²`` on the loadings.
+
+    Attributes
+    ----------
+    conditional : bool
+        Whether there are conditions; without them every array here is empty and U is None.
+    T, U : (genes, M) arrays
+        Xᵀ C and the profiles.
+    N : (M, M) array
+        Cᵀ C.
+    F : (genes, rows) array
+        Of the invariance penalty (the first `n_inv` rows) and of HSIC, weights included.
+    """
+
+    W: np.ndarray
+    n: int
+
+    def _tell(
+        self,
+        operator: Operator,
+        U: np.ndarray | None,
+        conditions: ConditionSums | None,
+        *,
+        penalty_U: float,
+        penalty_invariance: float,
+        penalty_hsic: float = 0.0,
+        centred: bool,
+    ) -> None:
+        p, kind = operator.n_genes, operator.dtype
+        self.conditional, self.penalty_U = conditions is not None, float(penalty_U)
+        self.T, self.N, self.U = np.zeros((p, 0), kind), np.zeros((0, 0), kind), None
+        inv = hsic = np.zeros((0, p))
+        if conditions is not None:
+            if conditions.sums.shape[2] != p:
+                raise InputError(
+                    "condition sums", f"{p} genes, as in the operator", str(conditions.sums.shape[2]),
+                    "gather both from the same cells",
+                )  # fmt: skip
+            self.T = np.ascontiguousarray(conditions.total.T, dtype=kind)
+            self.N = conditions.overlap.astype(kind)
+            if penalty_invariance > 0:
+                inv = np.sqrt(penalty_invariance) * conditions.invariance_rows(
+                    operator.n_cells, centred=centred
+                )
+            if penalty_hsic > 0:
+                hsic = np.sqrt(penalty_hsic) * conditions.hsic_rows()
+            self.U = np.zeros_like(self.T) if U is None else np.ascontiguousarray(U.T, dtype=kind)
+        self.n_inv = inv.shape[0]
+        self.F = np.ascontiguousarray(np.concatenate([inv, hsic]).T, dtype=kind)  # genes x rows
+        self._penalty: dict[int, np.ndarray] = {}
+
+    def _evaluate_told(self) -> tuple[float, dict[str, float]]:
+        """What U adds to ``||X - X Wᵀ W||²``, and the penalties; keeps T Wᵀ, U Wᵀ and F Wᵀ."""
+        W, T, U = self.W, self.T, self.U
+        self.R, self.V, self.D = gram(T, W), gram(U, W), gram(self.F, W)
+        UU = gram(U)
+        added = float((self.N * UU).sum() + 2 * (self.R * self.V).sum() - 2 * np.trace(gram(T, U)))
+        return added, {
+            "penalty_U": self.penalty_U * float(np.trace(UU)),
+            "invariance": float(np.square(self.D[: self.n_inv]).sum()) / self.n,
+            "hsic": float(np.square(self.D[self.n_inv :]).sum()) / self.n,
+        }
+
+    def _penalty_block(self, low: int, high: int) -> np.ndarray:
+        """F_bᵀ F_b of a block of genes, (b, b)."""
+        if low not in self._penalty:
+            self._penalty[low] = self.F[low:high] @ self.F[low:high].T
+        return self._penalty[low]
 
 
 def sums_of_blocks(X, conditions: np.ndarray, types: np.ndarray | None = None) -> ConditionSums:

@@ -9,11 +9,11 @@ import numpy as np
 
 from nmfbench.errors import InputError
 from nmfbench.models.autoencoder.exact import kernels, kernels_donor
-from nmfbench.models.autoencoder.exact.conditions import ConditionSums
+from nmfbench.models.autoencoder.exact.conditions import ConditionSums, ToldConditions
 from nmfbench.models.autoencoder.exact.operators import Operator, gram
 
 
-class TiedObjective:
+class TiedObjective(ToldConditions):
     """``||X - X Wᵀ W - C U||²/n + penalty_W ||W||² + penalty_U ||U||² + (invariance + hsic terms)/n``.
 
     That of ae_nmf, and with conditions that of cae_nmf1.
@@ -65,34 +65,17 @@ class TiedObjective:
         self.unique = None if unique is None else np.asarray(unique, kind)
         self.n = operator.n_cells
         self.W = np.ascontiguousarray(W.T, dtype=kind)
-        self.conditional = conditions is not None
-        self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
+        self.penalty_W = float(penalty_W)
         if operator.n_groups != 1 + split:
             raise InputError(
                 "operator", f"{1 + split} group(s) of rows", str(operator.n_groups),
                 "give its groups as split says",
             )  # fmt: skip
-        self.T = np.zeros((p, 0), kind)
-        self.N = np.zeros((0, 0), kind)
-        inv = hsic = np.zeros((0, p))
-        if self.conditional:
-            if conditions.sums.shape[2] != p:
-                raise InputError(
-                    "condition sums", f"{p} genes, as in the operator", str(conditions.sums.shape[2]),
-                    "gather both from the same cells",
-                )  # fmt: skip
-            self.T = np.ascontiguousarray(conditions.total.T, dtype=kind)
-            self.N = conditions.overlap.astype(kind)
-            if penalty_invariance > 0:
-                inv = np.sqrt(penalty_invariance) * conditions.invariance_rows(self.n, centred=centred)
-            if penalty_hsic > 0:
-                hsic = np.sqrt(penalty_hsic) * conditions.hsic_rows()
-        self.n_inv = inv.shape[0]
-        self.F = np.ascontiguousarray(np.concatenate([inv, hsic]).T, dtype=kind)  # genes x rows
-        self._penalty: dict[int, np.ndarray] = {}
-        self.U = None
-        if self.conditional:
-            self.U = np.zeros_like(self.T) if U is None else np.ascontiguousarray(U.T, dtype=kind)
+        self._tell(
+            operator, U, conditions,
+            penalty_U=penalty_U, penalty_invariance=penalty_invariance, penalty_hsic=penalty_hsic,
+            centred=centred,
+        )  # fmt: skip
         size = operator.block_size
         self.blocks = [(a, min(a + size, p)) for a in range(0, p, size)]
 
@@ -111,19 +94,9 @@ class TiedObjective:
             error += 2 * float((self.unique * np.square(W, dtype=np.float64).sum(axis=1)).sum())
         parts = {"penalty_W": self.penalty_W * float(np.trace(self.G))}
         if self.conditional:
-            T, U = self.T, self.U
-            self.R, self.V, self.D = gram(T, W), gram(U, W), gram(self.F, W)
-            UU = gram(U)
-            error += float((self.N * UU).sum() + 2 * (self.R * self.V).sum() - 2 * np.trace(gram(T, U)))
-            parts["penalty_U"] = self.penalty_U * float(np.trace(UU))
-            parts["invariance"] = float(np.square(self.D[: self.n_inv]).sum()) / n
-            parts["hsic"] = float(np.square(self.D[self.n_inv :]).sum()) / n
+            added, told = self._evaluate_told()
+            error, parts = error + added, parts | told
         return {"reconstruction": error / n, **parts}, error / (self.operator.squared_norm or np.nan)
-
-    def _penalty_block(self, low: int, high: int) -> np.ndarray:
-        if low not in self._penalty:
-            self._penalty[low] = self.F[low:high] @ self.F[low:high].T
-        return self._penalty[low]
 
     def sweep(self, relax: float) -> None:
         kind, k = self.operator.dtype, self.W.shape[1]
