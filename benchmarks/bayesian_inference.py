@@ -61,6 +61,7 @@ def curve(counts: sp.csr_matrix, kind: str, rank: int, seed: int, seconds: float
         held_out_fraction=0.1,
         marker_draws=0,
         random_state=seed,
+        learn_probs="fixed",
     )
     model.fit(counts, should_stop=lambda: time.process_time() - started > seconds, progress=False)
     scores = [

@@ -146,7 +146,9 @@ def our_engine(counts: sp.csr_matrix, rank: int, inference: str, device: str = "
     from nmfbench.models.bayesian.pyro_exponential import PyroExponential
 
     place = torch.device("cuda" if device == "cuda" else "cpu")
-    estimator = PyroExponential(rank, inference=inference, max_iter=10**6, random_state=0)
+    estimator = PyroExponential(
+        rank, inference=inference, max_iter=10**6, random_state=0, learn_probs="fixed"
+    )
     estimator.seed_, estimator.sizes_ = 0, None
     problem = build.build_problem(estimator, counts, Given(), place)
     if device == "stand-in":

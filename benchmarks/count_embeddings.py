@@ -20,19 +20,20 @@ import numpy as np
 import pandas as pd
 
 SIZES = {"exposure": "total"}
+FIXED = {"learn_probs": "fixed"}  # p = 0.5
 PNMF = {"mode": "lower-bound"}
 WAYS: dict[str, tuple[str, dict]] = {
     "base_nmf": ("base_nmf", {}),
-    "exponential": ("pyro_exponential", {}),
-    "exponential, ARD": ("pyro_exponential", {"learn_rates": "pattern"}),
-    "exponential, nndsvd": ("pyro_exponential", {"init": "nndsvd"}),
+    "exponential": ("pyro_exponential", FIXED),
+    "exponential, ARD": ("pyro_exponential", {**FIXED, "learn_rates": "pattern"}),
+    "exponential, nndsvd": ("pyro_exponential", {**FIXED, "init": "nndsvd"}),
     "exponential, p by gene": ("pyro_exponential", {"learn_probs": "gene"}),
-    "exponential, sizes": ("pyro_exponential", SIZES),
-    "exponential, sizes, nndsvd": ("pyro_exponential", {**SIZES, "init": "nndsvd"}),
-    "exponential, sizes, ARD": ("pyro_exponential", {**SIZES, "learn_rates": "pattern"}),
+    "exponential, sizes": ("pyro_exponential", {**FIXED, **SIZES}),
+    "exponential, sizes, nndsvd": ("pyro_exponential", {**FIXED, **SIZES, "init": "nndsvd"}),
+    "exponential, sizes, ARD": ("pyro_exponential", {**FIXED, **SIZES, "learn_rates": "pattern"}),
     "exponential, sizes, nndsvd, ARD": (
         "pyro_exponential",
-        {**SIZES, "init": "nndsvd", "learn_rates": "pattern"},
+        {**FIXED, **SIZES, "init": "nndsvd", "learn_rates": "pattern"},
     ),
     "exponential, sizes, p by gene": ("pyro_exponential", {**SIZES, "learn_probs": "gene"}),
     "exponential, sizes, nndsvd, p by gene": (

@@ -33,7 +33,7 @@ def objective(model):
         (EXPONENTIAL, {}),
         (EXPONENTIAL, {"learn_rates": "pattern"}),
         (EXPONENTIAL, {"learn_rates": "fixed", "prior_rate": 2.0, "nb_probs": 0.3}),
-        (EXPONENTIAL, {"use_pois": True}),
+        (EXPONENTIAL, {"use_pois": True, "learn_probs": "fixed"}),
         (EXPONENTIAL, {"inference": "map", "learn_rates": "fixed", "learn_probs": "gene"}),
         (
             GAMMA,
@@ -59,7 +59,7 @@ def test_the_bound_never_falls(kind, parameters):
 
 def test_most_probable_factors_are_where_the_dense_density_is_flat():
     """Value and slopes of the log-density, by torch: slopes are 0, or downwards at factors of 0."""
-    settings = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0}
+    settings = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0, "learn_probs": "fixed"}
     data = SMALL[:60, :50]
     model = fit(EXPONENTIAL, 3, data, max_iter=3000, tol=1e-8, **settings)
     assert model.converged_
@@ -83,7 +83,7 @@ def test_most_probable_factors_are_where_the_dense_density_is_flat():
 
 def test_the_bound_is_below_what_draws_of_the_posterior_give():
     """E ln p(counts | theta) under q, from draws, against the bound's own likelihood; nearly tight."""
-    model = fit(EXPONENTIAL, 3, SMALL, max_iter=80)
+    model = fit(EXPONENTIAL, 3, SMALL, max_iter=80, learn_probs="fixed")
     rng, D = np.random.default_rng(0), torch.from_numpy(SMALL.toarray())
     posterior = model.posterior_
     values = []
@@ -339,6 +339,7 @@ def test_most_probable_factors_with_sizes_are_those_of_the_dense_density():
     data, _ = deep_and_shallow()
     data = data[:60, :50]
     kept = {"inference": "map", "learn_rates": "fixed", "prior_rate": 2.0, "exposure": "total"}
+    kept |= {"learn_probs": "fixed"}
     model = fit(EXPONENTIAL, 3, data, max_iter=50, **kept)
     scale = 2.0 / model.rates_P_
     P, A = torch.from_numpy(model.embedding_) / scale, torch.from_numpy(model.components_.T) * scale

@@ -45,7 +45,8 @@ class Rounded(PyroExponential):
         return X
 
 
-@parametrize_with_checks([Rounded(1, max_iter=60, marker_draws=0, random_state=0)])
+# a p for each gene and its loadings near their optimum together, in more sweeps than so many checks can have
+@parametrize_with_checks([Rounded(1, max_iter=60, marker_draws=0, random_state=0, learn_probs="fixed")])
 def test_scikit_learn_conventions(estimator, check):
     """No check is left out, as for the other models."""
     check(estimator)
@@ -98,15 +99,17 @@ REFUSED = [
     ({"nb_probs": 0.3, "use_pois": True}, "use_pois with nb_probs=0.3"),
     ({"learn_probs": "gene", "use_pois": True}, "use_pois .*learn_probs='gene'"),
     ({"nb_probs": 0.3, "use_chisq": True, "inference": "svi"}, "use_chisq with nb_probs=0.3"),
-    ({"use_chisq": True}, "use_chisq with inference='cavi'"),
+    ({"use_chisq": True, "learn_probs": "fixed"}, "use_chisq with inference='cavi'"),
     ({"inference": "map"}, "inference='map' with priors that are learnt"),
     ({"inference": "map", "learn_rates": "fixed", "batch_size": 9}, "inference='map' with batch_size=9"),
     ({"n_components": 0}, "n_components=0"),
     ({"n_components": 91}, "n_components=91"),
+    ({"fixed_genes": pd.DataFrame(), "learn_probs": "gene"}, "fixed_genes with learn_probs='gene'"),
+    ({"use_pois": True}, "use_pois .*learn_probs='gene'"),  # its default
     ({"keep_on_cpu": True}, "keep_on_cpu without batch_size"),
     ({"fixed_samples": "donors"}, "conditions=None"),
     ({"learn_probs": "donor"}, "conditions=None"),
-    ({"fixed_genes": pd.DataFrame({"a": [1.0]}, index=["gene0"])}, "no names"),
+    ({"fixed_genes": pd.DataFrame({"a": [1.0]}, index=["gene0"]), "learn_probs": "all"}, "no names"),
     ({"nb_probs": 1.0}, "parameter nb_probs"),
     ({"held_out_fraction": 1.0}, "parameter held_out_fraction"),
     ({"batch_size": 0}, "parameter batch_size"),
@@ -145,6 +148,7 @@ def patterns(names, columns=("first", "second"), seed=0):
 def test_constant_genes_are_aligned_by_name(inference, batch_size, tmp_path):
     given = patterns(GENES)
     settings = {"inference": inference, "batch_size": batch_size, "max_iter": {"cavi": 10, "svi": 30}}
+    settings |= {"learn_probs": "fixed"}
     ordered = make("pyro_exponential", fixed_genes=given, **settings).fit(X, gene_names=GENES)
     shuffled = pd.concat([given.sample(frac=1, random_state=0), patterns(["not measured"])])
     shuffled.to_csv(tmp_path / "given.csv")
@@ -172,6 +176,7 @@ def test_no_learnt_pattern_at_all(inference):
     """`num_patterns = 0`: the cells of given patterns. From the true genes, the true cells come back."""
     given = pd.DataFrame(TRUE_A, index=GENES)
     settings = {"inference": inference, "max_iter": {"cavi": 100, "svi": 200}, "learning_rate": 0.1}
+    settings |= {"learn_probs": "fixed"}
     model = make("pyro_exponential", 0, fixed_genes=given, **settings).fit(X, gene_names=GENES)
     assert model.embedding_.shape == (N, 3)
     np.testing.assert_array_equal(model.components_, TRUE_A.T)
@@ -224,7 +229,7 @@ MISALIGNED = [
 @pytest.mark.parametrize(("given", "message"), MISALIGNED, ids=[m for _, m in MISALIGNED])
 def test_patterns_that_do_not_fit_are_refused(given, message):
     with pytest.raises(InputError, match=message):
-        make("pyro_exponential", fixed_genes=given).fit(X, gene_names=GENES)
+        make("pyro_exponential", fixed_genes=given, learn_probs="fixed").fit(X, gene_names=GENES)
 
 
 # Terms, devices and memory -----------------------------------------------------------------------------
@@ -365,6 +370,49 @@ def test_published_keys_and_the_file(kind, k, tmp_path):
     np.testing.assert_allclose(stored.uns["loss"]["objective"][-1], model.history_[-1]["objective"])
     figure = factors_figure(factor_table(model.embedding_, DONORS), kind)
     assert any(str(k) in text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
+
+
+@pytest.mark.parametrize(
+    ("by", "settings"),
+    [
+        *((by, how) for by in ("all", "gene", "donor") for how in ("plain", "exposure", "fixed_samples")),
+        ("all", "fixed_genes"),
+        ("donor", "fixed_genes"),  # a p for each gene would bend them
+    ],
+)
+def test_factors_are_in_expected_counts_whatever_p_is(by, settings):
+    """Cells' factors say how many counts a pattern accounts for, and P A is the mean, not theta."""
+    given = {
+        "plain": {},
+        "exposure": {"exposure": "total", "post_full_P_steps": 3},
+        "fixed_genes": {"fixed_genes": patterns(GENES)},
+        "fixed_samples": {"fixed_samples": "donors"},
+    }[settings]
+    model = make("pyro_exponential", learn_probs=by, nb_probs=0.2, max_iter=8, **given)
+    model.fit(X, conditions=DONORS, gene_names=GENES)
+    odds = model.probability_.odds().numpy()
+    assert (np.abs(odds - 1) > 0.05).any()
+    theta = model.posterior_
+    theta = theta.cells.mean().numpy() @ theta.genes.mean().numpy().T
+    expected = theta * (odds[np.arange(N) % 3][:, None] if by == "donor" else odds)
+    P, A = model.embeddings(), model.loadings()
+    total = P.get("best_P_total", P["best_P"]) @ A.get("best_A_total", A["best_A"]).T
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    size = 1.0 if model.sizes_ is None else model.sizes_[:, None]
+    np.testing.assert_allclose(total * size, model.expected_values(X, slice(None)), rtol=1e-6)
+    np.testing.assert_allclose(A["best_A"][:, -3:].sum(0), 1)
+    np.testing.assert_array_equal(model.components_[-3:], A["best_A"].T[-3:])
+    # the standard deviations are of the same unit
+    raw = model.posterior_.cells
+    relative = (raw.sd() / raw.mean()).numpy()[:, -3:]
+    np.testing.assert_allclose((P["sd_P"] / P["best_P"])[:, -3:], relative, rtol=1e-6)
+    if settings == "exposure":
+        np.testing.assert_allclose(P["post_best_P"].sum(1), P["best_P"].sum(1), rtol=0.5)
+        np.testing.assert_array_equal(P["post_best_P"], model.embedding_)
+    if by != "donor" and settings == "plain":
+        longer = make("pyro_exponential", learn_probs=by, max_iter=400, tol=1e-9).fit(X)
+        new = longer.transform(X)
+        assert np.abs(new - longer.embedding_).max() < 0.02 * longer.embedding_.max()
 
 
 def test_marker_votes_are_those_of_clear_cases():

@@ -191,7 +191,10 @@ def test_fits_of_the_bayesian_models(tmp_path, given):
     settings = {
         None: {},
         "cells": {"fixed_samples": "donors"},
-        "genes": {"fixed_genes": pd.DataFrame(rng.gamma(1, size=(40, 2)), index=genes)},
+        "genes": {
+            "fixed_genes": pd.DataFrame(rng.gamma(1, size=(40, 2)), index=genes),
+            "learn_probs": "fixed",
+        },
     }[given]
     paths = []
     for seed in (0, 1):

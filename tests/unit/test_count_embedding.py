@@ -92,7 +92,8 @@ def test_chances_by_gene_are_in_the_counts():
     model, *_ = fitted("pyro_exponential", learn_probs="gene", embedding="shares")
     odds = model.probability_.odds().numpy()
     assert np.ptp(odds) > 0
-    expected = slow_shares(model.embeddings()["best_P"], model.components_, odds)
+    theta = model.posterior_
+    expected = slow_shares(theta.cells.mean().numpy(), theta.genes.mean().numpy().T, odds)
     np.testing.assert_allclose(model.embedding_, expected, rtol=2e-5, atol=1e-7)
 
 

@@ -37,7 +37,7 @@ SETTINGS = {
     "pnmf": {"max_iter": 20, "exposure": "total"},
     "pnmf_donor": {"max_iter": 20},
     "pyro_gamma_nb": {"max_iter": 20},
-    "pyro_exponential": {"max_iter": 20},
+    "pyro_exponential": {"max_iter": 60},
     "pca": {"n_genes": 60},
     "nb_hierarchical": {},
     "ae_nmf_common": {},

@@ -64,7 +64,9 @@ class Bayesian(CountModelSection):
         0.5, gt=0, lt=1, description="p of the negative binomial, of mean theta p / (1 - p); or its start."
     )
     learn_probs: Literal["fixed", "all", "gene", "donor"] = Field(
-        "fixed", description="Keep p, or learn one, one for each gene, or one for each donor."
+        "fixed",
+        description="Keep p, or learn one, one for each gene, or one for each donor. The default of "
+        "`pyro_exponential` is `gene`.",
     )
     exposure: Literal["total"] | None = Field(
         None,
@@ -122,7 +124,10 @@ class Bayesian(CountModelSection):
     @model_validator(mode="after")
     def _fits_together(self) -> Bayesian:
         if (self.use_pois or self.use_chisq) and (self.nb_probs != 0.5 or self.learn_probs != "fixed"):
-            raise ValueError("use_pois and use_chisq need nb_probs: 0.5 and learn_probs: fixed")
+            raise ValueError(
+                "use_pois and use_chisq need nb_probs: 0.5 and learn_probs: fixed, not "
+                f"{self.nb_probs:g} and {self.learn_probs}"
+            )
         if self.use_chisq and self.inference != "svi":
             raise ValueError("use_chisq has no closed-form update: set inference: svi")
         if self.inference == "map":
@@ -137,6 +142,10 @@ class Bayesian(CountModelSection):
                 )
         if self.mask_fraction and self.held_out_fraction:
             raise ValueError("mask_fraction and held_out_fraction exclude each other")
+        if self.fixed_genes is not None and self.learn_probs == "gene":
+            raise ValueError(
+                "fixed_genes needs learn_probs: fixed, all or donor: a p by gene would bend the patterns"
+            )
         if self.fixed_genes is not None and self.fixed_samples is not None:
             raise ValueError("fixed_genes and fixed_samples exclude each other")
         return self
@@ -150,6 +159,11 @@ class PyroExponential(Bayesian):
     """Negative binomial counts, exponential priors."""
 
     kind: Literal["pyro_exponential"] = "pyro_exponential"
+    learn_probs: Literal["fixed", "all", "gene", "donor"] = Field(
+        "gene",
+        description="Keep p (`fixed`, as published), or learn one, one for each gene (the better one by "
+        "held-out likelihood), or one for each donor.",
+    )
 
 
 class PyroGammaNB(Bayesian):
@@ -186,7 +200,7 @@ def _card(section: type[Bayesian], estimator: str, display_name: str, colour: st
         display_name=display_name,
         colour=colour,
         marker=marker,
-        revision=1,
+        revision=2,
         # the counts by cell and by gene, and those set aside
         resources=Resources(4000, 40, 60, 4),
         input="counts",

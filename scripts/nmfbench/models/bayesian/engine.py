@@ -88,7 +88,8 @@ class PosteriorFit(Engine):
         self.best = (self.inference.posterior() if self.best is None else self.best).copy()
 
     def gene_gram(self) -> np.ndarray | None:
-        return self.inference.posterior().gene_gram()
+        p = self.inference.problem.probability
+        return self.inference.posterior().gene_gram(p.odds() if p.by == "gene" else None)
 
     def describe(self) -> dict[str, Any]:
         return self._describe(self.inference.posterior())

@@ -22,6 +22,7 @@ from nmfbench.models.bayesian.counts import check_counts
 from nmfbench.models.bayesian.device_counts import place_counts
 from nmfbench.models.bayesian.engine import PosteriorFit
 from nmfbench.models.bayesian.factor import GammaFactor, PointFactor
+from nmfbench.models.bayesian.in_counts import cells_in_counts
 from nmfbench.models.bayesian.patterns import check_together, gather
 from nmfbench.models.bayesian.posterior import Marginals
 from nmfbench.models.bayesian.prior import GammaPrior
@@ -132,6 +133,7 @@ class BayesianNMF(Results):
             full = build_problem(self, train, given, torch.device("cpu"), mask)
             full.probability = self.probability_
             self.post_cells_ = self._infer(full, given.cells, self.sizes_, self.post_full_P_steps, 0.0)
+            self.post_cells_ = cells_in_counts(self.post_cells_, self.posterior_.genes, self.probability_)
             self.embedding_ = self._scored(self.post_cells_.mean().numpy()[:, self._first_learnt :])
         return self
 
@@ -152,7 +154,9 @@ class BayesianNMF(Results):
         counts = place_counts(csr, torch.device("cpu"))
         problem = Problem(counts, weights_of(self), self.probability_)
         sizes = sizes_of(self, csr, self.mean_total_)
-        return self._scored(self._infer(problem, None, sizes, INFERENCE_STEPS, INFERENCE_TOL).mean().numpy())
+        cells = self._infer(problem, None, sizes, INFERENCE_STEPS, INFERENCE_TOL)
+        cells = cells_in_counts(cells, self.posterior_.genes, self.probability_)
+        return self._scored(cells.mean().numpy())
 
     # What a model adds ------------------------------------------------------------------------------
 

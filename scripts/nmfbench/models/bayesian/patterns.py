@@ -145,6 +145,13 @@ def check_together(estimator: Any) -> None:
             "drop one",
         ),
         (
+            e.fixed_genes is not None and e.learn_probs == "gene",
+            "fixed_genes with learn_probs='gene'",
+            "learn_probs='fixed', 'all' or 'donor'",
+            "the mean is theta p / (1 - p): a p for each gene would bend the patterns that are given; set "
+            "learn_probs='fixed'",
+        ),
+        (
             e.n_components == 0 and e.fixed_genes is None,
             "n_components=0",
             "at least 1 without fixed_genes",

@@ -163,14 +163,16 @@ class Posterior:
         learnt = {name: value.clone() for name, value in self.learnt.items()}
         return Posterior(self.cells.kept(), self.genes.kept(), learnt)
 
-    def gene_gram(self) -> np.ndarray | None:
-        """Inner products of the gene factors' means, at sums of 1 as in :meth:`identified`.
+    def gene_gram(self, odds: torch.Tensor | None = None) -> np.ndarray | None:
+        """Inner products of the gene factors' means, at sums of 1 as they are kept.
 
-        Of learnt patterns alone; None where all are given.
+        Of learnt patterns alone; None where all are given. `odds` are those of a p for each gene, of shape
+        (genes,): the factors are kept in counts.
         """
         W = self.genes.mean()[:, max(self.cells.n_fixed, self.genes.n_fixed) :].detach()
         if not W.shape[1]:
             return None
+        W = W if odds is None else W * odds.to(W)[:, None]
         scale = W.sum(0).clamp(min=1e-30).double()
         return ((W.T @ W).double() / torch.outer(scale, scale)).cpu().numpy()
 

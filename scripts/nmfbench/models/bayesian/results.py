@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from nmfbench.fitting.loop import Outcome
+from nmfbench.models.bayesian.in_counts import cells_in_counts, genes_in_counts
 from nmfbench.models.bayesian.in_use import patterns_in_use, reliability
 from nmfbench.models.bayesian.posterior import Marginals, Posterior
 from nmfbench.models.bayesian.terms import (
@@ -40,10 +42,11 @@ class Results(CountEmbedding):
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm, cells x ., by the published keys, and the posterior's spread and votes."""
         check_is_fitted(self)
-        first, best, fixed = self._first_learnt, self.posterior_.cells, self.given_.cells
+        first, fixed = self._first_learnt, self.given_.cells
+        best, last = self._counts_of(self.posterior_).cells, self._counts_of(self.last_).cells
         keys = {
             "best_P": best.mean().numpy()[:, first:],
-            "last_P": self.last_.cells.mean().numpy()[:, first:],
+            "last_P": last.mean().numpy()[:, first:],
             "sd_P": best.sd().numpy()[:, first:],
         }
         if self.marker_draws:
@@ -58,13 +61,13 @@ class Results(CountEmbedding):
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm, genes x ., by the published keys, and the posterior's spread and votes."""
         check_is_fitted(self)
-        best, fixed = self.posterior_.genes, self.given_.genes
-        first = best.n_fixed
+        best, last = self._counts_of(self.posterior_).genes, self._counts_of(self.last_).genes
+        first, fixed = best.n_fixed, self.given_.genes
         keys = {}
         if self.n_components:
             keys = {
                 "best_A": best.mean().numpy()[:, first:],
-                "last_A": self.last_.genes.mean().numpy()[:, first:],
+                "last_A": last.mean().numpy()[:, first:],
                 "sd_A": best.sd().numpy()[:, first:],
             }
         if self.marker_draws:
@@ -155,15 +158,6 @@ class Results(CountEmbedding):
         # patterns or chances of the training cells: transform then refuses
         self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
 
-    def _units(self) -> np.ndarray:
-        """Expected counts of each pattern at 1: sums of its genes' weights, times the odds of a gene's own p.
-
-        A p of all, or of a donor, is the same number for all patterns of a cell.
-        """
-        p = self.probability_
-        odds = p.odds().cpu().numpy() if p.by == "gene" else 1.0
-        return (self.components_.astype(np.float64) * odds).sum(axis=1)
-
     @property
     def _suffix(self) -> str:
         return super()._suffix + ("" if self.scored_patterns == "all" else "_in_use")
@@ -180,7 +174,8 @@ class Results(CountEmbedding):
         """Of the learnt patterns of the cells."""
         cells, first = self.posterior_.cells, self._first_learnt
         self.reliability_ = reliability(cells)[first:]
-        totals = cells.mean()[:, first:].sum(0, dtype=torch.float64).numpy()
+        counts = self._counts_of(self.posterior_).cells.mean()[:, first:]
+        totals = counts.sum(0, dtype=torch.float64).numpy()
         self.in_use_ = patterns_in_use(self.reliability_, totals * self._units()[first:])
         if self.scored_patterns == "in_use" and not self.in_use_.any():
             log.warning("%s: no pattern tells cells apart, what is scored is 0 throughout", self._model_name)
@@ -189,6 +184,17 @@ class Results(CountEmbedding):
     def _first_learnt(self) -> int:
         """Column of P where the embedding begins: after the constant cell patterns."""
         return self.posterior_.cells.n_fixed
+
+    def _counts_of(self, posterior: Posterior) -> Posterior:
+        """A posterior of theta in expected counts, by the p that it was found with."""
+        old = self.probability_
+        p = Probability(old.by, posterior.learnt["p"].double(), old.donors)
+        cells, genes = posterior.cells, posterior.genes
+        return replace(
+            posterior,
+            cells=cells_in_counts(cells, genes, p),
+            genes=genes_in_counts(genes, p, cells.n_fixed),
+        )
 
     def _keep(self, outcome: Outcome, given) -> None:
         inference, best = outcome.engine.inference, outcome.engine.best
@@ -205,11 +211,12 @@ class Results(CountEmbedding):
         donors = None if old.donors is None else old.donors.cpu()
         self.probability_ = Probability(old.by, learnt["p"].double(), donors)
         P, A = fitted.cells.mean(), fitted.genes.mean()
-        self.components_ = np.ascontiguousarray(A.numpy().T)
+        counted = self._counts_of(self.posterior_)
+        self.components_ = np.ascontiguousarray(counted.genes.mean().numpy().T)
         self.n_components_ = self.components_.shape[0]
         self._find_in_use()
         self.embedding_ = self._scored(
-            np.ascontiguousarray(self.posterior_.cells.mean().numpy()[:, self._first_learnt :])
+            np.ascontiguousarray(counted.cells.mean().numpy()[:, self._first_learnt :])
         )
         self.seconds_ = outcome.seconds
         score = outcome.best_row.get("held_out_log_likelihood", np.nan)
