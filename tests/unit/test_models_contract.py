@@ -32,6 +32,8 @@ SMALL = {
     "cae_nmf2_common": {"max_iter": 5},
     "ae_nmf_split": {"max_iter": 5},
     "ae_nmf_blind": {"max_iter": 5},
+    "cae_nmf1_blind": {"max_iter": 5},
+    "cae_nmf2_blind": {"max_iter": 5},
     "pyro_gamma_nb": {"max_iter": 5, "marker_draws": 2},
     "pyro_exponential": {"max_iter": 5, "marker_draws": 2},
     "pnmf": {"max_iter": 5, "mode": "lower-bound"},

@@ -45,6 +45,8 @@ SETTINGS = {
     "cae_nmf2_common": {"max_iter": 10},
     "ae_nmf_split": {},
     "ae_nmf_blind": {},
+    "cae_nmf1_blind": {"max_iter": 10},
+    "cae_nmf2_blind": {"max_iter": 10},
 }
 
 #: Models whose embedding is their transform.

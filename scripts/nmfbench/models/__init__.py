@@ -26,6 +26,8 @@ MODELS: dict[str, str] = {
     "cae_nmf2_common": "denoising.conditional",
     "ae_nmf_split": "denoising.split",
     "ae_nmf_blind": "denoising.blind",
+    "cae_nmf1_blind": "denoising.conditional_blind",
+    "cae_nmf2_blind": "denoising.conditional_blind",
     "pyro_gamma_nb": "bayesian.pyro_gamma_nb",
     "pyro_exponential": "bayesian.pyro_exponential",
     "pnmf": "pnmf.estimator",

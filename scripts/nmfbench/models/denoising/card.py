@@ -67,10 +67,9 @@ class CommonNMF(Communality):
         return True
 
 
-class AdditiveCommonNMF(Communality):
-    """Conditional AE-NMF of common variance, with the donors alike in every cluster that it finds."""
+class AlikeInClusters(ModelSection):
+    """What those share that ask donors to be alike in every cluster of cells."""
 
-    kind: Literal["cae_nmf1_common"] = "cae_nmf1_common"
     penalty_U: Fraction = Field(1e-1, description="Weight of ||U||² of the donor profiles (lambda_U).")
     penalty_invariance: float = Field(
         100.0,
@@ -83,15 +82,38 @@ class AdditiveCommonNMF(Communality):
     )
 
 
-class OwnLoadingsCommonNMF(Communality):
-    """Conditional AE-NMF of common variance, with loadings of its own for each donor."""
+class OwnLoadings(ModelSection):
+    """What those share that have loadings of their own for each donor."""
 
-    kind: Literal["cae_nmf2_common"] = "cae_nmf2_common"
     penalty_U: Fraction = Field(5e-2, description="Weight of ||U||² of the donor loadings (lambda_U).")
     save_u: bool = Field(False, description="Keep all donor loadings (donors x k x genes) in the result.")
 
     def begins_from_statistics(self) -> bool:
         return True
+
+
+class AdditiveCommonNMF(AlikeInClusters, Communality):
+    """Conditional AE-NMF of common variance, with the donors alike in every cluster that it finds."""
+
+    kind: Literal["cae_nmf1_common"] = "cae_nmf1_common"
+
+
+class OwnLoadingsCommonNMF(OwnLoadings, Communality):
+    """Conditional AE-NMF of common variance, with loadings of its own for each donor."""
+
+    kind: Literal["cae_nmf2_common"] = "cae_nmf2_common"
+
+
+class AdditiveBlindNMF(AlikeInClusters, Denoising):
+    """Conditional AE-NMF with a blind spot, with the donors alike in every cluster that it finds."""
+
+    kind: Literal["cae_nmf1_blind"] = "cae_nmf1_blind"
+
+
+class OwnLoadingsBlindNMF(OwnLoadings, Denoising):
+    """Conditional AE-NMF with a blind spot, with loadings of its own for each donor."""
+
+    kind: Literal["cae_nmf2_blind"] = "cae_nmf2_blind"
 
 
 class OfCounts(OnDevice):
@@ -155,6 +177,29 @@ CARDS = (
         colour="#55D47F",
         marker="H",
         revision=2,
+        resources=_RESOURCES,
+        needs=frozenset({"statistics"}),
+        conditional=True,
+        one_condition=True,
+        own_loadings=True,
+    ),
+    ModelCard(
+        section=AdditiveBlindNMF,
+        estimator="CAENMF1Blind",
+        display_name="CAE_NMF1_blind",
+        colour="#AA0000",
+        marker="$\\clubsuit$",  # every filled marker of one letter is another model's
+        revision=1,
+        resources=_RESOURCES,
+        conditional=True,
+    ),
+    ModelCard(
+        section=OwnLoadingsBlindNMF,
+        estimator="CAENMF2Blind",
+        display_name="CAE_NMF2_blind",
+        colour="#005500",
+        marker="$\\spadesuit$",
+        revision=1,
         resources=_RESOURCES,
         needs=frozenset({"statistics"}),
         conditional=True,

@@ -20,7 +20,7 @@ class BlindObjective:
     Parameters
     ----------
     operator : Operator
-        K = Xᵀ X, one group of cells.
+        K = Xᵀ X, of all its groups of cells together.
     W : (k, genes) array
         Where to begin.
     penalty_W : float
@@ -31,7 +31,7 @@ class BlindObjective:
     W : (genes, k) array
     """
 
-    U = None
+    U: np.ndarray | None = None
 
     def __init__(self, operator: Operator, W: np.ndarray, *, penalty_W: float) -> None:
         self.operator, self.n = operator, operator.n_cells
@@ -39,7 +39,7 @@ class BlindObjective:
         self.penalty_W = float(penalty_W)
         p, size = operator.n_genes, operator.block_size
         self.blocks = [(low, min(low + size, p)) for low in range(0, p, size)]
-        diagonal = [np.diag(operator.diagonal_block(low, high)[0]) for low, high in self.blocks]
+        diagonal = [np.diag(operator.diagonal_block(low, high).sum(axis=0)) for low, high in self.blocks]
         self.squares = np.concatenate(diagonal).astype(np.float64)
 
     def refresh(self) -> None:
@@ -49,9 +49,9 @@ class BlindObjective:
 
     def evaluate(self) -> tuple[dict[str, float], float]:
         W, total = self.W, self.operator.squared_norm
-        self.A, self.G = self.image.inner(W)[0], gram(W)
+        self.A, self.G = self.image.inner(W).sum(axis=0), gram(W)
         d = np.square(W, dtype=np.float64).sum(axis=1)
-        crossed = float(np.trace(self.image.cross(W, self.weighted)[0]))
+        crossed = float(np.trace(self.image.cross(W, self.weighted).sum(axis=0)))
         error = total - 2 * float(np.trace(self.A)) + float((self.A * self.G).sum()) - 2 * crossed
         error += float((self.squares * d * (2 + d)).sum())
         parts = {"reconstruction": error / self.n, "penalty_W": self.penalty_W * float(d.sum())}
@@ -61,13 +61,23 @@ class BlindObjective:
         A, G = self.A.astype(self.operator.dtype), self.G.astype(self.operator.dtype)
         for low, high in self.blocks:
             delta, weighted = np.empty((2, high - low, self.W.shape[1]), self.operator.dtype)
+            images = [image.columns(low, high).sum(axis=0) for image in (self.image, self.weighted)]
             sweep_blind_block(
-                self.W[low:high], self.image.columns(low, high)[0], self.weighted.columns(low, high)[0],
-                self.operator.diagonal_block(low, high)[0], A, G, self.penalty_W * self.n, relax,
-                delta, weighted,
+                self.W[low:high], *images, self.operator.diagonal_block(low, high).sum(axis=0), A, G,
+                self.penalty_W * self.n, relax, *self._told(low, high), delta, weighted,
             )  # fmt: skip
             self.image.update(low, delta[None])
             self.weighted.update(low, weighted[None])
+            self._moved(low, high, delta)
+
+    def _told(self, low: int, high: int) -> tuple:
+        """What the kernel is told of conditions and penalties of a block of genes: none here."""
+        kind, k = self.operator.dtype, self.W.shape[1]
+        none, sums, square = np.zeros((high - low, 0), kind), np.zeros((0, k), kind), np.zeros((0, 0), kind)
+        return none, none, square, 0.0, sums, sums, sums, square
+
+    def _moved(self, low: int, high: int, delta: np.ndarray) -> None:
+        """Follow a change of W in a block of genes."""
 
 
 @dataclass
