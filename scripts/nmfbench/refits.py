@@ -184,7 +184,6 @@ class Fits:
         return pd.DataFrame(columns)
 
     def _embed(self, fitted: Refit, on_disk: bool) -> Iterator[np.ndarray]:
-        from nmfbench.models.autoencoder.embed import times_blocks
         from nmfbench.rows.disk import FilteredRows
 
         model = fitted.model
@@ -192,7 +191,7 @@ class Fits:
             rows: Any = FilteredRows(self.data, self.normalisation)
             if fitted.factors is not None:
                 rows = scaled_rows(rows, fitted.factors)
-            for _, H in times_blocks(model.components_, rows, BLOCK_ROWS):
+            for _, H in model.scored_blocks(rows):
                 yield np.asarray(H, dtype=np.float32)
             return
         factors = model.n_components_

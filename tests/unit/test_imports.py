@@ -17,6 +17,7 @@ LOWEST = {
         "compiled",
         "device",
         "gram_cost",
+        "least_squares",
         "linalg",
         "paths",
         "section",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.factors.scores import non_negative_least_squares
+from nmfbench.least_squares import non_negative_least_squares
 
 if TYPE_CHECKING:
     from scipy import sparse

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nmfbench.errors import InputError
-from nmfbench.factors.scores import non_negative_least_squares, per_million
+from nmfbench.factors.scores import per_million
+from nmfbench.least_squares import non_negative_least_squares
 
 if TYPE_CHECKING:
     import anndata

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nmfbench.compiled import compiled
 from nmfbench.factors.moments import MILLION, FactorMoments
+from nmfbench.least_squares import non_negative_least_squares
 
 #: Directions of usage below this part of the largest (columns at unit length) count as not there.
 COLLINEAR = 1e-10
-_SWEEPS, _TOLERANCE = 20_000, 1e-10
 
 
 def gene_scores(moments: FactorMoments) -> np.ndarray:
@@ -50,52 +49,6 @@ def spectra(moments: FactorMoments) -> np.ndarray:
     if used.any():
         gram = np.ascontiguousarray(moments.share_gram[np.ix_(used, used)])
         found[used] = non_negative_least_squares(gram, moments.share_products[:, used]).T
-    return found
-
-
-def non_negative_least_squares(gram: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Rows x >= 0 that minimise ``x G xᵀ - 2 x b``, one for each row b of `products`.
-
-    Cyclic coordinate descent to the end: a row is left when no coordinate moves it by more than 1e-10 of its
-    largest.
-
-    Parameters
-    ----------
-    gram : ndarray of shape (k, k)
-        Positive diagonal.
-    products : ndarray of shape (p, k)
-
-    Returns
-    -------
-    ndarray of shape (p, k)
-    """
-    scale = np.sqrt(np.diag(gram))
-    unit = np.ascontiguousarray(gram / np.outer(scale, scale))
-    return _descend(unit, np.ascontiguousarray(products / scale), _SWEEPS, _TOLERANCE) / scale
-
-
-@compiled(nogil=True)
-def _descend(gram, products, max_iter, tol):
-    p, k = products.shape
-    found = np.zeros((p, k))
-    gradient = np.empty(k)
-    for row in range(p):
-        x = found[row]
-        for j in range(k):
-            gradient[j] = -products[row, j]
-        for _ in range(max_iter):
-            largest, moved = 0.0, 0.0
-            for j in range(k):
-                new = max(x[j] - gradient[j], 0.0)
-                step = new - x[j]
-                if step != 0.0:
-                    x[j] = new
-                    for l in range(k):
-                        gradient[l] += step * gram[j, l]
-                moved = max(moved, abs(step))
-                largest = max(largest, x[j])
-            if moved <= tol * largest:
-                break
     return found
 
 

@@ -93,7 +93,8 @@ class Autoencoder(WithBatches):
         source = InMemoryRows(self._check_input(X, reset=True), fingerprint)
         run = Run(checkpoint, should_stop, True if self.verbose else progress, observer)
         self.fit_rows(source, conditions=conditions, strata=strata, **vars(run))
-        self.embedding_ = self._embed(source)
+        self.projection_ = self._embed(source)
+        self.embedding_ = self._scored(self.projection_)
         return self
 
     def fit_rows(self, source: RowSource, *, conditions: Any = None, strata: Any = None, **around: Any):

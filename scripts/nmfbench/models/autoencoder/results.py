@@ -25,9 +25,9 @@ class Results(Embedding):
     _model_name = ""
 
     def transform(self, X) -> np.ndarray:
-        """The embedding ``X Wᵀ`` of cells, of shape (cells, k)."""
+        """The embedding of cells, ``X Wᵀ`` or what is scored in its place, of shape (cells, k)."""
         check_is_fitted(self)
-        return self._embed(InMemoryRows(self._check_input(X, reset=False)))
+        return self._scored(self._embed(InMemoryRows(self._check_input(X, reset=False))))
 
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm, genes x ., by the published keys."""
@@ -35,13 +35,13 @@ class Results(Embedding):
         return {f"{self._loadings_name}_k{self.n_components_}": np.ascontiguousarray(self.components_.T)}
 
     def embedding_parts(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-        """A function that gives the arrays for obsm of some cells from their H and condition codes."""
-        key = self.embedding_key_
+        """A function that gives the arrays for obsm of some cells from their ``X Wᵀ`` and condition codes."""
+        key = f"{self._embedding_name}_k{self.n_components_}"
         return lambda H, codes: {key: H}
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm, cells x ., by the published keys."""
-        return self.embedding_parts()(self.embedding_, self.conditions_.codes)
+        return self.embedding_parts()(self.projection_, self.conditions_.codes)
 
     def embedding_blocks(
         self, source: RowSource, *, size: int = BLOCK_ROWS
@@ -63,8 +63,13 @@ class Results(Embedding):
             By the published keys; the same numbers as :meth:`embeddings`, to the last bit.
         """
         parts, codes = self.embedding_parts(), self.conditions_.codes
-        for first, H in times_blocks(self.components_, source, size):
+        for first, H in self._projected(source, size):
             yield first, parts(H, codes[first : first + len(H)])
+
+    def scored_blocks(self, source: RowSource, *, size: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs of the first cell's number and the block's embedding that is scored, of any cells."""
+        for first, H in self._projected(source, size):
+            yield first, self._scored(H)
 
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns, by the published keys.
@@ -88,7 +93,8 @@ class Results(Embedding):
 
     def expected_values(self, X, rows: slice) -> np.ndarray:
         """What is written of some cells, conditions included; see :meth:`Embedding.expected_values`."""
-        decoder, H = self._decoder(), self.transform(X[rows]).astype(np.float64)
+        decoder, source = self._decoder(), InMemoryRows(self._check_input(X[rows], reset=False))
+        H = self._embed(source).astype(np.float64)
         codes = self.conditions_.codes[rows]
         if len(decoder.V) == 1:
             found = H @ np.asarray(decoder.V[0], np.float64)
@@ -111,8 +117,16 @@ class Results(Embedding):
         raise NotImplementedError
 
     def _embed(self, source: RowSource) -> np.ndarray:
-        """The embedding of the cells of `source`, which is as `fit` was given."""
+        """The projection ``X Wᵀ`` of the cells of `source`, which is as `fit` was given."""
         return embed(self.components_, source)
+
+    def _projected(self, source: RowSource, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The same in blocks of `size` cells."""
+        return times_blocks(self.components_, source, size)
+
+    def _scored(self, H: np.ndarray) -> np.ndarray:
+        """What is scored of cells whose projection ``X Wᵀ``, (cells, k), is H."""
+        return H
 
     def _decoder(self) -> Decoder:
         """How the fitted model writes a cell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,17 @@ class Denoising(ModelSection):
     init: Literal["nndsvd", "random"] = Field(
         "nndsvd", description="Start of W: NNDSVD or random, scaled to the data."
     )
+    embedding: Literal["projection", "least_squares"] = Field(
+        "projection",
+        description="What is scored of a cell x: the projection x Wᵀ; or the h >= 0 with the least "
+        "||x - h W||², by W alone: no donor is asked for. The projection stays in the result under its key.",
+    )
+
+    def parameters(self) -> dict[str, Any]:
+        found = super().parameters()
+        if self.embedding == "projection":  # as before there was a choice: no fit is run again
+            del found["embedding"]
+        return found
 
 
 class Communality(Denoising):

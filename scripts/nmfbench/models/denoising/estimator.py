@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -10,13 +10,16 @@ from nmfbench.models.autoencoder.estimator import Autoencoder
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
 from nmfbench.models.autoencoder.with_batches import WithBatches
+from nmfbench.models.denoising.least_squares import ChosenEmbedding
 from nmfbench.models.labels import Conditions
 from nmfbench.rows.memory import RowSource
 
 
-class DenoisingAutoencoder(Autoencoder):
-    """An embedding ``H = X Wᵀ`` by exact coordinate descent alone."""
+class DenoisingAutoencoder(ChosenEmbedding, Autoencoder):
+    """An embedding ``H = X Wᵀ``, or by least squares, whose W is found by exact coordinate descent alone."""
 
+    # it is made when the descent is over
+    _not_in_checkpoint: ClassVar[set[str]] = Autoencoder._not_in_checkpoint | {"embedding"}
     _rows_per_cell = 1  # of the matrix that the descent goes through
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:

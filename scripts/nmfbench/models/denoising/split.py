@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nmfbench.fitting.loop import Run
-from nmfbench.models.autoencoder.embed import embed
+from nmfbench.models.autoencoder.embed import embed, times_blocks
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
 from nmfbench.models.autoencoder.exact.denoising import start_of_halves, unique_squares
 from nmfbench.models.autoencoder.exact.operators import Operator
@@ -19,7 +19,7 @@ from nmfbench.models.denoising.estimator import DenoisingAutoencoder
 from nmfbench.models.denoising.halves import Halves
 from nmfbench.models.labels import FitData
 from nmfbench.models.parameters import parameters
-from nmfbench.rows.memory import BLOCK_ROWS, RowSource
+from nmfbench.rows.memory import RowSource
 from nmfbench.rows.normalised import NormalisedRows
 from nmfbench.rows.scaled import ScaledRows, scaled_fingerprint
 
@@ -47,12 +47,6 @@ class AENMFSplit(DenoisingAutoencoder):
     gene_factors: np.ndarray | None = None
     """What each gene's normalised values are multiplied with, (genes,); 1 for all where None."""
 
-    def embedding_blocks(
-        self, source: RowSource, *, size: int = BLOCK_ROWS
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """The arrays for obsm, block by block, from counts; see :meth:`Autoencoder.embedding_blocks`."""
-        return super().embedding_blocks(self._normalised(source), size=size)
-
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns; the normalisation is the model's own."""
         own = {"target_sum": self.target_sum, "libsize_log1p": self.log1p}
@@ -69,6 +63,9 @@ class AENMFSplit(DenoisingAutoencoder):
 
     def _embed(self, source: RowSource) -> np.ndarray:
         return embed(self.components_, self._normalised(source))
+
+    def _projected(self, source: RowSource, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        return times_blocks(self.components_, self._normalised(source), size)
 
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
         route = self.solver_choice_.route
