@@ -105,7 +105,7 @@ def test_least_squares_are_scored_and_the_projection_stays(kind, counts):
     key, published = f"H_shared_least_squares_k{K}", f"H_shared_k{K}"
     assert (plain.embedding_key_, model.embedding_key_) == (published, key)
     twin = cell_by_cell(values, model.components_)
-    np.testing.assert_allclose(model.embedding_, twin, rtol=0, atol=1e-6 * twin.max())  # of float32 values
+    np.testing.assert_allclose(model.embedding_, twin, rtol=0, atol=1e-5 * twin.max())  # float32
     assert np.abs(twin - plain.embedding_).max() > 0.1, "another embedding"
     # what is published stays under its keys, to the last bit; the new one comes beside it
     before, keys = plain.embeddings(), model.embeddings()
