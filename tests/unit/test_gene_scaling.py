@@ -88,7 +88,7 @@ def test_rows_and_statistics_are_those_of_dense_scaling(filtered, scaling):
 def test_halves_are_scaled_by_the_genes_of_whole_cells(counts):
     factors = np.linspace(0.5, 2, 30).astype(np.float32)
     found = list(Halves(InMemoryRows(counts), 3, 1, 1e3, True, factors).blocks())
-    for part, plain in zip(found[0], mean_and_difference(counts, 0, 3, target_sum=1e3), strict=True):
+    for part, plain in zip(found[0][1], mean_and_difference(counts, 0, 3, target_sum=1e3), strict=True):
         np.testing.assert_allclose(part.toarray(), plain.toarray() * factors, rtol=1e-6)
 
 

@@ -31,6 +31,8 @@ SMALL = {
     "cae_nmf1_common": {"max_iter": 5},
     "cae_nmf2_common": {"max_iter": 5},
     "ae_nmf_split": {"max_iter": 5},
+    "cae_nmf1_split": {"max_iter": 5},
+    "cae_nmf2_split": {"max_iter": 5},
     "ae_nmf_blind": {"max_iter": 5},
     "cae_nmf1_blind": {"max_iter": 5},
     "cae_nmf2_blind": {"max_iter": 5},

@@ -44,6 +44,8 @@ SETTINGS = {
     "cae_nmf1_common": {"max_iter": 10},
     "cae_nmf2_common": {"max_iter": 10},
     "ae_nmf_split": {},
+    "cae_nmf1_split": {"max_iter": 10},
+    "cae_nmf2_split": {"max_iter": 10},
     "ae_nmf_blind": {},
     "cae_nmf1_blind": {"max_iter": 10},
     "cae_nmf2_blind": {"max_iter": 10},

@@ -25,6 +25,8 @@ MODELS: dict[str, str] = {
     "cae_nmf1_common": "denoising.conditional",
     "cae_nmf2_common": "denoising.conditional",
     "ae_nmf_split": "denoising.split",
+    "cae_nmf1_split": "denoising.conditional_split",
+    "cae_nmf2_split": "denoising.conditional_split",
     "ae_nmf_blind": "denoising.blind",
     "cae_nmf1_blind": "denoising.conditional_blind",
     "cae_nmf2_blind": "denoising.conditional_blind",

@@ -48,16 +48,21 @@ class Communality(Denoising):
     )
 
 
-class SplitNMF(Communality):
-    """Autoencoding NMF of split counts: each half of a cell's counts is written from the other half."""
+class SplitCounts(Communality):
+    """What the models of split counts share."""
 
-    kind: Literal["ae_nmf_split"] = "ae_nmf_split"
     communality: bool = Field(
         True,
         description="Ask a gene for what it shares with other genes alone: a factor earns nothing by what "
         "one gene has for itself, in both halves of its counts.",
     )
     n_splits: int = Field(1, ge=1, description="Random splits of the counts whose objectives are averaged.")
+
+
+class SplitNMF(SplitCounts):
+    """Autoencoding NMF of split counts: each half of a cell's counts is written from the other half."""
+
+    kind: Literal["ae_nmf_split"] = "ae_nmf_split"
 
 
 class BlindNMF(Denoising):
@@ -115,6 +120,21 @@ class OwnLoadingsCommonNMF(OwnLoadings, Communality):
     kind: Literal["cae_nmf2_common"] = "cae_nmf2_common"
 
 
+class AdditiveSplitNMF(AlikeInClusters, SplitCounts):
+    """Conditional AE-NMF of split counts, with the donors alike in every cluster that it finds."""
+
+    kind: Literal["cae_nmf1_split"] = "cae_nmf1_split"
+
+
+class OwnLoadingsSplitNMF(OwnLoadings, SplitCounts):
+    """Conditional AE-NMF of split counts, with loadings of its own for each donor."""
+
+    kind: Literal["cae_nmf2_split"] = "cae_nmf2_split"
+
+    def begins_from_statistics(self) -> bool:
+        return False  # sums have no molecules to deal out
+
+
 class AdditiveBlindNMF(AlikeInClusters, Denoising):
     """Conditional AE-NMF with a blind spot, with the donors alike in every cluster that it finds."""
 
@@ -137,6 +157,7 @@ class OfCounts(OnDevice):
 
 
 _RESOURCES = Resources(9000, 12)
+_NO_MASK = "it writes normalised values and has no density of counts"
 
 CARDS = (
     ModelCard(
@@ -149,7 +170,7 @@ CARDS = (
         resources=_RESOURCES,
         input="counts",
         normalises=True,
-        no_mask="it writes normalised values and has no density of counts",
+        no_mask=_NO_MASK,
     ),
     ModelCard(
         section=BlindNMF,
@@ -195,11 +216,39 @@ CARDS = (
         own_loadings=True,
     ),
     ModelCard(
+        section=AdditiveSplitNMF,
+        estimator="CAENMF1Split",
+        display_name="CAE_NMF1_split",
+        colour="#FF1E69",
+        marker="$\\heartsuit$",  # every filled marker of one letter is another model's
+        revision=1,
+        resources=_RESOURCES,
+        input="counts",
+        normalises=True,
+        no_mask=_NO_MASK,
+        conditional=True,
+    ),
+    ModelCard(
+        section=OwnLoadingsSplitNMF,
+        estimator="CAENMF2Split",
+        display_name="CAE_NMF2_split",
+        colour="#7878FF",
+        marker="$\\maltese$",
+        revision=1,
+        resources=_RESOURCES,
+        input="counts",
+        normalises=True,
+        no_mask=_NO_MASK,
+        conditional=True,
+        one_condition=True,
+        own_loadings=True,
+    ),
+    ModelCard(
         section=AdditiveBlindNMF,
         estimator="CAENMF1Blind",
         display_name="CAE_NMF1_blind",
         colour="#AA0000",
-        marker="$\\clubsuit$",  # every filled marker of one letter is another model's
+        marker="$\\clubsuit$",
         revision=1,
         resources=_RESOURCES,
         conditional=True,

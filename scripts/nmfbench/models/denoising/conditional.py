@@ -53,7 +53,8 @@ class AlikeInClusters(DenoisingAutoencoder, CAENMF1):
             seed = int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
             first = self._not_told(seed)
             self._first = first.fit_rows(data.source, progress=False).components_
-            H = np.concatenate([part for _, part in times_blocks(self._first, data.source)])
+            values = self._normalised(data.source)
+            H = np.concatenate([part for _, part in times_blocks(self._first, values)])
             clusters = clusters_of(H, self.n_clusters, seed)
         return super()._fit_cells(replace(data, strata=clusters), device, run)
 
@@ -124,17 +125,19 @@ class OwnLoadings(DenoisingAutoencoder, CAENMF2):
     """Model 2 by exact coordinate descent alone, with a Gram matrix for each donor."""
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        rows = self._rows_per_cell
         return choose_solver(
-            source.n_rows,
+            rows * source.n_rows,
             source.n_columns,
-            source.nnz,
+            rows * source.nnz,
             self.n_components,
             100,
-            conditions.size,
+            self._n_grams * conditions.size,
             self.gram_memory_mb,
             str(device),
             in_memory=hasattr(source, "csr"),
             solver="statistics",
+            stays_there=self._n_grams == 1,
         )
 
     def _decoder(self) -> Decoder:

@@ -40,6 +40,10 @@ class DenoisingAutoencoder(ChosenEmbedding, Autoencoder):
 
     _n_grams = 1
 
+    def _normalised(self, source: RowSource) -> RowSource:
+        """The cells of `source`, which is as `fit` was given, as they are embedded."""
+        return source
+
     @property
     def _axes(self) -> int:
         """Axes of what genes share."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from nmfbench.data.halves import mean_and_difference
+from nmfbench.linalg import SparseRows
 from nmfbench.models.autoencoder.costs import gram_method
 from nmfbench.models.autoencoder.exact.operators import GramOperator, Operator, SparseOperator
 from nmfbench.rows.memory import BLOCK_ROWS, RowSource
@@ -44,8 +46,8 @@ class Halves:
     log1p: bool
     gene_factors: np.ndarray | None = None
 
-    def blocks(self) -> Iterator[tuple[sp.csr_matrix, sp.csr_matrix]]:
-        """Mean and difference of a block of cells, each split of it in turn, divided by √`n_splits`."""
+    def blocks(self) -> Iterator[tuple[slice, tuple[sp.csr_matrix, sp.csr_matrix]]]:
+        """A block of cells with their mean and difference, each split in turn, divided by √`n_splits`."""
         options: dict[str, Any] = {"target_sum": self.target_sum, "log1p": self.log1p}
         share = np.float32(1 / np.sqrt(self.n_splits))
         for start, block in self.counts.blocks(BLOCK_ROWS):
@@ -56,36 +58,77 @@ class Halves:
                     pair = tuple(scale_columns(part, self.gene_factors) for part in pair)
                 for part in pair if self.n_splits > 1 else ():
                     part.data *= share
-                yield pair
+                yield slice(start, start + block.shape[0]), pair
 
-    def operator(self, route: str, memory_mb: float, device: str) -> Operator:
-        """K of mean and difference, as two groups: through the nonzeros (``sparse``), or whole (``gram``)."""
-        return self._sparse() if route == "sparse" else self._gram(memory_mb, device)
+    def sums_of_means(self, codes: np.ndarray, n_conditions: int) -> np.ndarray:
+        """Cᵀ M of the halves' mean M, an average over the splits.
 
-    def _sparse(self) -> SparseOperator:
+        Parameters
+        ----------
+        codes : (cells, columns) int array
+            The one-hot columns of C that each cell has.
+        n_conditions : int
+            Columns of C.
+
+        Returns
+        -------
+        (n_conditions, genes) float64 array
+        """
+        sums = torch.zeros((n_conditions, self.counts.n_columns), dtype=torch.float64)
+        for cells, (mean, _) in self.blocks():
+            for column in codes[cells].T:
+                SparseRows(mean).group_sums(column, sums)
+        return sums.numpy() / np.sqrt(self.n_splits)
+
+    def operator(
+        self, route: str, memory_mb: float, device: str, codes: np.ndarray | None = None
+    ) -> Operator:
+        """K of mean and difference: through the nonzeros (``sparse``), or whole (``gram``).
+
+        Parameters
+        ----------
+        route : {"sparse", "gram"}
+        memory_mb : float
+            For the Gram matrices.
+        device : str
+        codes : (cells,) int array, optional
+            The donor of each cell, where each has loadings of its own.
+
+        Returns
+        -------
+        Operator
+            Its groups are the mean and the difference, or the mean of each donor and then the difference of
+            each.
+        """
+        donors = np.zeros(self.counts.n_rows, np.int64) if codes is None else codes
+        return self._sparse(donors) if route == "sparse" else self._gram(donors, memory_mb, device)
+
+    def _sparse(self, donors: np.ndarray) -> SparseOperator:
         parts = list(self.blocks())
-        rows = sp.vstack([mean for mean, _ in parts] + [difference for _, difference in parts], format="csr")
+        rows = sp.vstack([pair[half] for half in (0, 1) for _, pair in parts], format="csr")
+        of_rows = np.concatenate([donors[cells] for cells, _ in parts])
         del parts
-        group = np.repeat([0, 1], self.n_splits * self.counts.n_rows)
-        return SparseOperator(rows, groups=group, n_cells=self.counts.n_rows)
+        groups = np.concatenate([of_rows, of_rows + donors.max() + 1])
+        return SparseOperator(rows, groups=groups, n_cells=self.counts.n_rows)
 
-    def _gram(self, memory_mb: float, device: str) -> GramOperator:
+    def _gram(self, donors: np.ndarray, memory_mb: float, device: str) -> GramOperator:
         n, p, splits = self.counts.n_rows, self.counts.n_columns, self.n_splits
+        m = int(donors.max()) + 1
         # Metal has no double precision: the processor takes its place, as for all small sums.
         device = device if device.startswith("cuda") else "cpu"
         layout = Layout(
             fingerprint="",
             genes=tuple(map(str, range(p))),
             n_cells=2 * splits * n,
-            conditions={"half": _HALVES},
+            conditions={"half": tuple(f"{half} of {c}" for half in _HALVES for c in range(m))},
             donor_grams=True,
             method=gram_method(n, p, self.counts.nnz, device),
         )
         check_gpu_memory(layout, [device], BLOCK_ROWS, None)
         coded = (
-            (part, np.full((part.shape[0], 1), code, np.int64), None)
-            for pair in self.blocks()
-            for code, part in enumerate(pair)
+            (part, (half * m + donors[cells])[:, None], None)
+            for cells, pair in self.blocks()
+            for half, part in enumerate(pair)
         )
         found = gather_shard(coded, layout, device=device, memory_mb=memory_mb)
         return GramOperator(

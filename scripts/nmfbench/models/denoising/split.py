@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nmfbench.errors import InputError
 from nmfbench.fitting.loop import Run
 from nmfbench.models.autoencoder.embed import embed, times_blocks
 from nmfbench.models.autoencoder.exact.coordinate import TiedObjective
@@ -22,6 +23,7 @@ from nmfbench.models.parameters import parameters
 from nmfbench.rows.memory import RowSource
 from nmfbench.rows.normalised import NormalisedRows
 from nmfbench.rows.scaled import ScaledRows, scaled_fingerprint
+from nmfbench.statistics import Statistics
 
 
 @parameters(card.SplitNMF, card.OfCounts)
@@ -47,6 +49,13 @@ class AENMFSplit(DenoisingAutoencoder):
     gene_factors: np.ndarray | None = None
     """What each gene's normalised values are multiplied with, (genes,); 1 for all where None."""
 
+    def fit_statistics(self, statistics: Statistics, **given: Any):
+        """Refused: molecules are dealt out cell by cell, and sums have none."""
+        raise InputError(
+            f"{type(self).__name__}: a fit from statistics", "the counts of cells, which are split",
+            f"sums of {statistics.n_cells} cells", "fit the cells, or take ae_nmf_common",
+        )  # fmt: skip
+
     def unstructured(self, **preparation: Any) -> dict[str, Any]:
         """Entries for uns; the normalisation is the model's own."""
         own = {"target_sum": self.target_sum, "libsize_log1p": self.log1p}
@@ -70,24 +79,28 @@ class AENMFSplit(DenoisingAutoencoder):
     def _fit_cells(self, data: FitData, device: torch.device, run: Run) -> bool:
         route = self.solver_choice_.route
         self.device_ = str(device) if route == "gram" and device.type == "cuda" else "cpu"
-        preparation = {
-            "target_sum": self.target_sum, "log1p": self.log1p, "gene_factors": self.gene_factors
-        }  # fmt: skip
+        codes = data.conditions.codes[:, 0] if self._own_loadings else None
         self._fit_exact(
             RowCells(data),
-            lambda: Halves(data.source, self.seed_, self.n_splits, **preparation).operator(
-                route, self.gram_memory_mb, self.device_
-            ),
+            lambda: self._halves(data.source).operator(route, self.gram_memory_mb, self.device_, codes),
             run,
             lambda W: embed(W, self._normalised(data.source)),
             data.fingerprint,
         )
         return False
 
+    def _halves(self, counts: RowSource) -> Halves:
+        """Of the training seed, once that is there."""
+        return Halves(counts, self.seed_, self.n_splits, self.target_sum, self.log1p, self.gene_factors)
+
+    def _unique(self, operator: Operator) -> np.ndarray | None:
+        """What each gene has of its sum of squares for itself, (genes,); None without `communality`."""
+        if not self.communality:
+            return None
+        return unique_squares(operator, self._axes, seed=self.seed_, halves=True)
+
     def _objective(self, operator: Operator, cells: Cells, W: np.ndarray, U=None) -> TiedObjective:
-        unique = None
-        if self.communality:
-            unique = unique_squares(operator, self._axes, seed=self.seed_, halves=True)
+        unique = self._unique(operator)
         return TiedObjective(operator, W, penalty_W=self.penalty_W, split=True, unique=unique)
 
     def _start(self, operator: Operator, ridge: float) -> np.ndarray:

@@ -39,6 +39,9 @@ class TiedObjective(ToldConditions):
     unique : (genes,) array, optional
         Sum of squares of each gene that it shares with no other one; ``2 Σ_g unique_g ||w_g||²`` is added, so
         that a factor earns nothing by writing it (docs/denoising.md).
+    written : (M, genes) array, optional
+        Cᵀ X where what is written is not what `conditions` sums: of split counts CᵀM, while the invariance
+        is that of all counts.
 
     Attributes
     ----------
@@ -59,6 +62,7 @@ class TiedObjective(ToldConditions):
         centred: bool = False,
         split: bool = False,
         unique: np.ndarray | None = None,
+        written: np.ndarray | None = None,
     ) -> None:
         p, kind = operator.n_genes, operator.dtype
         self.operator, self.split = operator, split
@@ -76,6 +80,8 @@ class TiedObjective(ToldConditions):
             penalty_U=penalty_U, penalty_invariance=penalty_invariance, penalty_hsic=penalty_hsic,
             centred=centred,
         )  # fmt: skip
+        if written is not None:
+            self.T = np.ascontiguousarray(written.T, dtype=kind)
         size = operator.block_size
         self.blocks = [(a, min(a + size, p)) for a in range(0, p, size)]
 
@@ -140,7 +146,8 @@ class DonorObjective:
     Parameters
     ----------
     operator : Operator
-        With one group of cells per donor.
+        With one group of cells per donor; with `split` the means M_c of the halves of each donor, then half
+        the differences D_c of each.
     W : (k, genes) array
         Where to begin.
     U : (donors, k, genes) array, optional
@@ -150,6 +157,10 @@ class DonorObjective:
     unique : (genes,) array, optional
         Sum of squares of each gene, over all donors, that it shares with no other one. Each donor has of it
         what it has of the gene's squares, unique_cg; ``2 Σ_c Σ_g unique_cg w_g·(w_g + u_cg)`` is added.
+    split : bool
+        Whether the operator is that of two halves of the counts, each written from the other: K_c is
+        ``M_cᵀM_c + D_cᵀD_c`` and ``4 Σ_c tr(W D_cᵀD_c V_cᵀ)`` is added, V_c = W + U_c (docs/denoising.md).
+        What a donor has of a gene's squares is then what the halves share of it.
 
     Attributes
     ----------
@@ -165,12 +176,19 @@ class DonorObjective:
         penalty_W: float,
         penalty_U: float,
         unique: np.ndarray | None = None,
+        split: bool = False,
     ) -> None:
         p, kind = operator.n_genes, operator.dtype
-        self.operator = operator
+        self.operator, self.split = operator, split
+        self.n_donors = operator.n_groups // (1 + split)
+        if operator.n_groups != self.n_donors * (1 + split):
+            raise InputError(
+                "operator", "two groups of rows for each donor", str(operator.n_groups),
+                "give the means of the donors' halves, then their differences",
+            )  # fmt: skip
         self.n = operator.n_cells
         self.W = np.ascontiguousarray(W.T, dtype=kind)
-        shape = (operator.n_groups, *self.W.shape)
+        shape = (self.n_donors, *self.W.shape)
         self.U = np.zeros(shape, kind) if U is None else np.ascontiguousarray(U.transpose(0, 2, 1), kind)
         self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
         size = operator.block_size
@@ -181,18 +199,27 @@ class DonorObjective:
         """What each donor has of the genes' own squares, (donors, genes)."""
         parts = [self.operator.diagonal_block(low, high) for low, high in self.blocks]
         squares = np.concatenate([np.diagonal(K, axis1=1, axis2=2) for K in parts], axis=1).astype(float)
+        if self.split:
+            squares = np.maximum(squares[: self.n_donors] - squares[self.n_donors :], 0)
         return squares * (unique / np.maximum(squares.sum(axis=0), 1e-300))
 
     def refresh(self) -> None:
         self.image_W = self.image_V = None
         self.image_W = self.operator.image(self.W)
-        self.image_V = self.operator.image(self.W + self.U)
+        V = self.W + self.U
+        self.image_V = self.operator.image(np.concatenate([V, V]) if self.split else V)
+
+    def _of_halves(self, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each donor, M'M + D'D and D'D, from sums of both for each; without halves the sums and none."""
+        m = self.n_donors
+        return (sums[:m] + sums[m:], sums[m:]) if self.split else (sums, sums[:0])
 
     def evaluate(self) -> tuple[dict[str, float], float]:
-        self.A = self.image_W.inner(self.W)
+        self.A, _ = self._of_halves(self.image_W.inner(self.W))
         self.G = np.stack([gram(self.W + U) for U in self.U])
         cross = self.image_W.cross(self.W, self.image_V)
-        error = self.operator.squared_norm - 2 * np.trace(cross, axis1=1, axis2=2).sum()
+        cross, apart = (np.trace(part, axis1=1, axis2=2) for part in self._of_halves(cross))
+        error = self.operator.squared_norm - 2 * cross.sum() + 4 * apart.sum()
         error = float(error + (self.A * self.G).sum())
         if self.unique is not None:
             W = self.W.astype(np.float64)
@@ -211,15 +238,18 @@ class DonorObjective:
         A, G = self.A.astype(kind), self.G.astype(kind)
         for low, high in self.blocks:
             delta_W = np.empty((high - low, k), kind)
-            delta_V = np.empty((self.operator.n_groups, high - low, k), kind)
+            delta_V = np.empty((self.n_donors, high - low, k), kind)
             U = np.ascontiguousarray(self.U[:, low:high])
             own = np.zeros((0, 0)) if self.unique is None else self.unique[:, low:high].copy()
+            S, P = self._of_halves(self.image_W.columns(low, high))
+            Y, apart = self._of_halves(self.image_V.columns(low, high))
+            K, Q = self._of_halves(self.operator.diagonal_block(low, high))
+            if self.split:
+                P, Q, Y = 2 * P, 2 * Q, Y - 2 * apart
             kernels_donor.sweep_donor_block(
-                self.W[low:high], U,
-                self.image_W.columns(low, high), self.image_V.columns(low, high),
-                self.operator.diagonal_block(low, high), A, G,
-                self.penalty_W * self.n, self.penalty_U * self.n, relax, own, delta_W, delta_V,
+                self.W[low:high], U, S, Y, K, A, G,
+                self.penalty_W * self.n, self.penalty_U * self.n, relax, own, P, Q, delta_W, delta_V,
             )  # fmt: skip
             self.U[:, low:high] = U
             self.image_W.update(low, delta_W[None])
-            self.image_V.update(low, delta_V)
+            self.image_V.update(low, np.concatenate([delta_V, delta_V]) if self.split else delta_V)

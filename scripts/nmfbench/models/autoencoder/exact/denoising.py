@@ -87,7 +87,8 @@ class Shared:
     Parameters
     ----------
     operator : Operator
-        Its groups are the mean M and half the difference D of the halves: this is ``MᵀM - DᵀD``.
+        Its groups are the mean M and half the difference D of the halves, or the M of each donor and then the
+        D of each: this is ``MᵀM - DᵀD`` of all together.
     """
 
     operator: Operator
@@ -100,7 +101,8 @@ class Shared:
         """See :class:`Operator`."""
         Wt = np.ascontiguousarray(W.T, dtype=self.dtype)
         columns = self.operator.image(Wt).columns(0, self.n_genes)
-        S = columns[0] - columns[1]
+        half = len(columns) // 2
+        S = columns[:half].sum(axis=0) - columns[half:].sum(axis=0)
         return np.ascontiguousarray(S.T), gram(Wt, S)
 
 
@@ -122,7 +124,7 @@ def unique_squares(
     n_iter : int
         Turns, each of two products.
     halves : bool
-        Whether the operator's two groups are the mean and half the difference of halves of the counts.
+        Whether the operator's groups are the means and half the differences of halves of the counts.
 
     Returns
     -------
@@ -133,7 +135,10 @@ def unique_squares(
     size, p = operator.block_size, operator.n_genes
     blocks = [operator.diagonal_block(low, min(low + size, p)) for low in range(0, p, size)]
     parts = [np.diagonal(block, axis1=1, axis2=2).astype(np.float64) for block in blocks]
-    diagonal = np.concatenate([part[0] - part[1] if halves else part.sum(axis=0) for part in parts])
+    if halves:
+        half = operator.n_groups // 2
+        parts = [np.concatenate([part[:half], -part[half:]]) for part in parts]
+    diagonal = np.concatenate([part.sum(axis=0) for part in parts])
     diagonal = np.maximum(diagonal, 0)
     common = np.zeros_like(diagonal)
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from nmfbench.models.autoencoder.exact.kernels import _FAST, minimise_quartic
 
 
 @compiled(fastmath=_FAST)
-def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, delta_V):
+def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, P, Q, delta_W, delta_V):
     """One pass over the genes of a block: U_c of each donor (parabolas), then W (polynomials of degree four).
 
     Parameters
@@ -28,6 +28,9 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
         Penalties on W and U, times the number of cells.
     own : (donors, b) float64 array
         Squares of a gene that it shares with no other one, of each donor's cells; empty where none are told.
+    P, Q : (donors, b, k) and (donors, b, b) arrays
+        Of a term ``2 Σ_c tr(W Q_c V_cᵀ)``: Q_c Wᵀ and Q_c of the block's genes, (0, ...) without one. Y is
+        then (X_cᵀ X_c - Q_c) V_cᵀ. P is scratch.
     delta_W, delta_V : (b, k) and (donors, b, k) arrays
         Overwritten with the change of W and of V_c.
 
@@ -45,6 +48,7 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
     sv = np.empty(m)
     moved = 0
     told = own.shape[0] > 0
+    split = Q.shape[0] > 0
     for i in range(b):
         w = W[i]
         delta_W[i, :] = 0.0
@@ -60,6 +64,14 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                     for l in range(k):
                         s[l] += x * delta_W[earlier, l]
                         Y[c, i, l] += x * delta_V[c, earlier, l]
+                if split:
+                    q = Q[c, earlier, i]
+                    for l in range(k):
+                        P[c, i, l] += q * delta_W[earlier, l]
+                        Y[c, i, l] -= q * delta_V[c, earlier, l]
+            crossed = kappa  # what a move of v adds to Y
+            if split:
+                crossed -= Q[c, i, i]
             for l in range(k):
                 v[c, l] = w[l] + U[c, i, l]
                 Av[c, l] = 0.0
@@ -72,6 +84,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                 half = np.float64(Av[c, j]) - s[j] + ridge_U * u
                 if told:
                     half += own[c, i] * w[j]
+                if split:
+                    half += P[c, i, j]
                 curvature = A[c, j, j] + ridge_U
                 if (u <= 0.0 and half >= 0.0) or curvature <= 0.0:
                     continue
@@ -87,7 +101,7 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                     G[c, l, j] += t * v[c, l]
                 G[c, j, j] += t * t
                 v[c, j] += t
-                Y[c, i, j] += t * kappa
+                Y[c, i, j] += t * crossed
                 delta_V[c, i, j] += t
             total = 0.0
             for l in range(k):
@@ -104,6 +118,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                 half += np.float64(Av[c, j]) + Gs[c, j] - S[c, i, j] - Y[c, i, j]
                 if told:
                     half += own[c, i] * (np.float64(w[j]) + v[c, j])
+                if split:
+                    half += P[c, i, j]
             if w[j] <= 0.0 and half >= 0.0:
                 continue
             c2 = np.float64(ridge)
@@ -115,6 +131,8 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                 c3 += 2.0 * (s_j + kappa * v[c, j])
                 if told:
                     c2 += 2.0 * own[c, i]
+                if split:
+                    c2 += 2.0 * Q[c, i, i]
             c1 = 2.0 * half
             low = -np.float64(w[j])
             t64 = minimise_quartic(c1, c2, c3, kappas, low)
@@ -149,6 +167,5 @@ def sweep_donor_block(W, U, S, Y, K, A, G, ridge, ridge_U, relax, own, delta_W, 
                 sv[c] += t * s[j] + tk * v[c, j] + t * tk
                 s[j] = s_new
                 v[c, j] = v_new
-                Y[c, i, j] += tk
                 delta_V[c, i, j] += t
     return moved
