@@ -31,13 +31,22 @@ class NMFHarmony(BaseNMF):
         harmonypy_for("nmf_harmony", codes_of(conditions))
 
     def _embed(self, H: np.ndarray, conditions: Any) -> np.ndarray:
-        self.factors_, factors = H, H.astype(np.float64)
-        mean, sd = factors.mean(axis=0), factors.std(axis=0)
-        sd[sd == 0] = 1
+        self.factors_ = H
         options = {"theta": self.theta, "rounds": self.max_rounds, "seed": self.seed_}
-        corrected = moved((factors - mean) / sd, codes_of(conditions), "nmf_harmony", **options)
-        return np.maximum(corrected * sd + mean, 0).astype(H.dtype)
+        return moved_factors(H, codes_of(conditions), "nmf_harmony", **options)
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Arrays for obsm: what is scored, and the NMF's own factors, ``H_sklearn_nmf_k{k}``."""
         return {**super().embeddings(), f"H_sklearn_nmf_k{self.n_components_}": self.factors_}
+
+
+def moved_factors(H: np.ndarray, donors: np.ndarray | None, model: str, **options: Any) -> np.ndarray:
+    """Factors H, (cells, k) and not negative, with the donors moved onto each other and cut off at 0.
+
+    `donors`, `model` and `options` are those of :func:`nmfbench.models.baseline.harmony.moved`.
+    """
+    factors = H.astype(np.float64)
+    mean, sd = factors.mean(axis=0), factors.std(axis=0)
+    sd[sd == 0] = 1
+    corrected = moved((factors - mean) / sd, donors, model, **options)
+    return np.maximum(corrected * sd + mean, 0).astype(H.dtype)
