@@ -145,6 +145,11 @@ class OwnLoadingsBlindNMF(OwnLoadings, Denoising):
     """Conditional AE-NMF with a blind spot, with loadings of its own for each donor."""
 
     kind: Literal["cae_nmf2_blind"] = "cae_nmf2_blind"
+    penalty_U: Fraction = Field(
+        2.0,
+        description="Weight of ||U||² of the donor loadings (lambda_U). Where it is small they write alone, "
+        "and the encoder is left to pick single genes.",
+    )
 
 
 class OfCounts(OnDevice):
