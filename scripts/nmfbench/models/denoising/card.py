@@ -121,13 +121,19 @@ class OwnLoadingsCommonNMF(OwnLoadings, Communality):
 
 
 class AdditiveSplitNMF(AlikeInClusters, SplitCounts):
-    """Conditional AE-NMF of split counts, with the donors alike in every cluster that it finds."""
+    """Conditional AE-NMF of split counts, with the donors alike in every cluster that it finds.
+
+    No better than `cae_nmf1_common` on average, and slower: to compare with it, docs/denoising.md.
+    """
 
     kind: Literal["cae_nmf1_split"] = "cae_nmf1_split"
 
 
 class OwnLoadingsSplitNMF(OwnLoadings, SplitCounts):
-    """Conditional AE-NMF of split counts, with loadings of its own for each donor."""
+    """Conditional AE-NMF of split counts, with loadings of its own for each donor.
+
+    No better than `cae_nmf2_common` but in NMI, and slower: to compare with it, docs/denoising.md.
+    """
 
     kind: Literal["cae_nmf2_split"] = "cae_nmf2_split"
 
