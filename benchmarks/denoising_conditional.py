@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--scaling", default="sqrt")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 20.0, 100.0])
+    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=NUMBER", help="of every model")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", nargs="+")
     options = parser.parse_args()
@@ -52,12 +53,13 @@ def main() -> None:
     X = normalise_block(cells.counts)
     factors = gene_factors(X, options.scaling)
     X = scaled(X, factors)
+    asked = {key: float(value) for key, value in (pair.split("=") for pair in options.settings)}
     done = pd.read_csv(options.out, sep="\t") if options.out and options.out.exists() else pd.DataFrame()
     for seed in range(options.seeds):
         for kind in options.models:
             weighed = "penalty_invariance" in get_card(kind).section.model_fields
             for weight in options.weights if weighed else [None]:
-                settings = {} if weight is None else {"penalty_invariance": weight}
+                settings = asked | ({} if weight is None else {"penalty_invariance": weight})
                 shown = " ".join([kind, *(f"{key}={value:g}" for key, value in settings.items())])
                 key = {"data": cells.name, "model": shown, "rank": options.rank}
                 key |= {"scaling": options.scaling, "seed": seed}
