@@ -415,6 +415,21 @@ def test_factors_are_in_expected_counts_whatever_p_is(by, settings):
         assert np.abs(new - longer.embedding_).max() < 0.02 * longer.embedding_.max()
 
 
+def test_a_fit_from_before_factors_were_in_counts_is_not_taken_for_one():
+    """Where p is not 0.5 its embedding has another unit than new cells would get."""
+    for probs, refused in (("fixed", False), ("gene", True)):
+        model = make("pyro_exponential", learn_probs=probs, max_iter=3).fit(X)
+        state = model.transform_state()
+        make("pyro_exponential").restore(model.components_, state, 0)
+        del state["in_counts"]
+        if refused:
+            with pytest.raises(KeyError, match="in_counts"):  # nmfbench project says to train it again
+                make("pyro_exponential").restore(model.components_, state, 0)
+        else:
+            again = make("pyro_exponential").restore(model.components_, state, 0)
+            np.testing.assert_array_equal(again.transform(X[:5]), model.transform(X[:5]))
+
+
 def test_marker_votes_are_those_of_clear_cases():
     model = make("pyro_exponential", marker_draws=40).fit(X)
     votes, mean = model.embeddings()["markers_P"], model.embedding_

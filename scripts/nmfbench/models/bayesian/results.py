@@ -137,6 +137,7 @@ class Results(CountEmbedding):
             "p_by": p.by,
             "mean_total": float(self.mean_total_),
             "in_use": self.in_use_,
+            "in_counts": True,
             "of_training_cells": self.given_.cells is not None or p.by == "donor",
         }
 
@@ -154,6 +155,10 @@ class Results(CountEmbedding):
         # younger than some stored fits, of which all patterns are scored
         self.in_use_ = np.asarray(state.get("in_use", np.ones(len(self.rates_P_))), dtype=bool)
         self.probability_ = Probability(str(state["p_by"]), tensors["p"])
+        if bool(
+            (tensors["p"] != 0.5).any()
+        ):  # before there was the key they were kept in theta: a KeyError says so
+            state["in_counts"]
         self.mean_total_ = float(state.get("mean_total", np.nan))  # needed with exposure, which is younger
         # patterns or chances of the training cells: transform then refuses
         self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
