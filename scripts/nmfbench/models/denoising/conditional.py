@@ -18,7 +18,7 @@ from nmfbench.models.autoencoder.exact.denoising import unique_squares
 from nmfbench.models.autoencoder.exact.held_out import Decoder
 from nmfbench.models.autoencoder.exact.operators import Operator
 from nmfbench.models.autoencoder.from_cells import Cells
-from nmfbench.models.autoencoder.solver_choice import SolverChoice, choose_solver
+from nmfbench.models.autoencoder.solver_choice import SolverChoice
 from nmfbench.models.card import OnDevice
 from nmfbench.models.denoising import card
 from nmfbench.models.denoising.common import AENMFCommon
@@ -125,20 +125,7 @@ class OwnLoadings(DenoisingAutoencoder, CAENMF2):
     """Model 2 by exact coordinate descent alone, with a Gram matrix for each donor."""
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
-        rows = self._rows_per_cell
-        return choose_solver(
-            rows * source.n_rows,
-            source.n_columns,
-            rows * source.nnz,
-            self.n_components,
-            100,
-            self._n_grams * conditions.size,
-            self.gram_memory_mb,
-            str(device),
-            in_memory=hasattr(source, "csr"),
-            solver="statistics",
-            stays_there=self._n_grams == 1,
-        )
+        return self._exact_route(source, device, self._n_grams * conditions.size, self.gram_memory_mb)
 
     def _decoder(self) -> Decoder:
         return CAENMF2._decoder(self)

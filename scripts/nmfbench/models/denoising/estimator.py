@@ -23,6 +23,12 @@ class DenoisingAutoencoder(ChosenEmbedding, Autoencoder):
     _rows_per_cell = 1  # of the matrix that the descent goes through
 
     def _choose_solver(self, source: RowSource, conditions: Conditions, device: torch.device) -> SolverChoice:
+        return self._exact_route(source, device, 0, self.gram_memory_mb / self._n_grams)
+
+    def _exact_route(
+        self, source: RowSource, device: torch.device, groups: int, memory_mb: float
+    ) -> SolverChoice:
+        """How the exact solver goes through the cells, with a Gram matrix for each of `groups`, or one."""
         rows = self._rows_per_cell
         return choose_solver(
             rows * source.n_rows,
@@ -30,8 +36,8 @@ class DenoisingAutoencoder(ChosenEmbedding, Autoencoder):
             rows * source.nnz,
             self.n_components,
             100,
-            0,
-            self.gram_memory_mb / self._n_grams,
+            groups,
+            memory_mb,
             str(device),
             in_memory=hasattr(source, "csr"),
             solver="statistics",

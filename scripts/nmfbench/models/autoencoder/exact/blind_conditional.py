@@ -6,6 +6,7 @@ import numpy as np
 
 from nmfbench.models.autoencoder.exact.conditions import ConditionSums, ToldConditions
 from nmfbench.models.autoencoder.exact.denoising import BlindObjective
+from nmfbench.models.autoencoder.exact.donors import LoadingsOfDonors
 from nmfbench.models.autoencoder.exact.kernels_blind import sweep_blind_donor_block
 from nmfbench.models.autoencoder.exact.operators import Operator, gram
 
@@ -77,7 +78,7 @@ class AdditiveBlindObjective(ToldConditions, BlindObjective):
         self._sums[2] += self.F[low:high].T @ delta
 
 
-class DonorBlindObjective:
+class DonorBlindObjective(LoadingsOfDonors):
     """``Σ_c ||X_c - X_c (Wᵀ V_c - diag(Wᵀ V_c))||²/n + penalty_W ||W||² + penalty_U ||U||²``, V_c = W + U_c.
 
     Parameters
@@ -105,16 +106,8 @@ class DonorBlindObjective:
         penalty_W: float,
         penalty_U: float,
     ) -> None:
-        p, kind = operator.n_genes, operator.dtype
-        self.operator, self.n = operator, operator.n_cells
-        self.W = np.ascontiguousarray(W.T, dtype=kind)
-        shape = (operator.n_groups, *self.W.shape)
-        self.U = np.zeros(shape, kind) if U is None else np.ascontiguousarray(U.transpose(0, 2, 1), kind)
-        self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
-        size = operator.block_size
-        self.blocks = [(low, min(low + size, p)) for low in range(0, p, size)]
-        parts = [np.diagonal(operator.diagonal_block(*block), axis1=1, axis2=2) for block in self.blocks]
-        self.squares = np.concatenate(parts, axis=1).astype(np.float64)  # donors x genes
+        super().__init__(operator, W, U, penalty_W=penalty_W, penalty_U=penalty_U, n_donors=operator.n_groups)
+        self.squares = self._squares()
 
     def refresh(self) -> None:
         self.image_W = self.image_V = self.weighted = None  # freed before the new ones are made
@@ -125,22 +118,21 @@ class DonorBlindObjective:
         self.weighted = self.operator.image(V)
 
     def evaluate(self) -> tuple[dict[str, float], float]:
-        W, total = self.W, self.operator.squared_norm
+        W = self.W
         self.A = self.image_W.inner(W)
         self.G = np.stack([gram(W + U) for U in self.U])
         d = np.stack([(W.astype(np.float64) * (W + U)).sum(axis=1) for U in self.U])
-        error = total + float((self.A * self.G).sum()) + float((self.squares * d * (2 + d)).sum())
+        error = (
+            self.operator.squared_norm
+            + float((self.A * self.G).sum())
+            + float((self.squares * d * (2 + d)).sum())
+        )
         for image in (self.image_V, self.weighted):
             error -= 2 * float(np.trace(self.image_W.cross(W, image), axis1=1, axis2=2).sum())
-        parts = {
-            "reconstruction": error / self.n,
-            "penalty_W": self.penalty_W * float(np.square(W, dtype=np.float64).sum()),
-            "penalty_U": self.penalty_U * float(sum(np.square(U, dtype=np.float64).sum() for U in self.U)),
-        }
-        return parts, error / (total or np.nan)
+        return self._parts(error)
 
     def sweep(self, relax: float) -> None:
-        kind, k, m = self.operator.dtype, self.W.shape[1], self.operator.n_groups
+        kind, k, m = self.operator.dtype, self.W.shape[1], self.n_donors
         A, G = self.A.astype(kind), self.G.astype(kind)
         for low, high in self.blocks:
             delta_W = np.empty((high - low, k), kind)

@@ -10,6 +10,7 @@ import numpy as np
 from nmfbench.errors import InputError
 from nmfbench.models.autoencoder.exact import kernels, kernels_donor
 from nmfbench.models.autoencoder.exact.conditions import ConditionSums, ToldConditions
+from nmfbench.models.autoencoder.exact.donors import LoadingsOfDonors
 from nmfbench.models.autoencoder.exact.operators import Operator, gram
 
 
@@ -140,7 +141,7 @@ class TiedObjective(ToldConditions):
             yield weight[:, None] * self.W[block], np.diag(weight)
 
 
-class DonorObjective:
+class DonorObjective(LoadingsOfDonors):
     """``Σ_c ||X_c - X_c Wᵀ (W + U_c)||²/n + penalty_W ||W||² + penalty_U ||U||²``, that of cae_nmf2.
 
     Parameters
@@ -178,27 +179,19 @@ class DonorObjective:
         unique: np.ndarray | None = None,
         split: bool = False,
     ) -> None:
-        p, kind = operator.n_genes, operator.dtype
-        self.operator, self.split = operator, split
-        self.n_donors = operator.n_groups // (1 + split)
-        if operator.n_groups != self.n_donors * (1 + split):
+        n_donors = operator.n_groups // (1 + split)
+        if operator.n_groups != n_donors * (1 + split):
             raise InputError(
                 "operator", "two groups of rows for each donor", str(operator.n_groups),
                 "give the means of the donors' halves, then their differences",
             )  # fmt: skip
-        self.n = operator.n_cells
-        self.W = np.ascontiguousarray(W.T, dtype=kind)
-        shape = (self.n_donors, *self.W.shape)
-        self.U = np.zeros(shape, kind) if U is None else np.ascontiguousarray(U.transpose(0, 2, 1), kind)
-        self.penalty_W, self.penalty_U = float(penalty_W), float(penalty_U)
-        size = operator.block_size
-        self.blocks = [(a, min(a + size, p)) for a in range(0, p, size)]
+        super().__init__(operator, W, U, penalty_W=penalty_W, penalty_U=penalty_U, n_donors=n_donors)
+        self.split = split
         self.unique = None if unique is None else self._of_each_donor(np.asarray(unique, np.float64))
 
     def _of_each_donor(self, unique: np.ndarray) -> np.ndarray:
         """What each donor has of the genes' own squares, (donors, genes)."""
-        parts = [self.operator.diagonal_block(low, high) for low, high in self.blocks]
-        squares = np.concatenate([np.diagonal(K, axis1=1, axis2=2) for K in parts], axis=1).astype(float)
+        squares = self._squares()
         if self.split:
             squares = np.maximum(squares[: self.n_donors] - squares[self.n_donors :], 0)
         return squares * (unique / np.maximum(squares.sum(axis=0), 1e-300))
@@ -226,12 +219,7 @@ class DonorObjective:
             error += 2 * sum(
                 float(u @ (W * (W + U)).sum(axis=1)) for u, U in zip(self.unique, self.U, strict=True)
             )
-        parts = {
-            "reconstruction": error / self.n,
-            "penalty_W": self.penalty_W * float(np.square(self.W, dtype=np.float64).sum()),
-            "penalty_U": self.penalty_U * float(sum(np.square(U, dtype=np.float64).sum() for U in self.U)),
-        }
-        return parts, error / (self.operator.squared_norm or np.nan)
+        return self._parts(error)
 
     def sweep(self, relax: float) -> None:
         kind, k = self.operator.dtype, self.W.shape[1]
