@@ -200,18 +200,22 @@ def compare(cells: Cells, model: str, rank: int, scaling: str, seed: int, **sett
     return {**score(H, cells.types, cells.donors), **copied, "sweeps": sweeps, "cpu_s": took}
 
 
+def seen_and_unseen(counts, seed: int) -> list[sp.csr_matrix]:
+    """The molecules of each cell dealt out to two halves."""
+    parts = split_counts(counts, 0, [seed, 1])
+    # copies: what drops its zeros must not share its indices
+    halves = [sp.csr_matrix((part, counts.indices, counts.indptr), counts.shape, copy=True) for part in parts]
+    for half in halves:
+        half.eliminate_zeros()
+    return halves
+
+
 def unseen(cells: Cells, model: str, rank: int, scaling: str, seed: int) -> dict[str, object]:
     """Error of one half of the molecules, written from the other by loadings that saw the other alone.
 
     The unseen half is scaled as the seen one; the error is relative to its sum of squares.
     """
-    counts = cells.counts
-    parts = split_counts(counts, 0, [seed, 1])
-    # copies: what drops its zeros must not share its indices
-    seen, later = (
-        sp.csr_matrix((part, counts.indices, counts.indptr), counts.shape, copy=True) for part in parts
-    )
-    seen.eliminate_zeros()
+    seen, later = seen_and_unseen(cells.counts, seed)
     X, Y = normalise_block(seen), normalise_block(later)
     factors = gene_factors(X, scaling)
     X, Y = scaled(X, factors), scaled(Y, factors)
