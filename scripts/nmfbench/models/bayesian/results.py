@@ -43,7 +43,7 @@ class Results(CountEmbedding):
         """Arrays for obsm, cells x ., by the published keys, and the posterior's spread and votes."""
         check_is_fitted(self)
         first, fixed = self._first_learnt, self.given_.cells
-        best, last = self._counts_of(self.posterior_).cells, self._counts_of(self.last_).cells
+        best, last = self._cells_in_counts(self.posterior_), self._cells_in_counts(self.last_)
         keys = {
             "best_P": best.mean().numpy()[:, first:],
             "last_P": last.mean().numpy()[:, first:],
@@ -61,7 +61,7 @@ class Results(CountEmbedding):
     def loadings(self) -> dict[str, np.ndarray]:
         """Arrays for varm, genes x ., by the published keys, and the posterior's spread and votes."""
         check_is_fitted(self)
-        best, last = self._counts_of(self.posterior_).genes, self._counts_of(self.last_).genes
+        best, last = self._genes_in_counts(self.posterior_), self._genes_in_counts(self.last_)
         first, fixed = best.n_fixed, self.given_.genes
         keys = {}
         if self.n_components:
@@ -155,10 +155,10 @@ class Results(CountEmbedding):
         # younger than some stored fits, of which all patterns are scored
         self.in_use_ = np.asarray(state.get("in_use", np.ones(len(self.rates_P_))), dtype=bool)
         self.probability_ = Probability(str(state["p_by"]), tensors["p"])
-        if bool(
-            (tensors["p"] != 0.5).any()
-        ):  # before there was the key they were kept in theta: a KeyError says so
-            state["in_counts"]
+        if bool((tensors["p"] != 0.5).any()) and "in_counts" not in state:
+            raise KeyError(
+                "in_counts"
+            )  # its factors are those of theta, another unit than new cells would get
         self.mean_total_ = float(state.get("mean_total", np.nan))  # needed with exposure, which is younger
         # patterns or chances of the training cells: transform then refuses
         self.given_ = SimpleNamespace(cells=True if state["of_training_cells"] else None)
@@ -175,12 +175,11 @@ class Results(CountEmbedding):
         scored[:, kept] = in_form(factors[:, kept], self._units()[-factors.shape[1] :][kept], self.embedding)
         return scored
 
-    def _find_in_use(self) -> None:
-        """Of the learnt patterns of the cells."""
+    def _find_in_use(self, counts: np.ndarray) -> None:
+        """Of the learnt patterns of the cells, whose factors in counts, (cells, k), are given."""
         cells, first = self.posterior_.cells, self._first_learnt
         self.reliability_ = reliability(cells)[first:]
-        counts = self._counts_of(self.posterior_).cells.mean()[:, first:]
-        totals = counts.sum(0, dtype=torch.float64).numpy()
+        totals = counts.sum(axis=0, dtype=np.float64)
         self.in_use_ = patterns_in_use(self.reliability_, totals * self._units()[first:])
         if self.scored_patterns == "in_use" and not self.in_use_.any():
             log.warning("%s: no pattern tells cells apart, what is scored is 0 throughout", self._model_name)
@@ -190,16 +189,15 @@ class Results(CountEmbedding):
         """Column of P where the embedding begins: after the constant cell patterns."""
         return self.posterior_.cells.n_fixed
 
-    def _counts_of(self, posterior: Posterior) -> Posterior:
-        """A posterior of theta in expected counts, by the p that it was found with."""
-        old = self.probability_
-        p = Probability(old.by, posterior.learnt["p"].double(), old.donors)
-        cells, genes = posterior.cells, posterior.genes
-        return replace(
-            posterior,
-            cells=cells_in_counts(cells, genes, p),
-            genes=genes_in_counts(genes, p, cells.n_fixed),
-        )
+    def _cells_in_counts(self, posterior: Posterior) -> Marginals:
+        return cells_in_counts(posterior.cells, posterior.genes, self._probability_of(posterior))
+
+    def _genes_in_counts(self, posterior: Posterior) -> Marginals:
+        return genes_in_counts(posterior.genes, self._probability_of(posterior), posterior.cells.n_fixed)
+
+    def _probability_of(self, posterior: Posterior) -> Probability:
+        """The p that a posterior was found with."""
+        return replace(self.probability_, p=posterior.learnt["p"].double())
 
     def _keep(self, outcome: Outcome, given) -> None:
         inference, best = outcome.engine.inference, outcome.engine.best
@@ -216,13 +214,11 @@ class Results(CountEmbedding):
         donors = None if old.donors is None else old.donors.cpu()
         self.probability_ = Probability(old.by, learnt["p"].double(), donors)
         P, A = fitted.cells.mean(), fitted.genes.mean()
-        counted = self._counts_of(self.posterior_)
-        self.components_ = np.ascontiguousarray(counted.genes.mean().numpy().T)
+        self.components_ = np.ascontiguousarray(self._genes_in_counts(self.posterior_).mean().numpy().T)
         self.n_components_ = self.components_.shape[0]
-        self._find_in_use()
-        self.embedding_ = self._scored(
-            np.ascontiguousarray(counted.cells.mean().numpy()[:, self._first_learnt :])
-        )
+        counts = self._cells_in_counts(self.posterior_).mean().numpy()[:, self._first_learnt :]
+        self._find_in_use(counts)
+        self.embedding_ = self._scored(np.ascontiguousarray(counts))
         self.seconds_ = outcome.seconds
         score = outcome.best_row.get("held_out_log_likelihood", np.nan)
         self.held_out_log_likelihood_ = None if np.isnan(score) else score

@@ -39,8 +39,7 @@ class CAENMF1Split(AlikeInClusters, AENMFSplit):
     """
 
     _model_name = "CAE_NMF1_split_counts"
-
-    _without_clusters = "a model of common variance"
+    _without_clusters = "cae_nmf2_common"
 
     def _not_told(self, seed: int) -> AENMFSplit:
         shared = ("penalty_W", "init", "n_axes", "gram_memory_mb", "communality", "n_splits")
